@@ -70,8 +70,8 @@ def plan(
         reason = "the first loss is then close to the entropy of the labels"
         reason, change = ("", "bias_init=prior") if start == "0" else (reason, "bias_init=zero")
         lines.append(Line("initial bias", start, reason, change))
-    if module.mix:
-        value = f"{module.mix.func.__name__} of the training batches"
+    if module._mix:
+        value = f"{module._mix.func.__name__} of the training batches"
         lines.append(Line("mix", value, "training metrics are computed on mixed labels", "mix=none"))
     lines += _data_lines(task, data, splits) if splits else [Line("data", type(data).__name__)]
     net, weights = type(module.net).__name__, sum(p.numel() for p in module.parameters())

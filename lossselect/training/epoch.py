@@ -1,7 +1,7 @@
 """Accumulation of an epoch: the numerator and denominator of the loss, and the outputs for the metrics."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -78,6 +78,8 @@ class BaseEpoch(ABC):
 
     def __init__(self, task: Task, prefix: str) -> None:
         self.task, self.prefix = task, prefix
+        self.stage = prefix.partition("/")[0]
+        self.alias: str | None = None  # a second prefix, if this is the first of several loaders
         self.loss = LossMean()
         self.metrics: Any = None
         self.default_metrics: TaskMetrics | None = None
@@ -118,7 +120,7 @@ class BaseEpoch(ABC):
         if any(has_steps) and not all(has_steps):
             raise DataError(
                 f"Process {has_steps.index(False)} of {len(has_steps)} had no "
-                f"{SPLIT_NAMES[self.prefix.strip('/')]} batch, but others did. Let the loader yield at least "
+                f"{SPLIT_NAMES[self.stage]} batch, but others did. Let the loader yield at least "
                 "one batch in each process."
             )
         return self._compute_metrics() if all(has_steps) else {}
@@ -251,3 +253,31 @@ class TopKEpoch(BaseEpoch):
 
     def _add(self, totals: tuple[Tensor, ...], counts: tuple[Any, ...], *steps: tuple[Tensor, ...]) -> None:
         self.loss.to(totals[0].device).update(totals, counts)
+
+
+class StageEpochs:
+    """The epochs of a stage: one for each of its loaders."""
+
+    def __init__(self, stage: str, make: Callable[[str], Epoch | TopKEpoch]) -> None:
+        self.stage, self._make = stage, make
+        self.first = make(f"{stage}/")
+        self._others: list[Epoch | TopKEpoch] = []
+        self.loader = 0  # the index of the loader of the current batch
+
+    def start(self, names: list[str]) -> None:
+        """Start the epochs of several loaders with these names, or of a single loader if there are none."""
+        self.loader = 0
+        self.first.alias = f"{self.stage}/{names[0]}/" if names else None
+        prefixes = [f"{self.stage}/{name}/" for name in names[1:]]
+        if [epoch.prefix for epoch in self._others] != prefixes:
+            self._others = [*map(self._make, prefixes)]
+        for epoch in self:
+            epoch.reset()
+
+    @property
+    def current(self) -> Epoch | TopKEpoch:
+        """The epoch of the loader of the current batch."""
+        return self._others[self.loader - 1] if self.loader else self.first
+
+    def __iter__(self) -> Iterator[Epoch | TopKEpoch]:
+        return iter([self.first, *self._others])

@@ -49,6 +49,36 @@ def _as_mapping(spec: Any) -> Mapping[str, Any]:
     return {"name": spec} if isinstance(spec, str) else spec or DEFAULT
 
 
+def configure(module: Any, trainer: Any, monitor: str) -> Any:
+    """Return the optimizer of a `TaskModule`, or a dict of the optimizer and the scheduler.
+
+    Args:
+        module: The module, with the specs and the learning rate.
+        trainer: Its trainer, or None.
+        monitor: The metric for a scheduler that does not name one.
+    """
+    lr, fused = getattr(module, "lr", None), _supports_fused(module, trainer)
+    optimizer = make_optimizer(module._optimizer_spec, module.named_parameters(), lr, fused)
+    length: dict[str, Any] = {}
+    if module._scheduler_spec is not None and trainer is not None and trainer.training:
+        length = {"epochs": trainer.max_epochs, "steps": trainer.estimated_stepping_batches}
+    scheduler = make_scheduler(module._scheduler_spec, optimizer, monitor, **length)
+    return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def _supports_fused(module: Any, trainer: Any) -> bool:
+    """Return whether gradients are dense, and not clipped by Lightning after they were scaled."""
+    from lightning.pytorch import LightningModule  # the rest of this file does not require Lightning
+    from lightning.pytorch.plugins.precision import MixedPrecision
+
+    # a fused optimizer unscales the gradients within its step, so Lightning cannot clip them before it
+    precision = None if trainer is None else trainer.precision_plugin
+    overrides = type(module).configure_gradient_clipping is not LightningModule.configure_gradient_clipping
+    clips = trainer is not None and (overrides or bool(trainer.gradient_clip_val))
+    scaled = (clips and isinstance(precision, MixedPrecision)) or getattr(precision, "scaler", None)
+    return not scaled and not any(getattr(part, "sparse", False) for part in module.modules())
+
+
 def make_optimizer(
     spec: OptimizerSpec,
     named_parameters: Iterable[tuple[str, Any]],

@@ -94,7 +94,7 @@ def check_monitors(trainer: Trainer, module: Any) -> None:
         ConfigError: a name is unknown.
         DataError: there are no validation batches.
     """
-    known = [*_list_names(module._val_epoch), *_list_names(module._train_epoch)]
+    known = [name for stage in ("val", "train") for name in _list_names(module._epochs[stage].first)]
     val_batches = trainer.num_val_batches
     validates = trainer.enable_validation and (not val_batches or sum(val_batches) > 0)
     texts = _logged_texts((module, *trainer.callbacks))  # type: ignore[attr-defined]
