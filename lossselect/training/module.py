@@ -271,9 +271,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         elif self.trainer.strategy.root_device.type != "cpu":
             try:
                 target = self.unpack_batch(batch)[1]
-            except (
-                Exception
-            ):  # an override of a step may pass another batch to `step`, which raises the error
+            except Exception:  # an override may pass another batch to `step`, which raises the error
                 return
             self._transfer.start(target, self._encode(target))
 

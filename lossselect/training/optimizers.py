@@ -79,6 +79,17 @@ def _supports_fused(module: Any, trainer: Any) -> bool:
     return not scaled and not any(getattr(part, "sparse", False) for part in module.modules())
 
 
+def ignores_specs(cls: type) -> bool:
+    """Return whether a subclass of `TaskModule` overrides configure_optimizers without calling super()'s."""
+    overrides = [vars(base).get("configure_optimizers") for base in cls.__mro__]
+    codes = [
+        getattr(override, "__code__", None)
+        for override in overrides
+        if not str(getattr(override, "__module__", "")).startswith(("lossselect.", "lightning."))
+    ]
+    return any(code is not None and "configure_optimizers" not in code.co_names for code in codes)
+
+
 def make_optimizer(
     spec: OptimizerSpec,
     named_parameters: Iterable[tuple[str, Any]],
