@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -104,7 +105,7 @@ def train(args):
         task,
         net=net,
         loss=args.loss,
-        optimizer=lambda _: make_optimizer(net.named_parameters(), args.lr, args.layer_decay),
+        optimizer=partial(make_optimizer, lr=args.lr, layer_decay=args.layer_decay),
         scheduler=scheduler,
         bias_init="prior",
     )
