@@ -17,6 +17,7 @@ from lossselect.compat.lightning import PrivateHooks, get_trainer
 from lossselect.data.batches import Block
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import EncodedBatch
+from lossselect.metrics.collection import expand
 from lossselect.tasks.registry import Task, make_task
 from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_checkpoint
 from lossselect.training.checkpoints.load import rebuild
@@ -82,14 +83,17 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             None for AdamW with lr=1e-3.
         scheduler: The name of a class of torch.optim.lr_scheduler, a dict such as
             `{"name": "CosineAnnealingLR", "T_max": 50}`, a callable that accepts the optimizer, or None.
+        metrics: The metrics to log, as in `make_metrics`: for example `["accuracy", "f1_weighted"]` or
+            `{"iou": MulticlassJaccardIndex(10)}`. None for those of the task. The task's default monitor is
+            always computed in validation.
         bias_init: "prior" initialises the last bias from the class frequencies in the training rows, so that
             the first loss is about the entropy of the labels; "zero" sets the bias to 0; None leaves it.
         mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`, applied to each training batch; None
             for no mixing.
         head: "chunked" or `{"name": "chunked", "chunk": 4096}` for very many outputs: the last layer and the
             loss are computed in chunks of the outputs, so that no tensor (N, num_outputs) is ever in memory.
-            Targets may then be `SparseLabels`, and the metrics are `top_metric_names(task)`. "dense" or None
-            for a dense head.
+            Targets may then be `SparseLabels`, and the metrics are, or are chosen from,
+            `top_metric_names(task)`. "dense" or None for a dense head.
         on_nonfinite: What to do if the loss or a gradient of a step is NaN or infinite. "stop" ends fit with
             `TrainingDiverged`, which names the first non-finite output; "skip" skips the step, and ends fit
             after 10 skipped steps in a row.
@@ -128,11 +132,13 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         loss: str | Mapping[str, Any] | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         optimizer: OptimizerSpec = None,
         scheduler: SchedulerSpec = None,
+        metrics: Any = None,
         bias_init: str | None = None,
         mix: str | Mapping[str, Any] | None = None,
         head: str | Mapping[str, Any] | None = None,
         on_nonfinite: str = "stop",
     ) -> None:
+        self._metrics_spec = expand(metrics)
         super().__init__(task, net, loss, bias_init, mix, head)
         # loggers write `hparams` as text, so tensors are left out
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
@@ -146,8 +152,12 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         self._test_epoch = self._make_epoch("test", self.base_task)
 
     def _make_epoch(self, stage: str, base_task: Task | None = None) -> Epoch | TopKEpoch:
-        prefix, chunked = f"{stage}/", self._chunked
-        epoch = TopKEpoch(self.task, prefix, self.counts) if chunked else Epoch(self.task, prefix, base_task)
+        prefix, metrics = f"{stage}/", self._metrics_spec
+        epoch: Epoch | TopKEpoch
+        if self._chunked or self._head_spec["name"] == "chunked":  # the net may not exist yet
+            epoch = TopKEpoch(self.task, prefix, self.counts, metrics)
+        else:
+            epoch = Epoch(self.task, prefix, base_task, metrics)
         # loading a checkpoint to evaluate it may replace the task: keep the buffer for its outputs
         previous = getattr(self, f"_{stage}_epoch", None)
         epoch.output_buffer = getattr(previous, "output_buffer", None)
@@ -280,10 +290,10 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         sparse = any(getattr(part, "sparse", False) for part in self.modules())
         optimizer = make_optimizer(self._optimizer_spec, self.parameters(), fused=not scaled and not sparse)
         monitor = topk_monitor(self.task) if self._chunked else self.task.monitor
-        length: dict[str, Any] = {}
+        options: dict[str, Any] = {"directions": getattr(self._val_epoch.metrics, "directions", None)}
         if self._scheduler_spec is not None and trainer is not None and trainer.training:
-            length = {"epochs": trainer.max_epochs, "steps": trainer.estimated_stepping_batches}
-        scheduler = make_scheduler(self._scheduler_spec, optimizer, f"val/{monitor}", **length)
+            options |= {"epochs": trainer.max_epochs, "steps": trainer.estimated_stepping_batches}
+        scheduler = make_scheduler(self._scheduler_spec, optimizer, f"val/{monitor}", **options)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
