@@ -49,7 +49,7 @@ def choose_top_metrics(
         if name not in known or isinstance(names, Mapping):
             hint = suggestion(str(name), known)
             raise ConfigError(
-                f"head=chunked does not support the metric {name!r}.{hint} Pass a list of some of these names: "
+                f"head=chunked does not support the metric {name!r}.{hint} Pass a list of these names: "
                 f"{', '.join(known)}. For other metrics, set head=dense."
             )
     also = {topk_monitor(task)} - {"loss", *chosen}

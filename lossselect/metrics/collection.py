@@ -198,6 +198,13 @@ def build_metrics(task: Task, chosen: Mapping[str, Any], prefix: str | None) -> 
     return TaskMetrics(task, metrics, prefix)
 
 
+def chosen_directions(module: Any) -> dict[str, str | None]:
+    """Return the directions of the metrics that were chosen for a `TaskModule` or `Classifier`."""
+    if module._metrics_spec is None or module._chunked:
+        return {}
+    return make_metrics(module.task, names=module._metrics_spec).directions
+
+
 def expand(spec: Any) -> Any:
     """Return a choice of metrics with each `MetricCollection` replaced by a mapping of its metrics.
 
@@ -208,7 +215,7 @@ def expand(spec: Any) -> Any:
     if isinstance(spec, MetricCollection):
         return dict(spec.items(keep_base=True))
     if isinstance(spec, Mapping):
-        expanded = {}
+        expanded: dict[str, Any] = {}
         for name, entry in spec.items():
             inner = expand(entry) if isinstance(entry, MetricCollection) else None
             expanded |= {name: entry} if inner is None else {f"{name}_{key}": m for key, m in inner.items()}

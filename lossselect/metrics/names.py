@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.utils.checks import check_float, check_options, first_duplicate, lookup, suggestion
+from lossselect.utils.checks import check_float, check_options, first_duplicate, lookup, shorten, suggestion
 
 if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
@@ -260,6 +260,45 @@ def _unknown(table: Mapping[str, tuple[str, ...]], name: str) -> ConfigError:
         f"Unknown metric {name!r}.{hint} Choose one of: {', '.join(known)}. These may end in _micro, _macro, "
         f"_weighted or _none (one value per class): {', '.join(averaged)}."
     )
+
+
+def averages_both(task: "Task", name: MetricName) -> bool:
+    """Return whether a metric is an average over both classes of a binary task."""
+    return task.positive_name is not None and name.average not in (None, "binary")
+
+
+def list_outputs(task: "Task", name: MetricName) -> list[str]:
+    """Return the names under which a metric is logged."""
+    if not name.per_class:
+        return [name.log]
+    keys, kept = (
+        class_keys(task.names if averages_both(task, name) else task.output_names),
+        find_kept(task, name),
+    )
+    return [f"{name.log}/{keys[i]}" for i in (range(len(keys)) if kept is None else kept)]
+
+
+def find_kept(task: "Task", name: MetricName) -> tuple[int, ...] | None:
+    """Return the indices of the classes that are not excluded; None if there is nothing to exclude."""
+    if not name.exclude:
+        return None
+    if not can_exclude(task.kind, name.base):
+        able = [base for base in AVERAGES[task.kind] if can_exclude(task.kind, base)]
+        fix = f"These metrics support exclude: {', '.join(able)}." if able else "Remove exclude."
+        raise ConfigError(f"Metric {name.log!r} does not support exclude for {task}. {fix}")
+    places = {key: i for i, key in enumerate(task.names)}
+    excluded = set()
+    for entry in name.exclude:
+        index = entry if isinstance(entry, int) and not isinstance(entry, bool) else places.get(str(entry))
+        if index is None or not 0 <= index < len(places):
+            raise ConfigError(
+                f"Unknown class {entry!r} in exclude.{suggestion(str(entry), places)} Choose from: "
+                f"{shorten(task.names)}."
+            )
+        excluded.add(index)
+    if len(excluded) == len(places):
+        raise ConfigError(f"Metric {name.log!r} excludes all classes. Keep at least one.")
+    return tuple(i for i in places.values() if i not in excluded)
 
 
 def class_keys(names: Iterable[str]) -> list[str]:

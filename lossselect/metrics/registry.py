@@ -12,12 +12,11 @@ from lossselect.exceptions import ConfigError
 from lossselect.metrics import means, scores
 from lossselect.metrics.calibration_error import CalibrationError
 from lossselect.metrics.means import Kappa, Mean
-from lossselect.metrics.names import AVERAGES, MetricName, can_exclude, class_keys
+from lossselect.metrics.names import MetricName, averages_both, find_kept, list_outputs
 from lossselect.metrics.ranking import Ranking
 from lossselect.metrics.stat_scores import StatScores
 from lossselect.metrics.task_metric import TaskMetric
 from lossselect.tasks.registry import Task
-from lossselect.utils.checks import shorten, suggestion
 
 STATISTICS: dict[str, Callable[..., TaskMetric]] = {
     "calibration_error": CalibrationError,
@@ -130,15 +129,9 @@ recall_per_class = ClassScore(scores.recall, "none", (_POSITIVES,))
 
 def make_metric(task: Task, name: MetricName) -> TaskMetric:
     """Return a built-in metric of a task."""
-    base, kept = name.base, _find_kept(task, name) if name.exclude else None
+    base, kept, outputs = name.base, find_kept(task, name), list_outputs(task, name)
     if base in _CONDITIONS and base not in task.metric_names:
         raise ConfigError(f"Metric {base!r} requires {_CONDITIONS[base]}, but the task is {task}. Remove it.")
-    averages_both = task.positive_name is not None and name.average not in (None, "binary")
-    names = task.names if averages_both else task.output_names
-    outputs = [name.log]
-    if name.per_class:
-        keys = class_keys(names)
-        outputs = [f"{name.log}/{keys[i]}" for i in (range(len(keys)) if kept is None else kept)]
     if base in CLASS_RANKINGS:
         score: Any = ClassRanking(CLASS_RANKINGS.index(base), kept)
         return Ranking(task, base, "ranking", score, outputs)
@@ -147,7 +140,7 @@ def make_metric(task: Task, name: MetricName) -> TaskMetric:
         if name.number is not None:
             function = partial(function, beta=name.number)
         required = () if name.average == "binary" else required
-        score = ClassScore(function, name.average, required, averages_both, kept)
+        score = ClassScore(function, name.average, required, averages_both(task, name), kept)
         return StatScores(task, base, "stat_scores", score, outputs)
     if base in OF_HIGHEST:
         k = int(name.number)  # type: ignore[arg-type]  # the name contains k
@@ -159,24 +152,3 @@ def make_metric(task: Task, name: MetricName) -> TaskMetric:
         values = partial(OF_HIGHEST[base], k=k)
         return Mean(task, base, f"{base.removesuffix('k')}{k}", None, outputs, values=values)
     return STATISTICS[base](task, base, base, None, outputs)
-
-
-def _find_kept(task: Task, name: MetricName) -> tuple[int, ...]:
-    """Return the indices of the classes that are not excluded."""
-    if not can_exclude(task.kind, name.base):
-        able = [base for base in AVERAGES[task.kind] if can_exclude(task.kind, base)]
-        fix = f"These metrics support exclude: {', '.join(able)}." if able else "Remove exclude."
-        raise ConfigError(f"Metric {name.log!r} does not support exclude for {task}. {fix}")
-    places = {key: i for i, key in enumerate(task.names)}
-    excluded = set()
-    for entry in name.exclude:
-        index = entry if isinstance(entry, int) and not isinstance(entry, bool) else places.get(str(entry))
-        if index is None or not 0 <= index < len(places):
-            raise ConfigError(
-                f"Unknown class {entry!r} in exclude.{suggestion(str(entry), places)} Choose from: "
-                f"{shorten(task.names)}."
-            )
-        excluded.add(index)
-    if len(excluded) == len(places):
-        raise ConfigError(f"Metric {name.log!r} excludes all classes. Keep at least one.")
-    return tuple(i for i in places.values() if i not in excluded)

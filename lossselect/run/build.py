@@ -1,14 +1,14 @@
 """The parts of a run, built from its config."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lossselect.exceptions import ConfigError
 from lossselect.run.settings import (
@@ -51,6 +51,23 @@ def component_spec(config: DictConfig, place: str) -> Any:
     if not part:
         return None
     return make_part(part, place) if "_target_" in part else to_plain(part)
+
+
+def build_metrics(config: DictConfig) -> Any:
+    """Return the choice of metrics, with an object for each part that has a `_target_`."""
+
+    def build(node: Any, place: str) -> Any:
+        if isinstance(node, DictConfig) and "_target_" in node:
+            from torchmetrics import Metric
+
+            return make_part(node, place, Metric)
+        if isinstance(node, DictConfig):
+            return {str(key): build(node[key], f"{place}.{key}") for key in node}
+        if isinstance(node, ListConfig):
+            return [build(entry, f"{place}[{i}]") for i, entry in enumerate(node)]
+        return node
+
+    return build(config.metrics, "metrics")
 
 
 class LoadedData(NamedTuple):
@@ -193,6 +210,7 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
         "head": resolve_head(plain, task),
     }
     optimizer, scheduler = component_spec(config, "optimizer"), component_spec(config, "scheduler")
+    metrics = build_metrics(config)
     monitors = isinstance(scheduler, dict) and scheduler.get("name") == "ReduceLROnPlateau"
     if monitors and monitor.metric != "last":
         scheduler = {"monitor": monitor.metric, **scheduler}
@@ -200,14 +218,14 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
     if trains:
         from lossselect.training.module import TaskModule
 
-        module = TaskModule(
-            **arguments, optimizer=optimizer, scheduler=scheduler, on_nonfinite=config.on_nonfinite
-        )
+        steps = {"optimizer": optimizer, "scheduler": scheduler, "on_nonfinite": config.on_nonfinite}
+        module = TaskModule(**arguments, **steps, metrics=metrics)
     else:  # without importing Lightning
         from lossselect.training.classifier import Classifier
 
         module = Classifier(**arguments)
         module._optimizer_spec, module._scheduler_spec = optimizer, scheduler
+        module._metrics_spec = metrics
     if "_target_" not in config.data:  # labels of custom data are counted by fit
         module.set_label_counts(data.counts["train"])
     return module, monitor
@@ -230,7 +248,7 @@ def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[
     return net
 
 
-def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
+def _callback_arguments(name: str, entry: DictConfig, directions: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments that follow from a callback's metric: its direction, and when it is computed."""
     if "monitor" not in entry:
         return {}
@@ -238,7 +256,7 @@ def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
 
     if not isinstance(entry.monitor, str):
         raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
-    derived: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor)}
+    derived: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor, directions)}
     if entry.monitor == "last":
         derived["monitor"] = "epoch"  # Lightning logs the number of the epoch
     if "check_on_train_epoch_end" not in entry:
@@ -303,8 +321,13 @@ def describe_training(
     yield Line("device", value, "", "trainer=gpu, trainer=ddp, trainer.precision=bf16-mixed")
 
 
-def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoint]":
-    """Build Lightning's trainer with callbacks and loggers, and the callback for the best checkpoint."""
+def make_trainer(
+    config: DictConfig, folder: Path, directions: Mapping[str, Any]
+) -> "tuple[Trainer, BestCheckpoint]":
+    """Build Lightning's trainer with callbacks and loggers, and the callback for the best checkpoint.
+
+    `directions` has those of the run's metrics, as in `best_mode`.
+    """
     from lossselect.metrics.direction import best_mode
     from lossselect.run.loggers import make_loggers
     from lossselect.run.trainer import build_trainer
@@ -320,13 +343,16 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
 
     options, checkpoints = to_plain(config.trainer), folder / "checkpoints"
     at_epoch_end = saves_at_epoch_end(config.monitor, options)
-    best = BestCheckpoint(checkpoints, config.monitor, best_mode(config.monitor), at_epoch_end)
+    mode = best_mode(config.monitor, directions)
+    best = BestCheckpoint(checkpoints, config.monitor, mode, at_epoch_end)
     saves = not options.get("fast_dev_run")  # a smoke test must not change the run folder
     callbacks: list[Any] = [best, Preflight(config.monitor, checkpoints)] if saves else []
     for name, entry in (config.get("callbacks") or {}).items():
         # with monitor=last all epochs are trained
         if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
-            callbacks.append(make_part(entry, f"callbacks.{name}", **_callback_arguments(name, entry)))
+            callbacks.append(
+                make_part(entry, f"callbacks.{name}", **_callback_arguments(name, entry, directions))
+            )
     if saves:  # LastCheckpoint must come after the user's checkpoint callbacks
         callbacks += [CheckpointOnSignal(checkpoints / LAST), LastCheckpoint(best)]
     if (steps := options.get("steps_per_execution", 1)) > 1:

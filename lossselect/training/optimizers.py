@@ -79,8 +79,8 @@ def make_scheduler(
 
     A spec with a name may also contain `LIGHTNING_KEYS`. A callable accepts the optimizer and returns a
     scheduler or Lightning's dict. The default interval is a step for OneCycleLR and CyclicLR, and an epoch
-    for others. `directions` has those of metrics that are not built-in. If the length of the run is known, as `epochs` and `steps`, a schedule per epoch that seems to
-    count steps raises a warning.
+    for others. If the length of the run is known, as `epochs` and `steps`, a schedule per epoch that seems to
+    count steps raises a warning. `directions` has those of the run's metrics, as in `best_mode`.
 
     Raises:
         ConfigError: the name, an option or a key is unknown or invalid.

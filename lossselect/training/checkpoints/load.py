@@ -87,7 +87,7 @@ def rebuild(
     arguments |= {name: _make_raising(name, path) for name in missing if name in ("optimizer", "scheduler")}
     if required := [name for name in missing if name not in arguments]:
         raise CheckpointError(
-            f"{path} was trained with custom arguments that a checkpoint cannot contain: {', '.join(required)}. "
+            f"{path} was trained with arguments that a checkpoint cannot contain: {', '.join(required)}. "
             f"Pass {', '.join(f'{name}=...' for name in required)} to load_from_checkpoint."
         )
     weights, net = checkpoint["state_dict"], checkpoint["arguments"].get("net")
