@@ -1,6 +1,7 @@
 """A user's torchmetrics metric as a metric of a task."""
 
 import inspect
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,8 @@ from lossselect.metrics.task_metric import MetricInput, TaskMetric, check_batch
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 TRIAL_ROWS = 8
+FAMILIES = {"binary": ("Binary",), "multiclass": ("Multiclass",), "multilabel": ("Multilabel", "Binary")}
+"""Names of torchmetrics' classes start with one of these, by the kind of task that they fit."""
 
 
 class UserMetric(TaskMetric):
@@ -127,7 +130,6 @@ class UserMetric(TaskMetric):
     def _try(self) -> None:
         """Raise ConfigError unless a copy of the metric accepts a random batch."""
         task, generator = self.task, torch.Generator().manual_seed(0)
-        width = getattr(self.metric, "num_classes", None) or getattr(self.metric, "num_labels", None)
         logits = torch.randn(TRIAL_ROWS, task.num_outputs, generator=generator)
         labels = task.predict(torch.randn(TRIAL_ROWS, task.num_outputs, generator=generator))
         batch = check_batch(task, task.probabilities(logits), task.encode(labels))
@@ -137,15 +139,13 @@ class UserMetric(TaskMetric):
             str(("M", *values.shape[1:])).replace("'", "") for values in (outputs, target)
         )
         trial = self.metric.clone().cpu()
-        problem = ""
+        problem = self._find_misfit()  # torchmetrics does not notice each of them
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 trial.update(outputs, target)
         except Exception as error:  # a user's metric may raise any
             problem = str(error).strip() or type(error).__name__
-        if not problem and width not in (None, task.num_probabilities) and task.positive_name is None:
-            problem = f"it was built for {width} classes or labels"
         if problem:
             raise ConfigError(
                 f"metrics: {self._title} cannot be updated with {kind} of shape {shapes}: "
@@ -158,3 +158,15 @@ class UserMetric(TaskMetric):
         except Exception:  # eight rows may be too few
             return
         self._outputs(value)
+
+    def _find_misfit(self) -> str:
+        """Return why a metric of torchmetrics, or one within it, does not fit the task, or ""."""
+        for part in self.metric.modules():
+            width = getattr(part, "num_classes", None) or getattr(part, "num_labels", None)
+            if width not in (None, self.task.num_probabilities):
+                return f"it was built for {width} classes or labels"
+            names = [cls.__name__ for cls in type(part).__mro__ if cls.__module__.startswith("torchmetrics.")]
+            family = re.match("Binary|Multiclass|Multilabel", names[0]) if names else None
+            if family and family[0] not in FAMILIES[self.task.kind]:
+                return f"{names[0]} is for {family[0].lower()} tasks"
+        return ""
