@@ -46,7 +46,7 @@ def choose_top_metrics(
     known = top_metric_names(task, width)
     chosen = [names] if isinstance(names, str) else [*names]
     for name in chosen:
-        if name not in known or isinstance(names, Mapping):
+        if not isinstance(name, str) or name not in known or isinstance(names, Mapping):
             hint = suggestion(str(name), known)
             raise ConfigError(
                 f"head=chunked does not support the metric {name!r}.{hint} Pass a list of these names: "

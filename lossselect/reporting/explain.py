@@ -131,7 +131,7 @@ def _task_lines(
         yield Line("decision", rule, reason, change + ("decision=none" if decision else "decision=tuned"))
         names = tuple(choose_metrics(task, metrics, also="" if task.monitor == "loss" else task.monitor))
         reason = f"computed over the whole epoch from probabilities; {task.averages}"
-    yield Line("metrics", ", ".join(("loss", *names)), reason, "metrics=[accuracy,f1_weighted]")
+    yield Line("metrics", ", ".join(("loss", *names)), reason, "metrics=...")
 
 
 def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:

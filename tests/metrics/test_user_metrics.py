@@ -193,7 +193,7 @@ def test_other_results_raise_an_error_at_construction(value):
         (ls.Multilabel(4), tm.MulticlassAccuracy(4), "MulticlassAccuracy is for multiclass tasks"),
         (
             ls.Multilabel(4),
-            ClasswiseWrapper(tm.MulticlassRecall(4, None)),
+            ClasswiseWrapper(tm.MulticlassRecall(4, average=None)),
             "MulticlassRecall is for multiclass",
         ),
         (ls.Multilabel(4), tm.MultilabelAccuracy(3), r"targets of shape \(M, 4\).*multilabel with 4 labels"),
