@@ -65,10 +65,12 @@ def plan(
     lines += _task_lines(task, *described, module._metrics_spec)
     value, change = "the last epoch", "monitor=val/loss (keeps the best epoch)"
     if monitor.metric != "last":
-        from lossselect.metrics.collection import chosen_directions
+        directions = {}
+        if module._metrics_spec is not None:  # else torchmetrics need not be imported
+            from lossselect.metrics.collection import chosen_directions
 
-        value = f"the epoch with the best {monitor.metric} "
-        value += f"({best_mode(monitor.metric, chosen_directions(module))})"
+            directions = chosen_directions(module)
+        value = f"the epoch with the best {monitor.metric} ({best_mode(monitor.metric, directions)})"
         change = "monitor=val/f1_macro, monitor=last (keeps the last epoch)"
     lines.append(Line("checkpoint", value, monitor.why, change))
     if start := module._bias_source:
