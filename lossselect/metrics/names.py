@@ -103,7 +103,8 @@ def choose_metrics(
         names = task.metric_names if defaults is None else defaults
         spec = [name for name in names if not excluded or can_exclude(task.kind, _split(task.kind, name)[0])]
     chosen = parse_metrics(task.kind, spec, excluded)
-    return parse_metrics(task.kind, also, excluded) | chosen if also else chosen
+    added = parse_metrics(task.kind, also, excluded) if also else {}
+    return {**chosen, **{name: entry for name, entry in added.items() if name not in chosen}}
 
 
 def can_exclude(kind: str, base: str) -> bool:
