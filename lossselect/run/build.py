@@ -62,7 +62,7 @@ def build_metrics(config: DictConfig) -> Any:
 
             return make_part(node, place, Metric)
         if isinstance(node, DictConfig):
-            return {str(key): build(node[key], f"{place}.{key}") for key in node}
+            return {str(key): build(node[key], f"{place}.{key!s}") for key in node}
         if isinstance(node, ListConfig):
             return [build(entry, f"{place}[{i}]") for i, entry in enumerate(node)]
         return node
