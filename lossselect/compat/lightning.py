@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher as IteratorFetcher
 from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lossselect.exceptions import UnsupportedError
 
@@ -63,6 +64,7 @@ data_fetcher = attrgetter("_data_fetcher")  # of a fit or evaluation loop; None 
 logger_connector = attrgetter("_logger_connector")  # of a trainer; collects the values logged by a step
 logged_results = attrgetter("_results")  # of a trainer; those of the running loop, or None
 get_trainer = attrgetter("_trainer")  # of a module; None if `module.trainer` would raise an error
+is_sequential = attrgetter("_is_sequential")  # of an evaluation loop; False for a batch per loader at once
 steps_between_checkpoints = attrgetter("_every_n_train_steps")  # of a ModelCheckpoint; 0 if not set
 
 
@@ -111,9 +113,19 @@ def count_optimizer_step(trainer: Trainer) -> None:
 
 
 class PrivateHooks:
-    """Mixin for LightningModule: leaves batches of `_block_type` on their device, and speeds up hooks."""
+    """Mixin for LightningModule: adds hooks around the transfer of a batch, and speeds up hooks.
+
+    The hooks see every batch, even if a user overrides the public ones. Batches of `_block_type` stay on
+    their device.
+    """
 
     _block_type: type = type(None)
+
+    def _on_batch_of_loader(self, batch: Any) -> None:
+        """Run before a loop transfers a batch to the device."""
+
+    def _on_batch_transferred(self, batch: Any, device: Any) -> None:
+        """Run after the transfer of a batch or of example inputs, before `on_after_batch_transfer`."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_current_fx_name":
@@ -122,21 +134,34 @@ class PrivateHooks:
         else:
             super().__setattr__(name, value)
 
-    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int | None = None) -> Any:
         if isinstance(batch, self._block_type):
             return batch
-        return super()._on_before_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]
+        batch = super()._on_before_batch_transfer(batch, dataloader_idx or 0)  # type: ignore[misc]
+        if dataloader_idx is not None:  # Lightning does not pass it for example inputs
+            self._on_batch_of_loader(batch)
+        return batch
 
-    def _apply_batch_transfer_handler(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
         if isinstance(batch, self._block_type):
             return batch
-        return super()._apply_batch_transfer_handler(batch, *args, **kwargs)  # type: ignore[misc]
+        device = device or self.device  # type: ignore[attr-defined]
+        call: Callable[..., Any] = self._call_batch_hook  # type: ignore[attr-defined]
+        batch = call("transfer_batch_to_device", batch, device, dataloader_idx)
+        self._on_batch_transferred(batch, device)
+        return call("on_after_batch_transfer", batch, dataloader_idx)
 
     def _to_device(self, batch: Any) -> Any:
         """Return a batch of a block, converted and transferred as Lightning would do before a step."""
         trainer: Trainer = self.trainer  # type: ignore[attr-defined]
-        batch = self._on_before_batch_transfer(trainer.precision_plugin.convert_input(batch))
+        batch = self._on_before_batch_transfer(trainer.precision_plugin.convert_input(batch), 0)
         return self._apply_batch_transfer_handler(batch, trainer.strategy.root_device)
+
+
+def overrides_hook(module: LightningModule, hook: str) -> bool:
+    """Return whether the module or its data module overrides a data hook."""
+    data = module.trainer.datamodule  # type: ignore[attr-defined]
+    return is_overridden(hook, module) or (data is not None and is_overridden(hook, data))
 
 
 def set_running_hook(module: LightningModule, name: str | None) -> None:

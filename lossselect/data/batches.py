@@ -12,7 +12,9 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.labels.targets import EncodedBatch
+from lossselect.labels.targets import EncodedBatch, EncodedPair
+
+Encoded = EncodedPair | EncodedBatch
 
 ALIGNED = 64
 """Alignment of torch's allocator in bytes. With another alignment, a matrix product may round differently."""
@@ -26,7 +28,7 @@ class Block:
         rows: The rows of all batches, indexed in one operation.
     """
 
-    def __init__(self, batches: list[Any], rows: EncodedBatch | None = None) -> None:
+    def __init__(self, batches: list[Any], rows: Encoded | None = None) -> None:
         self.batches, self.rows = batches, rows
 
     def __len__(self) -> int:
@@ -35,8 +37,8 @@ class Block:
     def __iter__(self) -> Iterator[Any]:
         if self.rows is None:
             return iter(self.batches)
-        parts = [_split(values, self.batches) for values in self.rows]
-        return (EncodedBatch(*values) for values in zip(*parts, strict=True))
+        parts = [_split(values, self.batches) for values in self.rows]  # type: ignore[arg-type]
+        return (type(self.rows)(*values) for values in zip(*parts, strict=True))
 
     def moved(self, move: Callable[[Any], Any]) -> "Block":
         """Return the block after `move`, applied to all rows at once if possible, else to each batch."""
@@ -45,10 +47,8 @@ class Block:
         return Block(self.batches, move(self.rows))
 
 
-def _split(values: Tensor | None, sizes: list[int]) -> list[Any]:
+def _split(values: Tensor, sizes: list[int]) -> list[Any]:
     """Return each batch's rows as a view, or as a copy if the view is not aligned."""
-    if values is None:
-        return [None] * len(sizes)
     return [part if part.data_ptr() % ALIGNED == 0 else part.clone() for part in values.split(sizes)]
 
 
@@ -118,7 +118,9 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
 
 
 class TensorBatches(Dataset[Any]):
-    """Data set of rows in memory, indexed one batch at a time; a batch is (inputs, target, weights).
+    """Data set of rows in memory, indexed one batch at a time.
+
+    A batch is a pair (inputs, target), or (inputs, target, weights) if there are sample weights.
 
     Args:
         inputs: A tensor (N, ...), or any object that is indexed by rows like a tensor.
@@ -144,7 +146,7 @@ class TensorBatches(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int | Tensor) -> EncodedBatch:
+    def __getitem__(self, index: int | Tensor) -> Encoded:
         if not isinstance(index, Tensor):
             return self._take(int(self.rows[index]))
         rows = self.rows[index]
@@ -153,9 +155,9 @@ class TensorBatches(Dataset[Any]):
         batch = self._take(rows)
         if not self.pins:
             return batch
-        return EncodedBatch(*(part if part is None else part.pin_memory() for part in batch))
+        return type(batch)(*(part.pin_memory() for part in batch))  # type: ignore[union-attr]
 
-    def __getitems__(self, indices: Sequence[int]) -> EncodedBatch:
+    def __getitems__(self, indices: Sequence[int]) -> Encoded:
         """Return the whole batch at once; a DataLoader calls this method if a data set has it."""
         return self[torch.as_tensor(indices)]
 
@@ -166,13 +168,17 @@ class TensorBatches(Dataset[Any]):
         rows = self[torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)]
         return Block([len(indices) for indices in batches], rows)
 
-    def _take(self, rows: Any) -> EncodedBatch:
-        weights = None if self.weights is None else self.weights[rows]
-        if not isinstance(self.target, SparseLabels):
-            return EncodedBatch(self.inputs[rows], self.target[rows], weights)
-        labels = self.target.select(rows)
-        target = labels if not self.dense else labels.to_dense() if np.ndim(rows) else labels.to_dense()[0]
-        return EncodedBatch(self.inputs[rows], target, weights)
+    def _take(self, rows: Any) -> Encoded:
+        target = self.target
+        if not isinstance(target, SparseLabels):
+            target = target[rows]
+        else:
+            labels = target.select(rows)
+            dense = self.dense
+            target = labels if not dense else labels.to_dense() if np.ndim(rows) else labels.to_dense()[0]
+        if self.weights is None:
+            return EncodedPair(self.inputs[rows], target)
+        return EncodedBatch(self.inputs[rows], target, self.weights[rows])
 
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int | None = None, **ranks: int
@@ -182,6 +188,6 @@ class TensorBatches(Dataset[Any]):
         return DataLoader(self, batch_size=None, sampler=batches, collate_fn=identity)  # type: ignore[arg-type]
 
 
-def identity(batch: EncodedBatch) -> EncodedBatch:
+def identity(batch: Encoded) -> Encoded:
     """Return the batch, which needs no collation."""
     return batch

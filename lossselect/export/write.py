@@ -20,6 +20,7 @@ from lossselect.export.formats import FORMATS, SUFFIXES, check_weights_suffice, 
 from lossselect.export.read import KEY, Outputs, Prediction, load_exported
 from lossselect.models.stored_weights import check_finite
 from lossselect.training.classifier import Classifier
+from lossselect.training.forward import find_logits
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.warnings import silence
 
@@ -111,7 +112,9 @@ def export_model(
 
 def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
     """Return a copy of the net on the CPU, for evaluation, with a dense head."""
-    model = Outputs(copy.deepcopy(module.net if plain else module), module.task)
+    net = copy.deepcopy(module.net if plain else module)
+    has_spec = isinstance(module._arguments.get("net"), Mapping)  # built-in nets return logits
+    model = Outputs(net if plain and has_spec else _Logits(net, module.class_dim), module.task)
     for layer in model.modules():
         if isinstance(layer, ChunkedLinear):
             layer.__class__ = nn.Linear  # type: ignore[assignment]  # it has the same weights
@@ -120,6 +123,18 @@ def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
         if value.dtype in HALF:
             value.data = value.data.float()
     return model.cpu().eval()
+
+
+class _Logits(nn.Module):
+    """Finds the logits in the output of a net."""
+
+    def __init__(self, net: nn.Module, class_dim: int | None) -> None:
+        super().__init__()
+        self.net, self.class_dim = net, class_dim
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = find_logits(self.net(features), self.class_dim)
+        return logits
 
 
 def _make_metadata(module: Classifier, spec: Any, preparation: Any, inputs: Tensor) -> str:

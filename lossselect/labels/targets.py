@@ -14,12 +14,19 @@ from lossselect.exceptions import DataError, DataTypeError
 from lossselect.labels.values import as_list, first_known, label_form
 
 
+class EncodedPair(NamedTuple):
+    """Inputs, and a target in the canonical form of the task."""
+
+    inputs: Any
+    target: Any
+    """A tensor, or `SparseLabels` for a chunked head."""
+
+
 class EncodedBatch(NamedTuple):
     """Inputs, a target in the canonical form of the task, and optional sample weights."""
 
     inputs: Any
     target: Any
-    """A tensor, or `SparseLabels` for a chunked head."""
     weight: Tensor | None = None
 
 

@@ -93,14 +93,14 @@ def evaluate(
     split = "test" if has_loader(data, "test") else "val"
     buffer = OutputBuffer(MAX_SHOWN) if report else None
     if split == "test":
-        module._test_epoch.output_buffer = buffer
+        module._epochs["test"].first.output_buffer = buffer
         for values in trainer.test(module, **quietly):
             results |= values
     elif buffer is not None and results:
-        module._val_epoch.output_buffer = buffer
+        module._epochs["val"].first.output_buffer = buffer
         trainer.validate(module, **quietly)
     # only here, as loading the checkpoint's decision replaces the module's epochs
-    epoch = module._test_epoch if split == "test" else module._val_epoch
+    epoch = module._epochs["test"].first if split == "test" else module._epochs["val"].first
     epoch.output_buffer = None
     if split == "test" and isinstance(epoch, Epoch) and epoch.per_class and trainer.is_global_zero:
         _save_tables(epoch, folder)

@@ -124,6 +124,7 @@ def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     metrics = {"last", "val/loss", "train/loss", *(f"val/{name}" for name in chosen or names), None}
     fits = (
         "_target_" not in config["model"]
+        and not config.get("module")
         and not find_chunked_conflict(config)
         and all(name in names for name in chosen)
         and {*monitored_metrics(config).values()} <= metrics

@@ -290,7 +290,9 @@ class Task(ABC):
             )
         fix = "Build the last layer with task.num_outputs."
         if outputs.ndim < 2 and width == 1:
-            fix = "Keep the last dimension: do not squeeze() the output."
+            fix = "Keep the last dimension: do not squeeze() the output, or set class_dim=None of TaskModule."
+        elif outputs.ndim > 2 and outputs.shape[-1] == width:
+            fix = "If the classes are last, set class_dim=-1 of TaskModule, or return outputs.movedim(-1, 1)."
         elif width == 1 and outputs.ndim >= 2 and outputs.shape[1] == 2:
             fix = "The single output is that of the positive class. For two outputs, set task=multiclass."
         raise ConfigError(f"Expected {kind} of shape (N, {width}) for {self}, got {shape}. {fix}")

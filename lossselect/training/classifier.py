@@ -16,21 +16,30 @@ from lossselect.chunked.loss import check_chunkable, chunked_loss
 from lossselect.chunked.options import check_topk_task, requires_counts
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.labels.targets import EncodedBatch
-from lossselect.losses.auto import AutoLoss, loss_by_name
-from lossselect.losses.loss import Loss, safe_divide, select_loss
+from lossselect.labels.targets import EncodedBatch, EncodedPair
+from lossselect.losses.auto import AutoLoss
+from lossselect.losses.loss import Loss, select_loss
 from lossselect.losses.options import check_sample_weight
-from lossselect.losses.torch_compat import check_mixes, check_torch_loss
+from lossselect.losses.torch_compat import check_mixes
 from lossselect.models.head import set_head_bias, use_chunked
 from lossselect.models.nets import check_head_bias, head_options, make_net
 from lossselect.tasks.label_counts import LabelCounts
-from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
+from lossselect.tasks.registry import Task, as_task
+from lossselect.training.batches import BatchKeys, TargetTransfer, check_batch_keys, split_batch
 from lossselect.training.checkpoints.content import read_checkpoint
 from lossselect.training.checkpoints.load import RecordsArguments, rebuild
+from lossselect.training.criterion import check_fits, compute_loss, make_criterion
 from lossselect.training.diagnostics.outputs import OutputChecks
+from lossselect.training.forward import (
+    bind_inputs,
+    check_class_dim,
+    describe,
+    find_logits,
+    find_parameters,
+    move_classes,
+)
 from lossselect.training.mixup import make_mix
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec
-from lossselect.utils.checks import split_name
 
 
 class Classifier(RecordsArguments, nn.Module):
@@ -49,6 +58,8 @@ class Classifier(RecordsArguments, nn.Module):
         bias_init: "prior" or "zero", the initial value of the last bias (see `TaskModule`); None leaves it.
         mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`; None for no mixing.
         head: "dense" or None, "chunked", or `{"name": "chunked", "chunk": 4096}` (see `TaskModule`).
+        class_dim: The dimension of the classes in the net's logits (see `TaskModule`).
+        batch_keys: The keys of inputs, target and weight in a batch (see `TaskModule`).
 
     Raises:
         ConfigError: a setting does not fit the task, such as an unknown loss or an option that the loss does
@@ -75,6 +86,8 @@ class Classifier(RecordsArguments, nn.Module):
         bias_init: str | None = None,
         mix: str | Mapping[str, Any] | None = None,
         head: str | Mapping[str, Any] | None = None,
+        class_dim: int | None = 1,
+        batch_keys: BatchKeys = None,
     ) -> None:
         super().__init__()
         task = as_task(task)
@@ -85,18 +98,21 @@ class Classifier(RecordsArguments, nn.Module):
             )
         # Any, so that a subclass that sets its own net need not check for None to satisfy a type checker
         self.net: Any = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
-        self.criterion = _make_criterion(loss, task)
+        self.criterion = make_criterion(loss, task)
         check_head_bias(bias_init)
         self.bias_init = bias_init
         self._bias_source = ""  # the origin of the initial bias, for reports
         self._head_spec = head_options(head)
         self._chunked = False  # whether the head is a `ChunkedLinear`
-        self.mix = make_mix(mix)
+        self._mix = make_mix(mix)
         check_mixes(mix, self.criterion)
+        self.class_dim = check_class_dim(class_dim)
+        self._batch_keys = check_batch_keys(batch_keys)
+        self._transfer = TargetTransfer()
         # number of dimensions of the logits after the classes, unknown before the first batch
         self._trailing_dims: int | None = None
         self._output_checks = OutputChecks()
-        self.counts: LabelCounts | None = None  # label counts of the training rows, if known
+        self.label_counts: LabelCounts | None = None  # label counts of the training rows, if known
         self.base_task: Task | None = None  # the task with the default decision, once a decision is fitted
         self.task = task
         self._build_head()
@@ -104,8 +120,8 @@ class Classifier(RecordsArguments, nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "criterion" and "_task" in self.__dict__:
             # a subclass may set self.criterion to a loss that does not fit the task
-            value = _make_criterion(value, self.task)
-            check_mixes(self.mix, value)
+            value = make_criterion(value, self.task)
+            check_mixes(self._mix, value)
             if self._chunked:
                 self._check_chunkable(value)
             if not isinstance(value, nn.Module):  # torch does not let a function replace a submodule
@@ -120,7 +136,7 @@ class Classifier(RecordsArguments, nn.Module):
     @task.setter
     def task(self, task: Task) -> None:
         task = as_task(task)
-        _check_fits(self.criterion, task)
+        check_fits(self.criterion, task)
         if isinstance(self.criterion, Loss | AutoLoss):
             self.criterion.task = task
         if self._chunked:
@@ -147,7 +163,7 @@ class Classifier(RecordsArguments, nn.Module):
 
     def _check_chunkable(self, criterion: Any) -> None:
         """Raise ConfigError if a chunked head does not support the mix, the task or a loss."""
-        if self.mix is not None:
+        if self._mix is not None:
             raise ConfigError(
                 "head=chunked does not support mix, which creates soft labels. Set head=dense, or remove mix."
             )
@@ -155,44 +171,73 @@ class Classifier(RecordsArguments, nn.Module):
         if not isinstance(criterion, AutoLoss):
             check_chunkable(criterion)
 
-    def forward(self, inputs: Any, /) -> Tensor:
-        """Return raw logits (N, num_outputs, ...)."""
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Return the output of the net: raw logits, or an object that contains them.
+
+        An override may have any parameters; see `unpack_batch` for the arguments.
+        """
         self._check_net()
-        logits: Tensor = self.net(inputs)
-        return logits
+        return self.net(*inputs, **named)
 
     def _check_net(self) -> None:
-        if self.net is None and type(self).forward is Classifier.forward:
+        if self.net is None and not self._overrides_forward():
             raise ConfigError(f"{type(self).__name__} has no net. Pass net=..., or override forward.")
+
+    def _called(self) -> nn.Module:
+        """Return the module whose forward receives the inputs of a batch."""
+        self._check_net()
+        return self if self._overrides_forward() else self.net
+
+    def _overrides_forward(self) -> bool:
+        return type(self).forward is not Classifier.forward or "forward" in vars(self)
+
+    def compute_logits(self, inputs: Any) -> Any:
+        """Return the logits (N, num_outputs, ...) for the inputs of a batch, as `unpack_batch` returns them.
+
+        Raises:
+            ConfigError: `forward` does not accept the inputs, or its output has no logits for the task.
+        """
+        positional, named = bind_inputs(self._called(), inputs)
+        return self._find_logits(self(*positional, **named))
+
+    def _find_logits(self, outputs: Any) -> Any:
+        logits = find_logits(outputs, self.class_dim)
+        if self._head_spec["name"] == "chunked" and not isinstance(logits, ChunkedLogits):
+            raise ConfigError(
+                "head=chunked had no effect: forward returned a tensor of logits. Return the output of the "
+                f"last torch.nn.Linear, with {self.task.num_outputs} outputs, unchanged, or set head=dense."
+            )
+        try:
+            self.task.check_logits(logits)
+        except ConfigError as error:
+            if logits is outputs:
+                raise
+            raise ConfigError(f"forward returned {describe(outputs)}. {error}") from None
+        return logits
 
     def unpack_batch(self, batch: Any) -> tuple[Any, ...]:
         """Return (inputs, target) or (inputs, target, sample_weight) of a batch of the data loader.
 
-        Override it for batches that are not pairs (inputs, target). `sample_weight` has shape (N,) or
+        By default the batch is a pair (inputs, target), or a mapping, dataclass or object that contains the
+        labels as one of `LABEL_KEYS` or as `batch_keys` names them, and perhaps `sample_weight`. Override it
+        for other batches. It is also called for batches on the CPU before they are transferred, and for
+        prediction, where the target may be None.
+
+        If the inputs are a mapping, `forward` receives the entries that it accepts as keyword arguments. If
+        they are a tuple, `forward` receives positional arguments. `sample_weight` has shape (N,) or
         (N, ...).
 
         Raises:
-            DataError: the batch is not a pair.
+            ConfigError, DataError: the batch has another form, or its labels are not found.
         """
-        if isinstance(batch, tuple | list) and len(batch) == 2:
-            return batch[0], batch[1]
-        size = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
-        raise DataError(
-            f"A batch must be a pair (inputs, target), got {type(batch).__name__}{size}. Override "
-            "unpack_batch(batch) to return (inputs, target), or (inputs, target, sample_weight)."
-        )
+        parts = split_batch(batch, self._batch_keys, find_parameters(self._called()))
+        return parts[:2] if parts.weight is None else parts
 
     def _compute_outputs(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
         """Return the checked logits of a batch, its canonical target and its sample weights."""
         inputs, target, weight = self._encode_batch(batch)
         logits = self._output_checks.call(self, inputs)
         if not isinstance(logits, ChunkedLogits):
-            if self._head_spec["name"] == "chunked":
-                raise ConfigError(
-                    "head=chunked had no effect: forward returned a tensor of logits. Return the output of "
-                    f"the last torch.nn.Linear, with {self.task.num_outputs} outputs, unchanged, or set "
-                    "head=dense."
-                )
             target = target.to_dense() if isinstance(target, SparseLabels) else target
             target = self._fit_target(target, logits)
         self._output_checks.check(logits, inputs, self)
@@ -204,29 +249,10 @@ class Classifier(RecordsArguments, nn.Module):
         """Return the loss of a batch, its numerator and its denominator; `observer` is for a chunked head."""
         if isinstance(logits, ChunkedLogits):
             return chunked_loss(self.criterion, logits, target, weight, observer)
-        if isinstance(self.criterion, Loss):
-            total, count = self.criterion.sum_and_count(logits, target, weight)
-            return safe_divide(total, count), total, count
-        if weight is not None:
-            raise ConfigError(
-                "A custom loss does not support sample weights. Choose a loss by its name, or return "
-                "(inputs, target) from unpack_batch."
-            )
-        loss = self.criterion(logits, target)
-        if not isinstance(loss, Tensor) or loss.ndim > 0:
-            is_tensor = isinstance(loss, Tensor)
-            got = f"a tensor of shape {tuple(loss.shape)}" if is_tensor else type(loss).__name__
-            raise ConfigError(f"The loss must return a scalar tensor, got {got}. Average it over the batch.")
-        # the denominator of a custom loss is unknown: assume that it is a mean over the known labels
-        count = (self.task.to_hard_labels(target) != IGNORE_INDEX).sum()
-        wide = loss.to(torch.promote_types(loss.dtype, torch.float32))
-        return loss, (wide * count).masked_fill(count == 0, 0), count
+        return compute_loss(self.criterion, self.task, logits, target, weight)
 
-    def _fit_target(self, target: Tensor, logits: Any) -> Tensor:
+    def _fit_target(self, target: Tensor, logits: Tensor) -> Tensor:
         """Return the target in the shape that the logits require; checks shapes, not values."""
-        if not isinstance(logits, Tensor):
-            raise ConfigError(f"forward must return the logits as a tensor, got {type(logits).__name__}.")
-        self.task.check_logits(logits)
         if len(logits) != len(target):
             raise DataError(
                 f"The net returned {len(logits)} rows of logits for {len(target)} rows of the target. Return "
@@ -237,9 +263,8 @@ class Classifier(RecordsArguments, nn.Module):
             target = self.task.settle(target, self._trailing_dims)
         return self.task.check_target(target, logits)
 
-    def _encode_to_shape(self, batch: Any) -> EncodedBatch:
-        """Encode a batch, with the target in the shape that the logits require, if that is known."""
-        batch = self._encode_batch(batch)
+    def _settle(self, batch: EncodedBatch) -> EncodedBatch:
+        """Return a batch with the target in the shape that the logits require, if that is known."""
         if not isinstance(batch.target, Tensor):
             return batch
         return batch._replace(target=self.task.settle(batch.target, self._trailing_dims))
@@ -251,8 +276,8 @@ class Classifier(RecordsArguments, nn.Module):
             ConfigError, DataError: the same errors as in training on this batch.
         """
         self._build_head()
-        if self.mix:
-            batch = self.mix(self._encode_to_shape(batch), self.task)
+        if self._mix is not None:
+            batch = self._mix(self._settle(self._encode_batch(batch)), self.task)
         return self._compute_loss(*self._compute_outputs(batch))[0]
 
     def set_label_counts(self, counts: LabelCounts) -> None:
@@ -267,7 +292,7 @@ class Classifier(RecordsArguments, nn.Module):
             DataError: the counts are of another number of classes.
         """
         counts.check_task(self.task)
-        self.counts = counts
+        self.label_counts = counts
         if self._chunked:
             self._outputs_changed()  # the metrics need propensities, which are computed from the counts
         if isinstance(self.criterion, Loss | AutoLoss):
@@ -293,35 +318,47 @@ class Classifier(RecordsArguments, nn.Module):
     def _needs_counts(self) -> bool:
         """Return whether the loss or the initial bias still needs the label counts of the training rows."""
         incomplete = isinstance(self.criterion, Loss | AutoLoss) and self.criterion.waiting
-        metrics = self._chunked and self.counts is None and requires_counts(self._metrics_spec)
+        metrics = self._chunked and self.label_counts is None and requires_counts(self._metrics_spec)
         return incomplete or self.bias_init == "prior" or metrics
 
     def _encode_batch(self, batch: Any) -> EncodedBatch:
         """Return the inputs, the canonical target and the sample weights of a raw or an encoded batch."""
-        encoded = batch if isinstance(batch, EncodedBatch) else self._unpack_and_encode(batch)
-        if self._chunked and not self.task.exclusive and isinstance(encoded.target, Tensor):
-            return encoded._replace(target=SparseLabels.from_dense(encoded.target))
-        return encoded
+        is_encoded = isinstance(batch, EncodedBatch | EncodedPair)
+        encoded = EncodedBatch(*batch) if is_encoded else self._unpack_and_encode(batch)
+        return encoded._replace(target=self._to_sparse(encoded.target))
+
+    def _to_sparse(self, target: Any) -> Any:
+        """Return a canonical target in the form that a chunked head requires."""
+        if self._chunked and not self.task.exclusive and isinstance(target, Tensor):
+            return SparseLabels.from_dense(target)
+        return target
 
     def _unpack_and_encode(self, batch: Any) -> EncodedBatch:
         unpacked = self.unpack_batch(batch)
         if not isinstance(unpacked, tuple | list) or len(unpacked) not in (2, 3):
             raise ConfigError(
                 "unpack_batch must return (inputs, target), or (inputs, target, sample_weight), got "
-                f"{type(unpacked).__name__}."
+                f"{describe(unpacked)}."
             )
         inputs, target, weight = (*unpacked, None)[:3]
-        encoded: Any = target
-        if not isinstance(target, SparseLabels):
-            dims = self._trailing_dims
-            encoded = self.task.encode_first(target) if dims is None else self.task.encode(target, dims)
-        if isinstance(target, Tensor) and target.is_pinned():
-            encoded = encoded.pin_memory()  # so that the copy to the device stays asynchronous
+        encoded = self._transfer.find(target)
         if weight is not None:
             weight = torch.as_tensor(weight)
             if weight.device.type == "cpu":
                 check_sample_weight(weight)
-        return EncodedBatch(inputs, encoded, weight)
+        return EncodedBatch(inputs, self._encode(target) if encoded is None else encoded, weight)
+
+    def _encode(self, target: Any) -> Any:
+        """Return the canonical target of a batch; `settle` completes it if the logits are unknown so far."""
+        if isinstance(target, SparseLabels):
+            return target
+        if not self.task.exclusive or (isinstance(target, Tensor) and target.is_floating_point()):
+            target = move_classes(target, self.task.num_probabilities, self.class_dim)
+        dims = self._trailing_dims
+        encoded = self.task.encode_first(target) if dims is None else self.task.encode(target, dims)
+        if isinstance(target, Tensor) and target.is_pinned():
+            encoded = encoded.pin_memory()  # so that the copy to the device stays asynchronous
+        return self._to_sparse(encoded)
 
     def predict(self, inputs: Any) -> dict[str, Tensor]:
         """Return the probabilities and the predictions for inputs of the net.
@@ -358,24 +395,3 @@ class Classifier(RecordsArguments, nn.Module):
 
     def _on_restored(self, checkpoint: dict[str, Any]) -> None:
         """Prepare to load the weights of a checkpoint that the module was built from."""
-
-
-def _check_fits(loss: Any, task: Task) -> None:
-    """Raise ConfigError for a loss of another task, or a torch loss with other outputs or targets."""
-    if isinstance(loss, Loss | AutoLoss):
-        expected, got = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
-        if expected != got:
-            raise ConfigError(
-                f"The loss is for {loss.task}, but the task is {task}. Call select_loss with the same task."
-            )
-    check_torch_loss(loss, task)
-
-
-def _make_criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
-    if isinstance(loss, str | Mapping):
-        name, options = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
-        loss = loss_by_name(task, name, **options)
-    if not callable(loss) or isinstance(loss, type):
-        raise OptionTypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
-    _check_fits(loss, task)
-    return loss

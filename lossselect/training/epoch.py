@@ -1,7 +1,7 @@
 """Accumulation of an epoch: the numerator and denominator of the loss, and the outputs for the metrics."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -79,6 +79,8 @@ class BaseEpoch(ABC):
 
     def __init__(self, task: Task, prefix: str) -> None:
         self.task, self.prefix = task, prefix
+        self.stage = prefix.partition("/")[0]
+        self.alias: str | None = None  # a second prefix, if this is the first of several loaders
         self.loss = LossMean()
         self.metrics: Any = None
         self.default_metrics: TaskMetrics | None = None
@@ -93,6 +95,11 @@ class BaseEpoch(ABC):
         self.per_class: dict[str, Tensor] = {}  # counts and metrics of each class, in validation and test
         self.confusion_counts: Tensor | None = None  # (C, C): true classes in rows, predicted in columns
         self.counts: tuple[Tensor, Tensor] | None = None  # positives and negatives of each output
+
+    @property
+    def directions(self) -> Mapping[str, str | None]:
+        """The directions of the metrics, as in `best_mode`."""
+        return getattr(self.metrics, "directions", {})
 
     def _flush(self) -> None:
         if self._held:
@@ -120,7 +127,7 @@ class BaseEpoch(ABC):
         if any(has_steps) and not all(has_steps):
             raise DataError(
                 f"Process {has_steps.index(False)} of {len(has_steps)} had no "
-                f"{SPLIT_NAMES[self.prefix.strip('/')]} batch, but others did. Let the loader yield at least "
+                f"{SPLIT_NAMES[self.stage]} batch, but others did. Let the loader yield at least "
                 "one batch in each process."
             )
         return self._compute_metrics() if all(has_steps) else {}
@@ -163,7 +170,7 @@ class Epoch(BaseEpoch):
 
     Args:
         task: The task.
-        prefix: "train/", "val/" or "test/".
+        prefix: "train/", "val/" or "test/", followed by the name of the loader and "/" if there are several.
         base_task: The task with the default decision, if its metrics are to be computed as well.
         metrics: A choice of metrics, as in `make_metrics`; by default those of the task. The task's monitor
             is always computed in validation.
@@ -172,7 +179,7 @@ class Epoch(BaseEpoch):
     def __init__(self, task: Task, prefix: str, base_task: Task | None = None, metrics: Any = None) -> None:
         super().__init__(task, prefix)
         training = prefix == "train/"
-        also = task.monitor if prefix == "val/" and task.monitor != "loss" else ""
+        also = task.monitor if self.stage == "val" and task.monitor != "loss" else ""
         chosen = choose_metrics(task, metrics, (), task.train_metrics if training else None, also)
         self.metrics = build_metrics(task, chosen, prefix)
         if "stat_scores" not in self.metrics.sources:
@@ -271,3 +278,31 @@ class TopKEpoch(BaseEpoch):
 
     def _add(self, totals: tuple[Tensor, ...], counts: tuple[Any, ...], *steps: tuple[Tensor, ...]) -> None:
         self.loss.to(totals[0].device).update(totals, counts)
+
+
+class StageEpochs:
+    """The epochs of a stage: one for each of its loaders."""
+
+    def __init__(self, stage: str, make: Callable[[str], Epoch | TopKEpoch]) -> None:
+        self.stage, self._make = stage, make
+        self.first = make(f"{stage}/")
+        self._others: list[Epoch | TopKEpoch] = []
+        self.loader = 0  # the index of the loader of the current batch
+
+    def start(self, names: list[str]) -> None:
+        """Start the epochs of several loaders with these names, or of a single loader if there are none."""
+        self.loader = 0
+        self.first.alias = f"{self.stage}/{names[0]}/" if names else None
+        prefixes = [f"{self.stage}/{name}/" for name in names[1:]]
+        if [epoch.prefix for epoch in self._others] != prefixes:
+            self._others = [*map(self._make, prefixes)]
+        for epoch in self:
+            epoch.reset()
+
+    @property
+    def current(self) -> Epoch | TopKEpoch:
+        """The epoch of the loader of the current batch."""
+        return self._others[self.loader - 1] if self.loader else self.first
+
+    def __iter__(self) -> Iterator[Epoch | TopKEpoch]:
+        return iter([self.first, *self._others])

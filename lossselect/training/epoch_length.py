@@ -17,20 +17,24 @@ CAUSE = (
 )
 
 
+def evaluation_loop(trainer: Trainer, stage: str) -> Any:
+    """Return the loop that runs a stage: "val", "test" or "predict"."""
+    fitting = trainer.state.fn == TrainerFn.FITTING
+    loops = {
+        "val": trainer.fit_loop.epoch_loop.val_loop if fitting else trainer.validate_loop,
+        "test": trainer.test_loop,
+        "predict": trainer.predict_loop,
+    }
+    return loops[stage]
+
+
 def check_epoch_length(trainer: Trainer, stage: str) -> None:
     """Raise DataError if an epoch that has just ended had fewer batches than the length of its loader.
 
     The length respects limits such as `trainer.limit_train_batches`. An epoch that the trainer itself ends
     (max_steps, should_stop) counts as complete.
     """
-    fitting = trainer.state.fn == TrainerFn.FITTING
-    loops: dict[str, Any] = {
-        "train": trainer.fit_loop.epoch_loop,
-        "val": trainer.fit_loop.epoch_loop.val_loop if fitting else trainer.validate_loop,
-        "test": trainer.test_loop,
-        "predict": trainer.predict_loop,
-    }
-    loop = loops[stage]
+    loop: Any = trainer.fit_loop.epoch_loop if stage == "train" else evaluation_loop(trainer, stage)
     fetcher = data_fetcher(trainer.fit_loop if stage == "train" else loop)
     if fetcher is None or isinstance(fetcher, IteratorFetcher):
         return  # the step takes its batches from an iterator itself

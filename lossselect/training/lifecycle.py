@@ -3,8 +3,9 @@
 import functools
 import math
 import operator
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lossselect.chunked.options import chunked_primary_metric
+from lossselect.compat.lightning import data_fetcher, get_trainer, is_sequential
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.losses.loss import Loss
@@ -26,7 +28,8 @@ from lossselect.training.checkpoints.saving import CheckpointFiles
 from lossselect.training.checkpoints.validation import check_resumable, check_states
 from lossselect.training.diagnostics.outputs import check_end
 from lossselect.training.distributed.eval_sampler import each_row_once, evaluate_apart, take_each_row_once
-from lossselect.training.epoch_length import check_epoch_length
+from lossselect.training.epoch_length import check_epoch_length, evaluation_loop
+from lossselect.utils.checks import SPLIT_NAMES, first_duplicate, shorten
 from lossselect.utils.distributed import all_gather
 
 if TYPE_CHECKING:
@@ -40,7 +43,6 @@ class RunHooks(Callback):
         self.run_state = RunState()
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        pl_module._has_run_hooks = True
         # a new list, because Lightning is iterating over the old one
         others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEndHooks)]  # type: ignore[attr-defined]
         trainer.callbacks = [EpochEndHooks(), *others]  # type: ignore[attr-defined]
@@ -51,10 +53,6 @@ class RunHooks(Callback):
         take_each_row_once(trainer)
         pl_module._finite_check.checked_step = -1
         check_end(pl_module.net, pl_module.task)
-        # Lightning warns that the hook also applies to the batches of a data module, which is intended
-        warnings.filterwarnings(
-            "ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`"
-        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.run_state.check(trainer)
@@ -71,7 +69,7 @@ class RunHooks(Callback):
         self.run_state.start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        pl_module._train_epoch.reset()
+        pl_module._epochs["train"].first.reset()
         self.run_state.begin_epoch(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -81,10 +79,20 @@ class RunHooks(Callback):
         evaluate_apart(trainer, False)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        pl_module._val_epoch.reset()
+        pl_module._epochs["val"].start(_find_loader_names(trainer, pl_module, "val"))
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        pl_module._test_epoch.reset()
+        pl_module._epochs["test"].start(_find_loader_names(trainer, pl_module, "test"))
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        pl_module._epochs["val"].loader = dataloader_idx
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        pl_module._epochs["test"].loader = dataloader_idx
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
         if pl_module.automatic_optimization:
@@ -120,18 +128,37 @@ class RunHooks(Callback):
         self.run_state.checkpoint = checkpoint if fitting else {}
 
 
+def add_run_hooks(configure_callbacks: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate `configure_callbacks` of a `TaskModule`, so that it also returns `RunHooks`."""
+    if getattr(configure_callbacks, "_adds_run_hooks", False):
+        return configure_callbacks
+
+    @functools.wraps(configure_callbacks)
+    def configure(self: Any) -> list[Callback]:
+        callbacks = configure_callbacks(self) or []
+        callbacks = [*callbacks] if isinstance(callbacks, Sequence) else [callbacks]
+        if (trainer := get_trainer(self)) is not None:
+            # else Lightning logs that it replaces the callback of the last run
+            trainer.callbacks[:] = [part for part in trainer.callbacks if not isinstance(part, RunHooks)]
+        has_hooks = any(isinstance(callback, RunHooks) for callback in callbacks)
+        return callbacks if has_hooks else [*callbacks, RunHooks()]
+
+    configure._adds_run_hooks = True  # type: ignore[attr-defined]
+    return configure
+
+
 class EpochEndHooks(Callback):
     """Computes and logs the values of an epoch, like `self.log`, before all other hooks at its end."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "train")
         pl_module._finite_check.check_weights(pl_module)
-        _log(trainer, pl_module, pl_module._train_epoch)
-        if first := pl_module._train_epoch.first_checks:
-            pl_module._train_epoch.first_checks = None
+        _log(trainer, pl_module, pl_module._epochs["train"].first)
+        if first := pl_module._epochs["train"].first.first_checks:
+            pl_module._epochs["train"].first.first_checks = None
             if not pl_module._output_checks.ends_affine:
                 first.warn_of_outputs()
-            counts = pl_module._train_epoch.counts
+            counts = pl_module._epochs["train"].first.counts
             if counts and not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
                 first.warn_of_labels(pl_module.task, *counts)  # TensorData has warned before the first step
 
@@ -139,11 +166,13 @@ class EpochEndHooks(Callback):
         check_epoch_length(trainer, "val")
         if trainer.state.fn == TrainerFn.FITTING:
             pl_module._finite_check.check_weights(pl_module)  # before they are saved as the best checkpoint
-        _log(trainer, pl_module, pl_module._val_epoch)
+        for epoch in pl_module._epochs["val"]:
+            _log(trainer, pl_module, epoch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "test")
-        _log(trainer, pl_module, pl_module._test_epoch)
+        for epoch in pl_module._epochs["test"]:
+            _log(trainer, pl_module, epoch)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "predict")
@@ -212,6 +241,8 @@ def _has_equal_counts(trainer: Trainer, module: Any) -> bool:
 def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
     values = epoch.compute()
     epoch.reset()  # releases the outputs
+    if epoch.alias is not None:
+        values |= {epoch.alias + name.removeprefix(epoch.prefix): value for name, value in values.items()}
     shown = _shown_metrics(trainer, module, epoch.prefix)
     if trainer.state.fn != TrainerFn.FITTING:
         # Lightning recommends sync_dist, but all processes have the same values
@@ -219,7 +250,7 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
         for name, value in values.items():  # trainer.validate and trainer.test return logged values
             module.log(name, value, prog_bar=name in shown)
         if epoch.counts is not None:
-            warn_no_positives(epoch.counts[0], epoch.task, epoch.prefix.strip("/"))
+            warn_no_positives(epoch.counts[0], epoch.task, epoch.stage)
     elif values:
         # same effect as module.log, which takes a third of a millisecond for each value
         scalars = torch.stack([value.double() for value in values.values()]).tolist()
@@ -232,6 +263,37 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
         for logger in trainer.loggers:
             logger.log_metrics({**numbers, "epoch": module.current_epoch}, step=trainer.global_step - 1)
             logger.save()
+
+
+def _find_loader_names(trainer: Trainer, module: Any, stage: str) -> list[str]:
+    """Return the names of several validation or test loaders; an empty list for a single one.
+
+    Raises:
+        ConfigError: `loader_names` does not fit the loaders, or two names are equal.
+    """
+    loop = evaluation_loop(trainer, stage)
+    loaders = data_fetcher(loop).combined_loader
+    if (count := len(loaders.flattened)) == 1 or not is_sequential(loop):
+        return []
+    names = module.loader_names
+    if names is None:
+        is_mapping = isinstance(loaders.iterables, Mapping) and len(loaders.iterables) == count
+        names = loaders.iterables if is_mapping else range(count)
+    names = [*map(str, names)]
+    kind = SPLIT_NAMES[stage]
+    if len(names) != count:
+        raise ConfigError(
+            f"loader_names contains {len(names)} names ({shorten(names)}), but there are {count} {kind} "
+            "loaders. Give one name for each loader."
+        )
+    if (name := first_duplicate(names)) is not None:
+        raise ConfigError(f"Two {kind} loaders have the name {name!r}. Give each its own name.")
+    if invalid := [name for name in names if not re.fullmatch(r"[^/\\\s]+", name)]:
+        raise ConfigError(
+            f"The name {invalid[0]!r} of a {kind} loader becomes part of names such as {stage}/NAME/loss. "
+            "Use a name without slashes and blanks."
+        )
+    return names
 
 
 def _shown_metrics(trainer: Trainer, module: Any, prefix: str) -> list[str]:

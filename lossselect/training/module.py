@@ -1,8 +1,7 @@
 """`TaskModule`: a Lightning module whose loss, targets and metrics follow from its task."""
 
 import os
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -13,64 +12,35 @@ from torch import Tensor, nn
 
 from lossselect.chunked.options import topk_monitor
 from lossselect.chunked.topk_metrics import TopKOutputs
-from lossselect.compat.lightning import PrivateHooks, get_trainer
+from lossselect.compat.lightning import PrivateHooks, get_trainer, overrides_hook
 from lossselect.data.batches import Block
 from lossselect.exceptions import ConfigError
-from lossselect.labels.targets import EncodedBatch
+from lossselect.labels.targets import EncodedBatch, EncodedPair
 from lossselect.metrics.collection import expand
 from lossselect.tasks.registry import Task, make_task
+from lossselect.training.batches import BatchKeys, split_batch
 from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_checkpoint
 from lossselect.training.checkpoints.load import rebuild
 from lossselect.training.classifier import Classifier
 from lossselect.training.diagnostics.nonfinite import FiniteCheck
 from lossselect.training.distributed.loss_averaging import StepMean
-from lossselect.training.epoch import Epoch, TopKEpoch
-from lossselect.training.lifecycle import RunHooks
+from lossselect.training.epoch import Epoch, StageEpochs, TopKEpoch
+from lossselect.training.forward import CompiledStep, StepOutput, bind_inputs, describe, find_parameters
+from lossselect.training.lifecycle import add_run_hooks
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from lossselect.utils.checks import SPLIT_NAMES
-from lossselect.utils.warnings import warn
 
 _COMPILED_CHUNKED = "head=chunked does not support torch.compile. Set head=dense or trainer.compile=false."
-
-
-class CompiledStep:
-    """The net and the loss of a step, compiled at the first call; without compilation if that fails."""
-
-    def __init__(self, step: Callable[..., Any], **options: Any) -> None:
-        self.step, self.options = step, options
-        self.compiled: Callable[..., Any] | None = torch.compile(step, **options)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(CompiledStep, **self.options), (self.step,)  # compiled code cannot be pickled
-
-    def __call__(self, *args: Any) -> Any:
-        if self.compiled is None:
-            return self.step(*args)
-        try:
-            return self.compiled(*args)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # compilers raise many kinds
-            outputs = self.step(*args)  # raises again if the error is not one of torch.compile
-            self.compiled = None
-            # the first line is "backend='inductor' raised:", the second one the cause
-            cause = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2]).rstrip(".")
-            warn(
-                "not_compiled",
-                f"torch.compile failed, and training continues without it: {cause}. torch.compile requires a "
-                "C++ compiler on a CPU and Triton on a GPU. Install it if it is missing, or set "
-                "trainer.compile=false.",
-            )
-            return outputs
 
 
 class TaskModule(PrivateHooks, Classifier, LightningModule):
     """Lightning module that trains, evaluates and predicts for one task.
 
-    Pass `net`, or subclass and override `forward`, which returns raw logits (N, num_outputs, ...). A batch
-    is a pair (inputs, target), with the target in any form that `task.encode` accepts. Override
-    `unpack_batch` for other batches. The loss and the metrics are computed over the whole epoch and logged
-    under `train/`, `val/` and `test/`.
+    Pass `net`, or subclass and override `forward`, which returns raw logits (N, num_outputs, ...), or a tuple
+    that starts with them, or an object or a mapping with `logits`. A batch is a pair (inputs, target), or
+    contains its labels under a common name (see `unpack_batch`), in any form that `task.encode` accepts.
+    Hooks, steps and callbacks receive the batch as the loader returned it. The loss and the metrics are
+    computed over the whole epoch and logged under `train/`, `val/` and `test/`.
 
     Args:
         task: The task, such as `Binary()`, `Multiclass(10)` or `Multilabel(14)`.
@@ -83,17 +53,23 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             None for AdamW with lr=1e-3.
         scheduler: The name of a class of torch.optim.lr_scheduler, a dict such as
             `{"name": "CosineAnnealingLR", "T_max": 50}`, a callable that accepts the optimizer, or None.
-        metrics: The metrics to log, as in `make_metrics`: for example `["accuracy", "f1_weighted"]` or
-            `{"iou": MulticlassJaccardIndex(10)}`. None for those of the task. The task's default monitor is
-            always computed in validation.
+        metrics: The metrics to log, such as `["f1_weighted", {"iou": MulticlassJaccardIndex(10)}]` (see
+            `make_metrics`), and the task's default monitor in validation; None for those of the task.
         bias_init: "prior" initialises the last bias from the class frequencies in the training rows, so that
             the first loss is about the entropy of the labels; "zero" sets the bias to 0; None leaves it.
         mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`, applied to each training batch; None
             for no mixing.
         head: "chunked" or `{"name": "chunked", "chunk": 4096}` for very many outputs: the last layer and the
             loss are computed in chunks of the outputs, so that no tensor (N, num_outputs) is ever in memory.
-            Targets may then be `SparseLabels`, and the metrics are, or are chosen from,
-            `top_metric_names(task)`. "dense" or None for a dense head.
+            Targets may then be `SparseLabels`, and the metrics are those of `top_metric_names(task)`. "dense"
+            or None for a dense head.
+        class_dim: The dimension of the classes in the logits that `forward` returns: 1 by default, -1 if they
+            are last, None if a binary net returns logits without it, such as (N,).
+        batch_keys: The keys of a batch, such as `{"inputs": "image", "target": "diagnosis"}` (also "weight"),
+            or (inputs, target) or (inputs, target, weight). Several keys of inputs are positional arguments.
+        loader_names: Names of several validation or test loaders, whose values are logged under `val/NAME/`;
+            by default the keys of a dict of loaders, or 0, 1, ... The first loader is also logged under
+            `val/`.
         on_nonfinite: What to do if the loss or a gradient of a step is NaN or infinite. "stop" ends fit with
             `TrainingDiverged`, which names the first non-finite output; "skip" skips the step, and ends fit
             after 10 skipped steps in a row.
@@ -136,32 +112,32 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         bias_init: str | None = None,
         mix: str | Mapping[str, Any] | None = None,
         head: str | Mapping[str, Any] | None = None,
+        class_dim: int | None = 1,
+        batch_keys: BatchKeys = None,
+        loader_names: Sequence[str] | None = None,
         on_nonfinite: str = "stop",
     ) -> None:
         self._metrics_spec = expand(metrics)
-        super().__init__(task, net, loss, bias_init, mix, head)
+        super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys)
         # loggers write `hparams` as text, so tensors are left out
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
-        self._has_run_hooks = False
+        self.loader_names = loader_names
         self._step_mean = StepMean()
         self._finite_check = FiniteCheck(on_nonfinite)
 
     def _outputs_changed(self) -> None:
-        self._train_epoch, self._val_epoch = self._make_epoch("train"), self._make_epoch("val")
-        self._test_epoch = self._make_epoch("test", self.base_task)
+        previous = getattr(self, "_epochs", {})
+        self._epochs = {stage: StageEpochs(stage, self._make_epoch) for stage in SPLIT_NAMES}
+        for stage, epochs in previous.items():
+            # loading a checkpoint to evaluate it may replace the task: keep the buffer for the outputs
+            self._epochs[stage].first.output_buffer = epochs.first.output_buffer
 
-    def _make_epoch(self, stage: str, base_task: Task | None = None) -> Epoch | TopKEpoch:
-        prefix, metrics = f"{stage}/", self._metrics_spec
-        epoch: Epoch | TopKEpoch
+    def _make_epoch(self, prefix: str) -> Epoch | TopKEpoch:
+        metrics = self._metrics_spec
         if self._chunked or self._head_spec["name"] == "chunked":  # the net may not exist yet
-            epoch = TopKEpoch(self.task, prefix, self.counts, metrics)
-        else:
-            epoch = Epoch(self.task, prefix, base_task, metrics)
-        # loading a checkpoint to evaluate it may replace the task: keep the buffer for its outputs
-        previous = getattr(self, f"_{stage}_epoch", None)
-        epoch.output_buffer = getattr(previous, "output_buffer", None)
-        return epoch
+            return TopKEpoch(self.task, prefix, self.label_counts, metrics)
+        return Epoch(self.task, prefix, self.base_task if prefix.startswith("test/") else None, metrics)
 
     def _check_chunkable(self, criterion: Any) -> None:
         if self._compiled_step is not None:
@@ -179,69 +155,99 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         self.base_task = self.base_task or self.task
         self.task = task
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the mean loss of the batch.
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Return the loss, the logits and the canonical target of a batch; see `step`."""
+        return self._run_step(batch, "train").result()
 
-        Its gradient is scaled so that the optimizer step uses the gradient of one mean over all processes
-        and, with `accumulate_grad_batches`, all micro-batches. Terms that an override adds to the loss are
-        averaged over processes and micro-batches with equal weights.
-        """
-        if self.mix is not None:
-            batch = self.mix(self._encode_to_shape(batch), self.task)
-        self._finite_check.start_batch(self, batch, batch_idx)
-        loss, total, count = self._step(batch, self._train_epoch)
-        trainer = get_trainer(self)
-        return loss if trainer is None else self._step_mean(trainer, batch_idx, loss, total, count)
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Add the batch to the validation epoch; return its loss, logits and canonical target."""
+        return self._evaluate(batch, "val")
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add the batch to the loss and the metrics of the validation epoch."""
-        self._evaluate(batch, self._val_epoch, dataloader_idx)
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Add the batch to the test epoch; return its loss, logits and canonical target."""
+        return self._evaluate(batch, "test")
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add the batch to the loss and the metrics of the test epoch."""
-        self._evaluate(batch, self._test_epoch, dataloader_idx)
-
-    def _evaluate(self, batch: Any, epoch: Epoch | TopKEpoch, dataloader_idx: int) -> None:
-        if dataloader_idx:
-            stage = epoch.prefix.strip("/")
-            raise ConfigError(
-                f"Several {SPLIT_NAMES[stage]} loaders are not supported: their rows would be mixed in "
-                f"{stage}/loss and the metrics. Evaluate one loader after another, or pass one loader of a "
-                "torch.utils.data.ConcatDataset."
-            )
+    def _evaluate(self, batch: Any, stage: str) -> dict[str, Any]:
+        outputs = StepOutput()
         for single in self._transfer_block(batch) if isinstance(batch, Block) else (batch,):
-            self._step(single, epoch)
+            outputs = self._run_step(single, stage)
+        return outputs.result()
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return `predict(inputs)` for a batch, with or without a target."""
-        is_sequence = isinstance(batch, tuple | list)
-        if isinstance(batch, EncodedBatch) or (is_sequence and len(batch) == 1):
-            batch = batch[0]
-        elif is_sequence or type(self).unpack_batch is not TaskModule.unpack_batch:
-            batch = self.unpack_batch(batch)[0]
-        return self.predict(batch)
+        """Return `predict(inputs)` for a batch, with or without a target.
 
-    def _step(self, batch: Any, epoch: Epoch | TopKEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
-        """Add the batch to the epoch; return its loss, and the loss's numerator and denominator."""
-        if not self._has_run_hooks and get_trainer(self) is not None:
+        Raises:
+            ConfigError: an override of `unpack_batch` fails for a batch without labels.
+        """
+        if isinstance(batch, EncodedPair | EncodedBatch):
+            return self.predict(batch.inputs)
+        if type(self).unpack_batch is Classifier.unpack_batch:
+            parameters = find_parameters(self._called())
+            return self.predict(split_batch(batch, self._batch_keys, parameters, labelled=False).inputs)
+        if isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) == 1):
+            return self.predict(batch if isinstance(batch, Tensor) else batch[0])
+        try:
+            inputs = self.unpack_batch(batch)[0]
+        except (LookupError, AttributeError, ValueError, TypeError) as error:
             raise ConfigError(
-                f"{type(self).__name__}.configure_callbacks must return the callbacks of "
-                "super().configure_callbacks() as well: without them no loss or metric is logged. Return "
-                "[*super().configure_callbacks(), ...]."
-            )
-        trains = epoch is self._train_epoch
+                f"{type(self).__name__}.unpack_batch fails for a batch to predict ({describe(batch)}): "
+                f"{type(error).__name__}: {error}. If the batch has no labels, return None as the target."
+            ) from error
+        return self.predict(inputs)
+
+    def step(self, batch: Any) -> StepOutput:
+        """Do the work of a training, validation or test step, for use in an override of one.
+
+        In training, the gradient of the loss is scaled so that the optimizer step uses the gradient of one
+        mean over all processes and, with `accumulate_grad_batches`, all micro-batches. Terms that an
+        override adds to the loss are averaged over processes and micro-batches with equal weights.
+
+        Args:
+            batch: A batch of the loader, or any part of it that `unpack_batch` accepts.
+
+        Returns:
+            A dict whose entries are also attributes. `loss` is the mean over the batch, `logits`
+            (N, num_outputs, ...) have their graph in training, `target` is canonical, and `weight` contains
+            the sample weights or is None. The batch also counts in the loss and metrics of the epoch.
+
+        Example:
+            >>> from lossselect import Binary, TaskModule
+            >>> class Penalised(TaskModule):
+            ...     def training_step(self, batch, batch_idx):
+            ...         out = self.step(batch)
+            ...         return out.loss + 1e-3 * out.logits.square().mean()
+        """
+        trainer = get_trainer(self)
+        stage = "train"
+        if trainer is not None and not trainer.training:
+            stage = "test" if trainer.testing else "val"
+        return self._run_step(batch, stage)
+
+    def _run_step(self, batch: Any, stage: str) -> StepOutput:
+        trainer = get_trainer(self)
+        trains = stage == "train"
+        epoch = self._epochs[stage].current
+        encoded = self._encode_batch(batch)
+        batch_idx = 0 if trainer is None else trainer.fit_loop.batch_idx
+        if trains:
+            if self._mix is not None:
+                encoded = self._mix(self._settle(encoded), self.task)
+            self._finite_check.start_batch(self, encoded, batch_idx)
         if self._compiled_step and self._output_checks.graph_checked:
-            encoded = self._encode_to_shape(batch)
-            outputs, loss, total, count = self._compiled_step(self, *encoded)
-            target = self.task.check_target(encoded.target, outputs)
+            inputs, target, weight = self._settle(encoded)
+            arguments = bind_inputs(self._called(), inputs)
+            logits, loss, total, count = self._compiled_step(self, *arguments, target, weight)
+            outputs, target = logits, self.task.check_target(target, logits)
         else:  # checks need the autograd graph of the first training batch, which a compiled step hides
-            outputs, target, weight = self._compute_outputs(batch)
-            highest = TopKOutputs(self.task, outputs, target) if self._chunked and not trains else None
-            loss, total, count = self._compute_loss(outputs, target, weight, highest)
-            outputs = highest if self._chunked else outputs
+            logits, target, weight = self._compute_outputs(encoded)
+            highest = TopKOutputs(self.task, logits, target) if self._chunked and not trains else None
+            loss, total, count = self._compute_loss(logits, target, weight, highest)
+            outputs = highest if self._chunked else logits
         if not trains or self._finite_check.add_loss(loss):
             epoch.update(total, count, outputs, target)
-        return loss, total, count
+        if trains and trainer is not None:
+            loss = self._step_mean(trainer, batch_idx, loss, total, count)
+        return StepOutput(loss=loss, logits=logits, target=target, weight=weight)
 
     def compile(self, **options: Any) -> None:
         """Compile forward and loss with torch.compile, in place, for all steps except the first.
@@ -259,23 +265,46 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             raise ConfigError(_COMPILED_CHUNKED)
         self._compiled_step = CompiledStep(_forward_and_loss, **options)
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Encode the target while it is on the CPU, where its values can be checked without a sync."""
-        return batch if self.trainer.predicting else self._encode_batch(batch)
+    def _on_batch_of_loader(self, batch: Any) -> None:
+        self._transfer.clear()
+        if self.trainer.predicting:
+            return
+        if isinstance(batch, EncodedPair | EncodedBatch):
+            self._transfer.start(batch.target, batch.target)  # a hook may return a plain tuple
+        elif self.trainer.strategy.root_device.type != "cpu":
+            try:
+                target = self.unpack_batch(batch)[1]
+            except Exception:  # an override may pass another batch to `step`, which raises the error
+                return
+            self._transfer.start(target, self._encode(target))
+
+    def _on_batch_transferred(self, batch: Any, device: Any) -> None:
+        # in inference mode, torch does not count changes in place that a hook may make
+        if torch.is_inference_mode_enabled() and overrides_hook(self, "on_after_batch_transfer"):
+            self._transfer.clear()
+        if self._transfer.pending:
+            is_encoded = isinstance(batch, EncodedPair | EncodedBatch)
+            target = batch.target if is_encoded else self.unpack_batch(batch)[1]
+            self._transfer.arrive(target, device)
 
     def _transfer_block(self, block: Block) -> list[Any]:
         """Return the batches of a block, encoded and on the device."""
-        return list(map(self._to_device, block) if self._chunked else block.moved(self._to_device))
 
-    def configure_callbacks(self) -> list[Any]:
-        """Return the callback that logs the epochs and completes the checkpoints.
+        def move(batch: Any) -> Any:
+            moved = self._to_device(batch)
+            # `_transfer` has only the target of the last batch
+            return moved if isinstance(moved, EncodedPair | EncodedBatch) else self._encode_batch(moved)
 
-        An override must return it too. Overrides of other hooks need not call super().
-        """
-        if get_trainer(self) is not None:  # else Lightning logs that it replaces the callback of the last run
-            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-            callbacks[:] = [callback for callback in callbacks if not isinstance(callback, RunHooks)]
-        return [RunHooks()]
+        return list(map(move, block) if self._chunked else block.moved(move))
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.configure_callbacks = add_run_hooks(cls.configure_callbacks)  # type: ignore[method-assign]
+
+    @add_run_hooks
+    def configure_callbacks(self) -> Any:
+        """Return the module's callbacks; `RunHooks` is added to those of an override, without super()."""
+        return []
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer, or a dict of the optimizer and the scheduler."""
@@ -290,7 +319,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         sparse = any(getattr(part, "sparse", False) for part in self.modules())
         optimizer = make_optimizer(self._optimizer_spec, self.parameters(), fused=not scaled and not sparse)
         monitor = topk_monitor(self.task) if self._chunked else self.task.monitor
-        options: dict[str, Any] = {"directions": getattr(self._val_epoch.metrics, "directions", None)}
+        options: dict[str, Any] = {"directions": self._epochs["val"].first.directions}
         if self._scheduler_spec is not None and trainer is not None and trainer.training:
             options |= {"epochs": trainer.max_epochs, "steps": trainer.estimated_stepping_batches}
         scheduler = make_scheduler(self._scheduler_spec, optimizer, f"val/{monitor}", **options)
@@ -325,7 +354,9 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         trainer = get_trainer(self)
         fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
         if checkpoint.get("base_task") and self.base_task is None and not fitting:
-            if self._val_epoch.output_buffer is not None:  # `tune_decision` will fit another decision
+            if (
+                self._epochs["val"].first.output_buffer is not None
+            ):  # `tune_decision` will fit another decision
                 self.task = make_task(**checkpoint["base_task"])
             else:
                 self.set_decision(make_task(**checkpoint["task"]))
@@ -369,7 +400,11 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
 
 
 def _forward_and_loss(
-    module: TaskModule, inputs: Any, target: Tensor, weight: Tensor | None
+    module: TaskModule,
+    positional: tuple[Any, ...],
+    named: dict[str, Any],
+    target: Tensor,
+    weight: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
-    logits = module(inputs)
+    logits = module._find_logits(module(*positional, **named))
     return logits, *module._compute_loss(logits, module.task.check_target(target, logits), weight)

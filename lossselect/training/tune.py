@@ -70,19 +70,19 @@ def tune_on_validation(
         )
     task, base_task = module.task, module.base_task
     module.base_task, module.task = None, base_task or task
-    buffer = module._val_epoch.output_buffer = OutputBuffer()
+    buffer = module._epochs["val"].first.output_buffer = OutputBuffer()
     try:
         results = trainer.validate(module, **data, verbose=False, weights_only=True)
         rows = buffer.rows()
         if rows is None:
             raise DataError("The validation split has no rows to fit the decision to. Add at least one.")
         start = module.base_task or module.task  # a checkpoint with a decision has set the base task
-        fitted = fit_decision(start, *rows, **options, loss=loss, counts=module.counts)
+        fitted = fit_decision(start, *rows, **options, loss=loss, counts=module.label_counts)
     except BaseException:
         module.base_task, module.task = base_task, task
         raise
     finally:
-        module._val_epoch.output_buffer = None
+        module._epochs["val"].first.output_buffer = None
     module.base_task = start
     # results may differ between processors in the last digit, so all ranks use the task of rank 0
     module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 import lossselect as ls
-from lossselect.data.batches import EncodedBatch, TensorBatches
+from lossselect.data.batches import TensorBatches
 from lossselect.data.datamodule import TensorData, _has_room
 from lossselect.data.preprocessing.table_features import TableRows
 from lossselect.data.splits import make_splits
 from lossselect.data.toy import DATASETS, load
 from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.labels.targets import EncodedPair
 
 FRACTIONS = {"breast_cancer": 0.2, "digits": 0.2, "yeast": None}
 
@@ -84,7 +85,7 @@ class TestBatches:
     def test_batches_have_the_rows_in_order(self):
         inputs, target = torch.arange(20.0).reshape(10, 2), torch.arange(10)
         batches = list(TensorBatches(inputs, target).loader(4))
-        assert all(isinstance(batch, EncodedBatch) for batch in batches)
+        assert all(isinstance(batch, EncodedPair) for batch in batches)
         assert [len(batch.target) for batch in batches] == [4, 4, 2]
         assert torch.equal(torch.cat([batch.inputs for batch in batches]), inputs)
 

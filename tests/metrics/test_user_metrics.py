@@ -257,11 +257,11 @@ def test_a_module_logs_the_chosen_metrics_in_each_stage():
     assert tested["test/iou"] == pytest.approx(want, abs=1e-6)
     assert not metric.update_called
     assert {*module.state_dict()} == {"net.weight", "net.bias"}
-    assert {*module._test_epoch.per_class} == {
+    assert {*module._epochs["test"].first.per_class} == {
         *("positives", "negatives", "predicted", "precision", "recall", "f1")
     }
     assert not any(isinstance(part, torchmetrics.Metric) for part in module.modules())
-    assert module._test_epoch.confusion_counts.sum() == (y >= 0).sum()
+    assert module._epochs["test"].first.confusion_counts.sum() == (y >= 0).sum()
 
 
 @pytest.mark.parametrize("metrics", [[], "brier_score", {"own": tm.MulticlassAccuracy(4)}], ids=str)
@@ -271,9 +271,9 @@ def test_tables_and_counts_need_no_metric(metrics):
     trainer.test(module, loader(), verbose=False)
     quiet_trainer().test(usual, loader(), verbose=False)
     for name in ("precision", "recall", "f1", "positives"):
-        got, want = (m._test_epoch.per_class[name] for m in (module, usual))
+        got, want = (m._epochs["test"].first.per_class[name] for m in (module, usual))
         torch.testing.assert_close(got, want, equal_nan=True)
-    torch.testing.assert_close(module._test_epoch.counts, usual._test_epoch.counts)
+    torch.testing.assert_close(module._epochs["test"].first.counts, usual._epochs["test"].first.counts)
 
 
 def test_the_default_monitor_is_always_computed_in_validation():
@@ -310,8 +310,8 @@ def test_a_metric_may_be_used_by_two_modules():
     metric = tm.MulticlassAccuracy(4, average="micro")
     (first, one), (second, two) = fit({"own": metric}), fit({"own": metric})
     assert one.callback_metrics["val/own"] == two.callback_metrics["val/own"]
-    own = {id(m._val_epoch.metrics["own"].metric) for m in (first, second)}
-    own |= {id(getattr(first, f"_{stage}_epoch").metrics["own"].metric) for stage in ("train", "test")}
+    own = {id(m._epochs["val"].first.metrics["own"].metric) for m in (first, second)}
+    own |= {id(first._epochs[stage].first.metrics["own"].metric) for stage in ("train", "test")}
     assert len(own | {id(metric)}) == 5
 
 
@@ -335,11 +335,11 @@ def test_checkpoints_contain_names_but_no_objects(tmp_path):
         trainer.save_checkpoint(tmp_path / "x.ckpt")
         if isinstance(metrics, list):
             again = ls.TaskModule.load_from_checkpoint(tmp_path / "x.ckpt", net=nn.Linear(3, 4))
-            assert again._val_epoch.metrics.keys() == module._val_epoch.metrics.keys()
+            assert again._epochs["val"].first.metrics.keys() == module._epochs["val"].first.metrics.keys()
     with pytest.raises(CheckpointError, match=r"Pass metrics=\.\.\. to load_from_checkpoint"):
         ls.TaskModule.load_from_checkpoint(tmp_path / "x.ckpt", net=nn.Linear(3, 4))
     again = ls.TaskModule.load_from_checkpoint(tmp_path / "x.ckpt", net=nn.Linear(3, 4), metrics=None)
-    assert "accuracy" in again._val_epoch.metrics
+    assert "accuracy" in again._epochs["val"].first.metrics
 
 
 def test_head_chunked_chooses_among_its_metrics():
@@ -380,4 +380,4 @@ def test_no_step_on_a_device_waits_for_it():
         trainer = quiet_trainer(max_epochs=2, **options)
         trainer.fit(module, loader(), loader())
         assert waits.found == []
-        assert module._val_epoch.metrics["own"].metric.device.type == "cuda"
+        assert module._epochs["val"].first.metrics["own"].metric.device.type == "cuda"

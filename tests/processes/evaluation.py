@@ -60,12 +60,12 @@ def of_user(ranks, batch, task, **options):
     found["threshold"] = getattr(module.task, "threshold", None)
     found["temperature"] = module.task.temperature
     found["tested"] = trainer.test(module, loader, verbose=False)[0]
-    found["per_class"] = module._test_epoch.per_class
-    found["confusion"] = module._test_epoch.confusion_counts
+    found["per_class"] = module._epochs["test"].first.per_class
+    found["confusion"] = module._epochs["test"].first.confusion_counts
     counting = trainer_of(ranks, max_epochs=1)
     counted = ls.TaskModule(task, nn.Linear(6, task.num_outputs), bias_init="prior")
     counting.fit(counted, loader, loader)
-    found["counts"] = counted.counts.to_dict()
+    found["counts"] = counted.label_counts.to_dict()
     # in fit, validation uses the running means of the first process, which a checkpoint contains
     fitting = trainer_of(ranks, max_epochs=1, limit_train_batches=1)
     fitting.fit(module.train(), loader, loader)

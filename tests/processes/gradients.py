@@ -104,7 +104,7 @@ class WithTerm(Watched):
     def training_step(self, batch, batch_idx):
         inputs, target, weight = batch
         pair_or_triple = (inputs, target) if weight is None else batch
-        mean = super().training_step(pair_or_triple, batch_idx)
+        mean = self.step(pair_or_triple).loss
         with torch.no_grad():  # the value of the loss must be the mean of the micro-batch
             encoded = self.task.encode(target)
             wanted = self.criterion(self.net(inputs), encoded, *(() if weight is None else (weight,)))

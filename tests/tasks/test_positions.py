@@ -192,7 +192,7 @@ class TestSizeOne:
         target = torch.randint(2, (*labels, positions))
         logits = torch.randn(3, task.num_outputs, positions, requires_grad=True)
         module = ls.TaskModule(task, nn.Identity())
-        loss = module.training_step((logits, target), 0)
+        loss = module.step((logits, target)).loss
         reference = F.cross_entropy if task is TASK else F.binary_cross_entropy_with_logits
         expected = reference(logits, target if task is TASK else target.float())
         torch.testing.assert_close(loss, expected)
@@ -201,9 +201,8 @@ class TestSizeOne:
         logits = torch.randn(3, 1, 1, 6, requires_grad=True)
         mask = torch.randint(2, (3, 1, 6))  # (N, H, W)
         expected = F.binary_cross_entropy_with_logits(logits, mask.unsqueeze(1).float())
-        torch.testing.assert_close(
-            ls.TaskModule(ls.Binary(), nn.Identity()).training_step((logits, mask), 0), expected
-        )
+        loss = ls.TaskModule(ls.Binary(), nn.Identity()).step((logits, mask)).loss
+        torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(ls.select_loss(ls.Binary())(logits, ls.Binary().encode(mask)), expected)
 
     def test_a_loss_metrics_and_a_decision(self):

@@ -64,9 +64,10 @@ def test_all_tensors_are_on_the_device(task, tmp_path):
 
     class Watching(ls.TaskModule):
         def on_train_batch_end(self, *_):
-            self._train_epoch._flush()
+            self._epochs["train"].first._flush()
             tensors = [*self.parameters(), *self.buffers()]
-            for metric in (self._train_epoch.loss, *self._train_epoch.metrics.sources.values()):
+            epoch = self._epochs["train"].first
+            for metric in (epoch.loss, *epoch.metrics.sources.values()):
                 for state in metric.metric_state.values():
                     tensors += state if isinstance(state, list) else [state]
             seen.append({tensor.device.type for tensor in tensors})
@@ -140,12 +141,12 @@ def test_a_step_does_not_sync(task, loss, mix):
     inputs = torch.randn(64, 8, 5)
     batch = module._encode_batch((inputs, task.predict(torch.randn(64, task.num_outputs, 5))))
     batch = type(batch)(batch.inputs.cuda(), batch.target.cuda(), torch.rand(64).cuda())
-    module.training_step(batch, 0).backward()  # checks that run once may sync
+    module.training_step(batch, 0)["loss"].backward()  # checks that run once may sync
     module.predict_step(batch, 0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        module.training_step(batch, 1).backward()
+        module.training_step(batch, 1)["loss"].backward()
         module.validation_step(batch, 1)
         module.predict_step(batch, 1)
     finally:

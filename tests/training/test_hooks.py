@@ -5,21 +5,9 @@ from module_cases import TASKS, MyModel, loader, trainer
 from torch.utils.data import DataLoader
 
 import lossselect as ls
-from lossselect.labels.targets import EncodedBatch
 
 
 class TestHooks:
-    def test_labels_are_encoded_before_they_leave_the_cpu(self, tmp_path):
-        seen = []
-
-        class Watching(MyModel):
-            def transfer_batch_to_device(self, batch, device, dataloader_idx):
-                seen.append(type(batch))
-                return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-        trainer(tmp_path).fit(Watching(TASKS["multiclass"]), loader(TASKS["multiclass"]))
-        assert set(seen) == {EncodedBatch}
-
     def test_unpack_batch_returns_inputs_and_target(self, tmp_path):
         class Dicts(MyModel):
             def unpack_batch(self, batch):
@@ -73,7 +61,7 @@ class TestHooksWithoutSuper:
             values.append(dict(run.callback_metrics))
         assert values[0] == values[1]
         assert len(values[0]) == 2 * 10
-        assert not silent._val_epoch._held
+        assert not silent._epochs["val"].first._held
         silent.trainer.save_checkpoint(tmp_path / "x.ckpt")
         assert Silent.load_from_checkpoint(tmp_path / "x.ckpt").task == task
         with pytest.raises(

@@ -65,9 +65,9 @@ class TestTraining:
 
         class Watching(MyModel):
             def training_step(self, batch, batch_idx):
-                loss = super().training_step(batch, batch_idx)
-                seen.append(loss)
-                return loss
+                outputs = super().training_step(batch, batch_idx)
+                seen.append(outputs["loss"])
+                return outputs
 
         inputs = torch.randn(32, 8).to(torch.bfloat16 if precision == "bf16-true" else torch.float32)
         data = DataLoader(TensorDataset(inputs, labels_of(task, inputs)), batch_size=16)

@@ -105,7 +105,7 @@ class WeightedOfAnotherPackage(_WeightedLoss, OfAnotherPackage):
 @pytest.mark.parametrize("kind", [OfAnotherPackage, WeightedOfAnotherPackage])
 def test_a_loss_derived_from_the_base_classes_of_torch_is_accepted(kind):
     module = ls.TaskModule(ls.Multilabel(3), nn.Identity(), loss=kind())
-    loss = module.training_step((LOGITS, MULTI_HOT), 0)
+    loss = module.training_step((LOGITS, MULTI_HOT), 0)["loss"]
     torch.testing.assert_close(loss, (LOGITS.sigmoid() - MULTI_HOT).square().mean())
     with pytest.raises(ValueError, match="reduction='sum'"):
         ls.TaskModule(ls.Multilabel(3), loss=kind(reduction="sum"))
@@ -127,4 +127,4 @@ def test_an_ignore_index_that_can_be_in_a_target():
     targets = torch.tensor([0, 255, 2, 255])
     module = ls.TaskModule(ls.Multiclass(3, missing=255), nn.Identity(), loss=nn.CrossEntropyLoss())
     wanted = nn.functional.cross_entropy(LOGITS, targets, ignore_index=255)
-    torch.testing.assert_close(module.training_step((LOGITS, targets), 0), wanted)
+    torch.testing.assert_close(module.training_step((LOGITS, targets), 0)["loss"], wanted)

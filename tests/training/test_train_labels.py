@@ -170,7 +170,7 @@ class TestSampleWeights:
         torch.testing.assert_close(module.trainer.callback_metrics["train/loss"], want, check_dtype=False)
 
     def test_a_third_tensor_without_an_override_raises(self):
-        with pytest.raises(ValueError, match=r"got tuple of 3.*or \(inputs, target, sample_weight\)"):
+        with pytest.raises(ValueError, match=r"got a tuple of 3.*or \(inputs, target, sample_weight\)"):
             MyModel(ls.Binary()).training_step((torch.zeros(2, 8), torch.zeros(2), torch.ones(2)), 0)
 
     def test_negative_weights_and_losses_that_do_not_support_them(self):
@@ -194,10 +194,10 @@ def test_class_labels_with_missing_ones_are_counted(tmp_path):
     module = MyModel(task, loss={"name": "cross_entropy", "weight": "balanced"}, bias_init="prior")
     run = trainer(tmp_path)
     run.fit(module, loader(task, labels=labels))
-    assert module.counts.missing == 10
+    assert module.label_counts.missing == 10
     ls.tune_decision(run, module, loader(task, labels=labels))
     encoded = task.encode(labels)
-    assert ls.count_labels(task, encoded).positives.tolist() == module.counts.positives.tolist()
+    assert ls.count_labels(task, encoded).positives.tolist() == module.label_counts.positives.tolist()
     ls.fit_decision(task, module(inputs), encoded)
 
 

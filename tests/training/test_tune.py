@@ -68,7 +68,7 @@ class TestTuning:
         assert (other.task, other.base_task) == (module.task, module.base_task)
         assert torch.equal(predicted[0]["prediction"], module.task.predict(module(next(iter(data))[0])))
         again = MyModel.load_from_checkpoint(path)
-        assert again.counts.positives.tolist() == module.counts.positives.tolist()
+        assert again.label_counts.positives.tolist() == module.label_counts.positives.tolist()
         ls.tune_decision(run, again, data, metric="balanced_accuracy")
         assert again.task == module.task
         tuned_again = MyModel(task)

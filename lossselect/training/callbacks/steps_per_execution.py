@@ -304,11 +304,11 @@ def _take_plain_step(trainer: Trainer, batch: Any, batch_idx: int) -> dict[str, 
     module, optimizer = trainer.lightning_module, trainer.optimizers[0]
     compat.set_running_hook(module, "training_step")
     with trainer.precision_plugin.train_step_context():
-        loss: Tensor = module.training_step(batch, batch_idx)  # type: ignore[assignment]
+        outputs: Any = module.training_step(batch, batch_idx)
     for group in optimizer.param_groups:  # zero_grad without its profiling
         for parameter in group["params"]:
             parameter.grad = None
-    loss.backward()
+    outputs["loss"].backward()
     module._finite_check.check_step(module, optimizer)  # type: ignore[operator,union-attr]
     if trainer.gradient_clip_val:
         module.configure_gradient_clipping(
@@ -319,4 +319,4 @@ def _take_plain_step(trainer: Trainer, batch: Any, batch_idx: int) -> dict[str, 
     optimizer.step()
     progress.increment_completed()
     compat.set_running_hook(module, None)
-    return {"loss": loss.detach()}
+    return {**outputs, "loss": outputs["loss"].detach()}

@@ -107,7 +107,7 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint |= {
         "task": module.task.to_dict(),
         "class": type(module).__name__,
-        "counts": module.counts.to_dict() if module.counts else None,
+        "counts": module.label_counts.to_dict() if module.label_counts else None,
         "base_task": module.base_task.to_dict() if module.base_task else None,
         "loss": module.criterion.to_dict() if isinstance(module.criterion, Loss) else None,
         "arguments": module._arguments,

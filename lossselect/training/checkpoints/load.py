@@ -21,8 +21,27 @@ Module = TypeVar("Module", bound=Any)
 
 # arguments that may be changed at loading without changing the loss
 LOSS_INDEPENDENT = (
-    *("task", "net", "optimizer", "scheduler", "metrics", "bias_init", "mix", "head", "on_nonfinite"),
+    *(
+        "task",
+        "net",
+        "optimizer",
+        "scheduler",
+        "metrics",
+        "bias_init",
+        "mix",
+        "head",
+        "class_dim",
+        "batch_keys",
+    ),
+    *("loader_names", "on_nonfinite"),
 )
+
+
+class _ConstructorSignature:
+    """The signature of a class for `help` and editors, which would otherwise show that of `__new__`."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature | None:
+        return None if instance is not None else _signature(owner)
 
 
 class RecordsArguments:
@@ -32,6 +51,7 @@ class RecordsArguments:
     copies nets. This class records the call itself, including the call of a subclass.
     """
 
+    __signature__ = _ConstructorSignature()
     _arguments: dict[str, Any]
     _not_plain: list[str]
 
@@ -107,9 +127,9 @@ def rebuild(
     module._on_restored(dict(checkpoint))
     # these may have changed after construction, for example by tuned thresholds
     module.base_task = make_task(**checkpoint["base_task"]) if checkpoint["base_task"] else None
-    module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
-    if module.counts:
-        module.counts.check_task(task)
+    module.label_counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
+    if module.label_counts:
+        module.label_counts.check_task(task)
     module.task = task
     loss_is_unchanged = changed.keys() <= {*LOSS_INDEPENDENT, *checkpoint["not_plain"]}
     if checkpoint["loss"] and isinstance(module.criterion, Loss | AutoLoss) and loss_is_unchanged:

@@ -50,7 +50,7 @@ class RunState:
             "complete": not within_epoch,
             "should_stop": trainer.should_stop,
             "epoch": _describe_epoch(trainer),
-            "train": module._train_epoch.state_dict(complete=not within_epoch),
+            "train": module._epochs["train"].first.state_dict(complete=not within_epoch),
             "logged": as_numbers(trainer.callback_metrics),
             "rows": _count_logged_rows(trainer),
             "due": _find_due_schedulers(trainer),
@@ -104,7 +104,7 @@ class RunState:
             # Lightning fetches another batch to detect the end of the epoch
             fetcher = compat.data_fetcher(trainer.fit_loop)
             getattr(fetcher, "inner", fetcher).iterator = iter(())
-        module._train_epoch.load_state_dict(state["train"])
+        module._epochs["train"].first.load_state_dict(state["train"])
         if state["epoch_began"] is not None:
             self._epoch_rng = state["epoch_began"]
             if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):  # type: ignore[attr-defined]

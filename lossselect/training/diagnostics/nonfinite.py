@@ -192,7 +192,7 @@ def _describe_origin(module: Any, batch: Any) -> str:
     return f" The weights {weights[0]} already contain NaN or infinity." if weights else ""
 
 
-def _find_first_module(module: nn.Module, inputs: Any) -> str | None:
+def _find_first_module(module: Any, inputs: Any) -> str | None:
     """Return name and type of the first submodule whose output is not finite."""
     names = {part: name for name, part in module.named_modules() if name}
     nonfinite: list[str] = []
@@ -202,7 +202,7 @@ def _find_first_module(module: nn.Module, inputs: Any) -> str | None:
             nonfinite.append(f"{names[part]} ({type(part).__name__})")
 
     with register_module_forward_hook(check), torch.no_grad():
-        module(inputs)
+        module.compute_logits(inputs)
     return next(iter(nonfinite), None)
 
 

@@ -14,6 +14,7 @@ from lossselect.models.head import bias_values
 from lossselect.models.nets import first_line
 from lossselect.tasks.registry import Task
 from lossselect.training.diagnostics.last_operation import LastOperations, find_last_nodes, find_layer
+from lossselect.training.forward import describe
 from lossselect.utils.distributed import is_sharded
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
@@ -98,20 +99,25 @@ class OutputChecks:
         self.ends_affine = False  # whether the net ends in a linear layer or a convolution
 
     def call(self, module: Any, inputs: Any) -> Any:
-        """Return `module(inputs)`, and check them in the first batch in evaluation mode."""
+        """Return the logits for `inputs`, and check them in the first batch in evaluation mode."""
         try:
             if module.training or self.evaluation_checked:
-                return module(inputs)
+                return module.compute_logits(inputs)
             return self._call_in_evaluation(module, inputs)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             # subclasses (out of memory, not implemented) and lost processes are other causes
-            if type(error) is not RuntimeError or (dist.is_available() and dist.is_initialized()):
+            if type(error) is not RuntimeError and (
+                isinstance(inputs, Tensor) or type(error) is not TypeError
+            ):
+                raise
+            if dist.is_available() and dist.is_initialized():
                 raise
             shape = f" of shape {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else ""
-            raise ConfigError(
-                f"The net fails for inputs{shape}: {first_line(error)}. Set HYDRA_FULL_ERROR=1 to see "
-                "the traceback."
-            ) from error
+            shape = shape or f", {describe(inputs)}"
+            fix = "Set HYDRA_FULL_ERROR=1 to see the traceback."
+            if isinstance(inputs, Mapping):
+                fix = 'Name the inputs of forward, such as batch_keys={"inputs": "image"}.'
+            raise ConfigError(f"The net fails for inputs{shape}: {first_line(error)}. {fix}") from error
 
     def _call_in_evaluation(self, module: Any, inputs: Any) -> Any:
         self.evaluation_checked = True
@@ -119,7 +125,7 @@ class OutputChecks:
         # dispatch does not see compiled kernels; of a compiled net only the values of the outputs are checked
         compiled = any(hasattr(part, "_orig_mod") or part._compiled_call_impl for part in module.modules())
         with nullcontext() if compiled else operations:
-            outputs = module(inputs)
+            outputs = module.compute_logits(inputs)
         if isinstance(outputs, Tensor):
             _check_last_layer(operations.get_layer(outputs), " in evaluation mode", module.task, False)
             if outputs.ndim > 1:

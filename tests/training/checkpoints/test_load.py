@@ -335,7 +335,7 @@ class TestCheckpoints:
 
 def test_a_module_that_mixes_can_be_pickled():
     module = MyModel(ls.Binary(), mix={"name": "mixup", "alpha": 0.5})
-    assert pickle.loads(pickle.dumps(module)).mix is not None
+    assert pickle.loads(pickle.dumps(module))._mix is not None
 
 
 def test_another_optimizer_at_loading_leaves_the_loss(tmp_path):

@@ -92,7 +92,7 @@ class ManualSteps(ls.TaskModule):
         self.automatic_optimization = False
 
     def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
+        loss = self.step(batch).loss
         self.manual_backward(loss / 2)
         if batch_idx % 2:
             self.optimizers().step()
@@ -104,7 +104,7 @@ class WithTerm(ls.TaskModule):
     """Adds a term to the loss, except in the first batch of an accumulation group."""
 
     def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
+        loss = self.step(batch).loss
         return loss + 0.01 * self.net[0].weight.square().sum() if batch_idx % 4 else loss
 
 

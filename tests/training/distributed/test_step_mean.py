@@ -54,7 +54,7 @@ def plain_mean(term):
 def test_a_term_is_a_plain_mean_and_the_criterion_one_mean_of_all_rows():
     class WithTerm(Recorded):
         def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
+            loss = self.step(batch).loss
             torch.testing.assert_close(loss.detach(), F.cross_entropy(self(batch[0]), batch[1]).detach())
             return {"loss": loss + self.net(batch[0]).square().mean()}
 
@@ -66,7 +66,7 @@ def test_a_term_is_a_plain_mean_and_the_criterion_one_mean_of_all_rows():
 def test_a_step_without_the_criterion_does_not_count():
     class WithoutCriterion(Recorded):
         def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)  # only for the log
+            loss = self.step(batch).loss  # only for the log
             self.log("criterion", loss)
             return self.net(batch[0]).square().mean()
 
@@ -78,9 +78,7 @@ def test_a_second_criterion_in_one_step_is_a_term():
     class Twice(Recorded):
         def training_step(self, batch, batch_idx):
             inputs, target = batch[:2]
-            return super().training_step(batch, batch_idx) + super().training_step(
-                (inputs + 1, target), batch_idx
-            )
+            return self.step(batch).loss + self.step((inputs + 1, target)).loss
 
     term = plain_mean(lambda net, inputs, target: F.cross_entropy(net(inputs + 1), target))
     wanted = gradient(lambda net: mean_of_all_rows(net) + term(net))
@@ -92,7 +90,7 @@ def test_a_second_criterion_in_one_step_is_a_term():
 def test_a_step_that_returns_none_does_not_count(skipped):
     class Skipping(Recorded):
         def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
+            loss = self.step(batch).loss
             return None if batch_idx == skipped else loss
 
     rest = [batch for i, batch in enumerate(BATCHES) if i != skipped]
@@ -105,7 +103,7 @@ def test_a_term_with_a_criterion_without_gradient():
     class Constant(Recorded):
         def training_step(self, batch, batch_idx):
             with torch.no_grad():
-                loss = super().training_step(batch, batch_idx)
+                loss = self.step(batch).loss
             return loss + self.net(batch[0]).square().mean()
 
     term = plain_mean(lambda net, inputs, _: net(inputs).square().mean())
@@ -121,7 +119,7 @@ def test_an_epoch_of_equal_batches_needs_no_rescaling(monkeypatch):
 def test_a_term_with_a_chunked_head_is_rejected():
     class WithTerm(ls.TaskModule):
         def training_step(self, batch, batch_idx):
-            return super().training_step(batch, batch_idx) + self.net.weight.square().sum()
+            return self.step(batch).loss + self.net.weight.square().sum()
 
     task = ls.Multilabel(6)
     batches = [(inputs, torch.ones(4, 6)) for inputs, _ in BATCHES]
