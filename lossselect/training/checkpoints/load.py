@@ -21,19 +21,8 @@ Module = TypeVar("Module", bound=Any)
 
 # arguments that may be changed at loading without changing the loss
 LOSS_INDEPENDENT = (
-    *(
-        "task",
-        "net",
-        "optimizer",
-        "scheduler",
-        "metrics",
-        "bias_init",
-        "mix",
-        "head",
-        "class_dim",
-        "batch_keys",
-    ),
-    *("loader_names", "on_nonfinite"),
+    *("task", "net", "optimizer", "scheduler", "metrics", "bias_init", "mix", "head", "class_dim"),
+    *("batch_keys", "loader_names", "on_nonfinite"),
 )
 
 
