@@ -149,6 +149,7 @@ class Loss(nn.Module):
             return None
         return self.tau * self.prior.log()
 
+    @torch.jit.unused  # a scripted `TaskModule` contains its loss, but does not call it
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         if self.reduction == "none":
             return self._weighted(logits, target, sample_weight, check_values=True)[0]

@@ -117,7 +117,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         # loggers write `hparams` as text, so tensors are left out
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
-        self.loader_names = loader_names
+        self._loader_names = loader_names
         self._step_mean = StepMean()
         self._finite_check = FiniteCheck(on_nonfinite)
 
@@ -130,8 +130,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
 
     def _make_epoch(self, prefix: str) -> Epoch | TopKEpoch:
         if self._chunked:
-            return TopKEpoch(self.task, prefix, self.label_counts)
-        return Epoch(self.task, prefix, self.base_task if prefix.startswith("test/") else None)
+            return TopKEpoch(self.task, prefix, self._label_counts)
+        return Epoch(self.task, prefix, self._base_task if prefix.startswith("test/") else None)
 
     def _check_chunkable(self, criterion: Any) -> None:
         if self._compiled_step is not None:
@@ -146,7 +146,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         Args:
             task: A task with the same outputs as the task of the module.
         """
-        self.base_task = self.base_task or self.task
+        self._base_task = self._base_task or self.task
         self.task = task
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -343,7 +343,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         check_same_task(checkpoint, self.task)
         trainer = get_trainer(self)
         fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
-        if checkpoint.get("base_task") and self.base_task is None and not fitting:
+        if checkpoint.get("base_task") and self._base_task is None and not fitting:
             if (
                 self._epochs["val"].first.output_buffer is not None
             ):  # `tune_decision` will fit another decision

@@ -115,10 +115,10 @@ def rebuild(
     check_same_task(checkpoint, module.task)
     module._on_restored(dict(checkpoint))
     # these may have changed after construction, for example by tuned thresholds
-    module.base_task = make_task(**checkpoint["base_task"]) if checkpoint["base_task"] else None
-    module.label_counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
-    if module.label_counts:
-        module.label_counts.check_task(task)
+    module._base_task = make_task(**checkpoint["base_task"]) if checkpoint["base_task"] else None
+    module._label_counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
+    if module._label_counts:
+        module._label_counts.check_task(task)
     module.task = task
     loss_is_unchanged = changed.keys() <= {*LOSS_INDEPENDENT, *checkpoint["not_plain"]}
     if checkpoint["loss"] and isinstance(module.criterion, Loss | AutoLoss) and loss_is_unchanged:
@@ -126,7 +126,7 @@ def rebuild(
             module.criterion = Loss(task, **checkpoint["loss"])
         except (TypeError, ValueError) as error:
             raise damaged(path, f"its loss cannot be built: {error}") from None
-    module.bias_init = None  # the bias is trained already
+    module._bias_init = None  # the bias is trained already
     try:
         module.load_state_dict(weights, strict=strict)
     except RuntimeError as error:
