@@ -1,7 +1,6 @@
 """Callbacks of every run, for the parts of a `TaskModule` that must work even if a hook is overridden."""
 
 import functools
-import math
 import operator
 import re
 import warnings
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -23,6 +23,7 @@ from lossselect.compat.lightning import (
     data_fetcher,
     get_trainer,
     is_sequential,
+    train_loaders,
 )
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import ConfigError, DataError
@@ -217,12 +218,12 @@ def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:
     if isinstance(data, TensorData):
         return data.counts["train"]
     trainer.fit_loop.setup_data()
-    loader = trainer.train_dataloader
-    if not math.isfinite(trainer.num_training_batches):
+    loader, several = trainer.train_dataloader, len(train_loaders(trainer)) > 1
+    if several or sized_len(loader) is None:
+        reason = "there are several training loaders" if several else "the training loader has no length"
         raise ConfigError(
-            "The loss or bias_init requires the label counts of the training rows, and a training loader "
-            "without an end cannot be counted. Call module.set_label_counts(lossselect.count_labels(task, "
-            "labels)) before fit."
+            f"The loss or bias_init requires the label counts of the training rows, but {reason}. Call "
+            "module.set_label_counts(lossselect.count_labels(task, labels)) before fit."
         )
     with each_row_once(loader):
         counts = [part for part in all_gather(count_loader(module, loader or ())) if part]

@@ -137,7 +137,7 @@ class TestTrainLabels:
                     yield torch.randn(8), torch.tensor([1])
 
         module = MyModel(ls.Binary(), loss={"name": "cross_entropy", "pos_weight": "auto"})
-        with pytest.raises(ValueError, match="a training loader without an end cannot be counted"):
+        with pytest.raises(ValueError, match="the training loader has no length"):
             trainer(tmp_path, max_steps=3).fit(module, DataLoader(Endless(), batch_size=4))
         module.set_label_counts(ls.count_labels(ls.Binary(), [0, 1, 1]))
         with ls.ignore_warnings("class_without_rows"):

@@ -77,7 +77,7 @@ class TestTuning:
         assert tuned_again.task.temperature == module.task.temperature
         resumed = MyModel(task)
         trainer(tmp_path, max_epochs=2).fit(resumed, data, ckpt_path=path, weights_only=True)
-        assert resumed.base_task is None  # further training changes the net, so the decision is dropped
+        assert resumed._base_task is None  # further training changes the net, so the decision is dropped
 
 
 def test_the_trainer_is_the_first_argument(tmp_path):

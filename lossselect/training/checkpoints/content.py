@@ -18,7 +18,7 @@ from lossselect.exceptions import CheckpointError, FileMissingError, OptionTypeE
 from lossselect.losses.loss import Loss
 from lossselect.models.stored_weights import COPY, check_backed
 from lossselect.tasks.registry import Task, make_task
-from lossselect.training.checkpoints.validation import check_content
+from lossselect.training.checkpoints.validation import LOAD_WEIGHTS, check_content
 from lossselect.utils.atomic_write import atomic_write, check_regular_file
 from lossselect.utils.checks import shorten, suggestion
 
@@ -38,8 +38,8 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
         raise _unreadable(path, _find_cause(error)) from None
     if not isinstance(content, dict) or "task" not in content or "arguments" not in content:
         raise CheckpointError(
-            f"{path} was written by torch.save, but it is not a checkpoint of a lossselect.TaskModule. A "
-            "subclass with its own on_save_checkpoint must call super().on_save_checkpoint(checkpoint)."
+            f"{path} was written by torch.save, but it is not a checkpoint of a lossselect.TaskModule. "
+            f"{LOAD_WEIGHTS}"
         )
     check_backed(content, path)
     check_content(content, path)

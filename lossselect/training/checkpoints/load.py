@@ -15,7 +15,7 @@ from lossselect.models.stored_weights import check_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task, make_task
 from lossselect.training.checkpoints.content import check_same_task, plain_entries
-from lossselect.training.checkpoints.validation import damaged
+from lossselect.training.checkpoints.validation import LOAD_WEIGHTS, damaged
 
 Module = TypeVar("Module", bound=Any)
 
@@ -105,7 +105,10 @@ def rebuild(
     try:
         call = bind_arguments(cls, arguments)
     except TypeError as error:
-        raise CheckpointError(f"{cls.__name__} cannot be built from {path}: {error}.") from None
+        raise CheckpointError(
+            f"{cls.__name__} cannot be built from {path}: {error}. Its constructor has changed since the "
+            f"checkpoint was written. Undo that, or pass the argument. {LOAD_WEIGHTS}"
+        ) from None
     try:
         module = cls(*call.args, **call.kwargs)
     except (TypeError, ValueError) as error:
