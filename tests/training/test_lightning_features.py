@@ -354,7 +354,7 @@ class TestAttributes:
     @pytest.mark.filterwarnings("ignore:Attribute 'value' is an instance")
     def test_common_names_are_free(self, task, tmp_path):
         names = (
-            *("metrics", "loss", "watch", "model", "net", "optimizer", "scheduler", "lr", "train_metrics"),
+            *("metrics", "loss", "watch", "model", "net", "optimizer", "scheduler", "train_metrics"),
             *("accuracy", "weights", "encoder", "labels", "counts", "mix", "num_classes", "class_names"),
             *("bias_init", "base_task", "class_dim", "loader_names", "label_counts", "threshold", "config"),
         )
