@@ -250,7 +250,7 @@ def train(config: DictConfig) -> float | None:
         results, outcome, advice = evaluate(trainer, module, data, best, folder, decision, config.report)
         log_results(loggers, results, trainer.global_step)
         predictions = save_predictions(trainer, module, data, best, folder)
-        if module.base_task is not None:
+        if module._base_task is not None:
             print_table("Decision", decision_lines(module.task))
         stages, rows = by_stage(results)
         cells = [

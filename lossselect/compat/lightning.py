@@ -6,7 +6,7 @@ Tested with the versions in `TESTED`; tests/compat/test_lightning.py tests each 
 from collections.abc import Callable
 from functools import partial, reduce
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 from lightning.fabric.utilities.data import _set_sampler_epoch as set_sampler_epoch
@@ -121,6 +121,12 @@ class PrivateHooks:
     """
 
     _block_type: type = type(None)
+    # torch.jit.script would compile the other properties
+    __jit_unused_properties__: ClassVar = [
+        *LightningModule.__jit_unused_properties__,
+        "task",
+        "_needs_counts",
+    ]
 
     def _on_batch_of_loader(self, batch: Any) -> None:
         """Run before a loop transfers a batch to the device."""
@@ -168,6 +174,22 @@ def overrides_hook(module: LightningModule, hook: str) -> bool:
 def set_running_hook(module: LightningModule, name: str | None) -> None:
     """Set the name of the running hook, which `self.log` of a module needs."""
     module._current_fx_name = name
+
+
+def convert_logged_hparams(owner: Any, convert: Callable[[Any], Any]) -> None:
+    """Convert the values of the hyperparameters that loggers receive from a module or a data module."""
+    if hasattr(owner, "_hparams_initial"):
+        owner._hparams_initial = {key: convert(value) for key, value in owner._hparams_initial.items()}
+
+
+def compile_forward_only(module: LightningModule) -> None:
+    """Leave only `forward` compiled in a module that `torch.compile(module)` returned.
+
+    Lightning has replaced the steps, too. They contain much that torch.compile cannot trace.
+    """
+    if module._compiler_ctx is not None:
+        for stage in ("training", "validation", "test", "predict"):
+            vars(module).pop(f"{stage}_step", None)
 
 
 def reopen_tensorboard(logger: TensorBoardLogger, **options: Any) -> None:

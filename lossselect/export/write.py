@@ -114,7 +114,7 @@ def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
     """Return a copy of the net on the CPU, for evaluation, with a dense head."""
     net = copy.deepcopy(module.net if plain else module)
     has_spec = isinstance(module._arguments.get("net"), Mapping)  # built-in nets return logits
-    model = Outputs(net if plain and has_spec else _Logits(net, module.class_dim), module.task)
+    model = Outputs(net if plain and has_spec else _Logits(net, module._class_dim), module.task)
     for layer in model.modules():
         if isinstance(layer, ChunkedLinear):
             layer.__class__ = nn.Linear  # type: ignore[assignment]  # it has the same weights

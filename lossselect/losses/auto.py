@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lossselect.exceptions import ConfigError
@@ -110,6 +111,7 @@ class AutoLoss(nn.Module):
         loss.reasons = reasons
         return loss
 
+    @torch.jit.unused
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         raise ConfigError(
             "loss=auto is chosen from the training labels, which have not been counted. Call "

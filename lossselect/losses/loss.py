@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ class Loss(nn.Module):
             (checked on the CPU; on a device only in the first call).
         DataTypeError: when called, a target that is not a tensor.
     """
+
+    __jit_unused_properties__: ClassVar = ["tau"]  # torch.jit.script would compile it
 
     def __init__(
         self,
@@ -149,6 +151,7 @@ class Loss(nn.Module):
             return None
         return self.tau * self.prior.log()
 
+    @torch.jit.unused  # a scripted `TaskModule` contains its loss, but does not call it
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         if self.reduction == "none":
             return self._weighted(logits, target, sample_weight, check_values=True)[0]

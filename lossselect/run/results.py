@@ -139,7 +139,7 @@ def _make_outcome(
     if not predicted.all():  # figures cannot show NaN
         logits, target = logits[predicted], target[predicted]
         names = None if names is None else np.asarray(names)[predicted.numpy()]
-    tasks, columns = (module.task, module.base_task), _per_class_columns(epoch)
+    tasks, columns = (module.task, module._base_task), _per_class_columns(epoch)
     return Outcome(*tasks, logits, target, split, names, buffer.share, columns, confusion)
 
 

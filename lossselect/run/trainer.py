@@ -37,6 +37,12 @@ def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
     parameters = inspect.signature(Trainer).parameters
     check_options(options, [*(name for name in parameters if name not in RESERVED), *STEP_OPTIONS], "trainer")
     options = {name: value for name, value in options.items() if name not in STEP_OPTIONS}
+    strategy = str(options.get("strategy"))
+    if strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise ConfigError(
+            f"trainer.strategy must start its processes with the program, got {strategy!r}, whose processes "
+            "do not return the state of the run. Set trainer.strategy=ddp."
+        )
     if options.get("accelerator") in ("gpu", "cuda") and not _has_gpu():
         raise ConfigError(
             "No GPU was found. Set trainer=cpu, or remove trainer=... to use what is available."

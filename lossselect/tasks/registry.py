@@ -59,7 +59,7 @@ def as_task(task: Task | Mapping[str, Any]) -> Task:
     """Return a task unchanged, or create it from the plain values of a checkpoint."""
     if isinstance(task, Task):
         return task
-    if isinstance(task, Mapping):
+    if isinstance(task, Mapping) and "name" in task:
         return make_task(**task)
     raise OptionTypeError(
         f"task must be a task such as lossselect.Multilabel(14), got {task!r}. "

@@ -125,7 +125,8 @@ def _form_error(batch: Any) -> DataError:
     return DataError(
         f"A batch must be a pair (inputs, target), or contain its labels as {', '.join(LABEL_KEYS)}, got "
         f'{describe(batch)}. Pass batch_keys={{"target": ...}} to name the key of the labels, or override '
-        "unpack_batch(batch) to return (inputs, target) or (inputs, target, sample_weight)."
+        "unpack_batch(batch) to return (inputs, target) or (inputs, target, sample_weight). If the batch "
+        "combines batches of several loaders, override the step and pass one of them to self.step."
     )
 
 

@@ -39,10 +39,11 @@ from lossselect.training.forward import (
     move_classes,
 )
 from lossselect.training.mixup import make_mix
+from lossselect.training.module_base import ModuleBase
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec
 
 
-class Classifier(RecordsArguments, nn.Module):
+class Classifier(RecordsArguments, ModuleBase):
     """A net for one task, with the loss and the head that follow from the task; needs no Lightning.
 
     `Classifier.load` returns the trained classifier of a checkpoint, and `predict` its predictions. Train
@@ -100,20 +101,20 @@ class Classifier(RecordsArguments, nn.Module):
         self.net: Any = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
         self.criterion = make_criterion(loss, task)
         check_head_bias(bias_init)
-        self.bias_init = bias_init
+        self._bias_init = bias_init
         self._bias_source = ""  # the origin of the initial bias, for reports
         self._head_spec = head_options(head)
         self._chunked = False  # whether the head is a `ChunkedLinear`
         self._mix = make_mix(mix)
         check_mixes(mix, self.criterion)
-        self.class_dim = check_class_dim(class_dim)
+        self._class_dim = check_class_dim(class_dim)
         self._batch_keys = check_batch_keys(batch_keys)
         self._transfer = TargetTransfer()
         # number of dimensions of the logits after the classes, unknown before the first batch
         self._trailing_dims: int | None = None
         self._output_checks = OutputChecks()
-        self.label_counts: LabelCounts | None = None  # label counts of the training rows, if known
-        self.base_task: Task | None = None  # the task with the default decision, once a decision is fitted
+        self._label_counts: LabelCounts | None = None  # label counts of the training rows, if known
+        self._base_task: Task | None = None  # the task with the default decision, once a decision is fitted
         self.task = task
         self._build_head()
 
@@ -201,7 +202,7 @@ class Classifier(RecordsArguments, nn.Module):
         return self._find_logits(self(*positional, **named))
 
     def _find_logits(self, outputs: Any) -> Any:
-        logits = find_logits(outputs, self.class_dim)
+        logits = find_logits(outputs, self._class_dim)
         if self._head_spec["name"] == "chunked" and not isinstance(logits, ChunkedLogits):
             raise ConfigError(
                 "head=chunked had no effect: forward returned a tensor of logits. Return the output of the "
@@ -292,7 +293,7 @@ class Classifier(RecordsArguments, nn.Module):
             DataError: the counts are of another number of classes.
         """
         counts.check_task(self.task)
-        self.label_counts = counts
+        self._label_counts = counts
         if self._chunked:
             self._outputs_changed()  # the metrics need propensities, which are computed from the counts
         if isinstance(self.criterion, Loss | AutoLoss):
@@ -300,17 +301,21 @@ class Classifier(RecordsArguments, nn.Module):
             self.criterion = self.criterion.with_counts(counts).to(device)
         self._initialize_bias(counts)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return the module for torch.jit.script, which does not support the signature of `forward` here."""
+        return self._called()
+
     def _initialize_bias(self, counts: LabelCounts | None = None) -> None:
         """Initialise the head's bias according to `bias_init`, once, before training."""
-        if self.bias_init == "prior" and counts is not None:
+        if self._bias_init == "prior" and counts is not None:
             # a custom loss is assumed to be cross-entropy
             loss = self.criterion if isinstance(self.criterion, Loss) else select_loss(self.task)
             logits, source = loss.first_logits(counts), "the class frequencies in the training rows"
-        elif self.bias_init == "zero":
+        elif self._bias_init == "zero":
             logits, source = torch.zeros(self.task.num_outputs), "0"
         else:
             return
-        self.bias_init = None
+        self._bias_init = None
         self._output_checks.initialized_bias = bias = set_head_bias(self, self.task, logits)
         self._bias_source = source if bias is not None else ""
 
@@ -318,8 +323,8 @@ class Classifier(RecordsArguments, nn.Module):
     def _needs_counts(self) -> bool:
         """Return whether the loss or the initial bias still needs the label counts of the training rows."""
         incomplete = isinstance(self.criterion, Loss | AutoLoss) and self.criterion.waiting
-        metrics = self._chunked and self.label_counts is None and requires_counts(self._metrics_spec)
-        return incomplete or self.bias_init == "prior" or metrics
+        metrics = self._chunked and self._label_counts is None and requires_counts(self._metrics_spec)
+        return incomplete or self._bias_init == "prior" or metrics
 
     def _encode_batch(self, batch: Any) -> EncodedBatch:
         """Return the inputs, the canonical target and the sample weights of a raw or an encoded batch."""
@@ -353,7 +358,7 @@ class Classifier(RecordsArguments, nn.Module):
         if isinstance(target, SparseLabels):
             return target
         if not self.task.exclusive or (isinstance(target, Tensor) and target.is_floating_point()):
-            target = move_classes(target, self.task.num_probabilities, self.class_dim)
+            target = move_classes(target, self.task.num_probabilities, self._class_dim)
         dims = self._trailing_dims
         encoded = self.task.encode_first(target) if dims is None else self.task.encode(target, dims)
         if isinstance(target, Tensor) and target.is_pinned():

@@ -45,6 +45,8 @@ class OutputBuffer:
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         """Add rows."""
+        # NumPy has no bfloat16
+        logits, target = (part.float() if part.dtype.itemsize == 2 else part for part in (logits, target))
         numbers = torch.rand(len(logits), generator=self._random)
         self._parts.append(self._select((logits.cpu(), target.cpu(), numbers)))
         while sum(logits.numel() for logits, *_ in self._parts) > self._max_outputs:

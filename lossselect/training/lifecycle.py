@@ -1,7 +1,6 @@
 """Callbacks of every run, for the parts of a `TaskModule` that must work even if a hook is overridden."""
 
 import functools
-import math
 import operator
 import re
 import warnings
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -17,12 +17,20 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lossselect.chunked.options import chunked_primary_metric
-from lossselect.compat.lightning import data_fetcher, get_trainer, is_sequential
+from lossselect.compat.lightning import (
+    compile_forward_only,
+    convert_logged_hparams,
+    data_fetcher,
+    get_trainer,
+    is_sequential,
+    train_loaders,
+)
 from lossselect.data.checks import check_counts
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import ConfigError
 from lossselect.losses.loss import Loss
 from lossselect.tasks.label_counts import LabelCounts, count_batches, warn_no_positives
+from lossselect.tasks.registry import Task
 from lossselect.training.checkpoints.content import add_module_state, check_same_task
 from lossselect.training.checkpoints.run_state import RunState, find_generators
 from lossselect.training.checkpoints.saving import CheckpointFiles
@@ -51,7 +59,10 @@ class RunHooks(Callback):
         if stage == "fit":
             self.run_state.watch(trainer)
         pl_module._build_head()
-        _check_strategy(trainer, pl_module)
+        _check_trainer(trainer, pl_module)
+        compile_forward_only(pl_module)
+        for owner in (pl_module, trainer.datamodule):  # type: ignore[attr-defined]
+            convert_logged_hparams(owner, lambda value: value.to_dict() if isinstance(value, Task) else value)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
         take_each_row_once(trainer)
@@ -154,7 +165,7 @@ class FirstHooks(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.run_state.check(trainer)
         if trainer.ckpt_path is not None:
-            pl_module.bias_init = None  # a resumed run takes its bias from the checkpoint
+            pl_module._bias_init = None  # a resumed run takes its bias from the checkpoint
         pl_module._initialize_bias()
         if pl_module._needs_counts:
             started = data_fetcher(trainer.fit_loop) is not None  # for the length of a schedule
@@ -205,8 +216,13 @@ class FirstHooks(Callback):
             self.checked.add(split)
 
 
-def _check_strategy(trainer: Trainer, module: Any) -> None:
-    """Raise ConfigError for options that do not work with a strategy that shards the weights."""
+def _check_trainer(trainer: Trainer, module: Any) -> None:
+    """Raise ConfigError for a negative gradient_clip_val and for options that a strategy does not support."""
+    if (trainer.gradient_clip_val or 0) < 0:
+        raise ConfigError(
+            f"gradient_clip_val must be >= 0, got {trainer.gradient_clip_val}. Lightning does not clip "
+            "gradients by a negative value. Set a value > 0, or null to leave gradients unclipped."
+        )
     if not isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
         return
     strategy = type(trainer.strategy).__name__
@@ -215,9 +231,9 @@ def _check_strategy(trainer: Trainer, module: Any) -> None:
             f"head=chunked cannot be combined with {strategy}, which shards the weights of the last layer. "
             "Set strategy=ddp or head=dense."
         )
-    if module.bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
+    if module._bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
         raise ConfigError(
-            f"bias_init={module.bias_init} has to be applied before {strategy} shards the weights. Call "
+            f"bias_init={module._bias_init} has to be applied before {strategy} shards the weights. Call "
             "module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or set "
             "bias_init=null."
         )
@@ -229,12 +245,12 @@ def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:
     if isinstance(data, TensorData):
         return data.counts["train"]
     trainer.fit_loop.setup_data()
-    loader = trainer.train_dataloader
-    if not math.isfinite(trainer.num_training_batches):
+    loader, several = trainer.train_dataloader, len(train_loaders(trainer)) > 1
+    if several or sized_len(loader) is None:
+        reason = "there are several training loaders" if several else "the training loader has no length"
         raise ConfigError(
-            "The loss or bias_init requires the label counts of the training rows, and a training loader "
-            "without an end cannot be counted. Call module.set_label_counts(lossselect.count_labels(task, "
-            "labels)) before fit."
+            f"The loss or bias_init requires the label counts of the training rows, but {reason}. Call "
+            "module.set_label_counts(lossselect.count_labels(task, labels)) before fit."
         )
     with each_row_once(loader):
         counts = [part for part in all_gather(count_loader(module, loader or ())) if part]
@@ -297,7 +313,7 @@ def _find_loader_names(trainer: Trainer, module: Any, stage: str) -> list[str]:
     loaders = data_fetcher(loop).combined_loader
     if (count := len(loaders.flattened)) == 1 or not is_sequential(loop):
         return []
-    names = module.loader_names
+    names = module._loader_names
     if names is None:
         is_mapping = isinstance(loaders.iterables, Mapping) and len(loaders.iterables) == count
         names = loaders.iterables if is_mapping else range(count)

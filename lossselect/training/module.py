@@ -125,7 +125,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
         if not hasattr(self, "lr") and (lr := initial_lr(optimizer)) is not None:
             self.lr = lr  # `configure_optimizers` uses it, and learning rate finders set it
-        self.loader_names = loader_names
+        self._loader_names = loader_names
         self._step_mean = StepMean()
         self._finite_check = FiniteCheck(on_nonfinite)
 
@@ -139,8 +139,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
     def _make_epoch(self, prefix: str) -> Epoch | TopKEpoch:
         metrics = self._metrics_spec
         if self._chunked or self._head_spec["name"] == "chunked":  # the net may not exist yet
-            return TopKEpoch(self.task, prefix, self.label_counts, metrics)
-        return Epoch(self.task, prefix, self.base_task if prefix.startswith("test/") else None, metrics)
+            return TopKEpoch(self.task, prefix, self._label_counts, metrics)
+        return Epoch(self.task, prefix, self._base_task if prefix.startswith("test/") else None, metrics)
 
     def _check_chunkable(self, criterion: Any) -> None:
         if self._compiled_step is not None:
@@ -155,7 +155,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         Args:
             task: A task with the same outputs as the task of the module.
         """
-        self.base_task = self.base_task or self.task
+        self._base_task = self._base_task or self.task
         self.task = task
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -343,7 +343,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         check_same_task(checkpoint, self.task)
         trainer = get_trainer(self)
         fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
-        if checkpoint.get("base_task") and self.base_task is None and not fitting:
+        if checkpoint.get("base_task") and self._base_task is None and not fitting:
             if (
                 self._epochs["val"].first.output_buffer is not None
             ):  # `tune_decision` will fit another decision

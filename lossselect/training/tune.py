@@ -68,22 +68,22 @@ def tune_on_validation(
             "tune_decision does not support head=chunked: it requires all logits of the validation rows. Set "
             "head=dense."
         )
-    task, base_task = module.task, module.base_task
-    module.base_task, module.task = None, base_task or task
+    task, base_task = module.task, module._base_task
+    module._base_task, module.task = None, base_task or task
     buffer = module._epochs["val"].first.output_buffer = OutputBuffer()
     try:
         results = trainer.validate(module, **data, verbose=False, weights_only=True)
         rows = buffer.rows()
         if rows is None:
             raise DataError("The validation split has no rows to fit the decision to. Add at least one.")
-        start = module.base_task or module.task  # a checkpoint with a decision has set the base task
-        fitted = fit_decision(start, *rows, **options, loss=loss, counts=module.label_counts)
+        start = module._base_task or module.task  # a checkpoint with a decision has set the base task
+        fitted = fit_decision(start, *rows, **options, loss=loss, counts=module._label_counts)
     except BaseException:
-        module.base_task, module.task = base_task, task
+        module._base_task, module.task = base_task, task
         raise
     finally:
         module._epochs["val"].first.output_buffer = None
-    module.base_task = start
+    module._base_task = start
     # results may differ between processors in the last digit, so all ranks use the task of rank 0
     module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))
     advised = goal is None and decision.metric == "auto"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -155,7 +156,7 @@ def test_wrapped_methods_are_called_and_restored():
         compat.LOADER_PREPARATION,
         lambda method, loader, *arguments, **options: called.append("loader") or loader,
     )
-    trainer.fit(ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3)), loader())
+    trainer.fit(BoringModel(), DataLoader(RandomDataset(32, 4)))
     assert {"signals", "loader"} <= {*called}
     assert callable(type(trainer.fit_loop.epoch_loop)._broadcast_sigterm_tensor)
     compat.unwrap(trainer, compat.SIGNAL_REGISTRATION)

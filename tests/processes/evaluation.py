@@ -65,7 +65,7 @@ def of_user(ranks, batch, task, **options):
     counting = trainer_of(ranks, max_epochs=1)
     counted = ls.TaskModule(task, nn.Linear(6, task.num_outputs), bias_init="prior")
     counting.fit(counted, loader, loader)
-    found["counts"] = counted.label_counts.to_dict()
+    found["counts"] = counted._label_counts.to_dict()
     # in fit, validation uses the running means of the first process, which a checkpoint contains
     fitting = trainer_of(ranks, max_epochs=1, limit_train_batches=1)
     fitting.fit(module.train(), loader, loader)

@@ -204,7 +204,7 @@ class TestLabels:
         holes = LABELS.astype(float)
         holes[::3, 1] = np.nan
         model = small(task="multilabel").fit(POINTS, holes)
-        assert model.module_.label_counts.missing > 0
+        assert model.module_._label_counts.missing > 0
         with pytest.raises(ValueError, match="Input y contains NaN"):
             small().fit(POINTS, holes)
 
@@ -236,12 +236,12 @@ class TestDecision:
     def test_without_a_decision_no_rows_are_held_out(self, without):
         model = small(**without).fit(CANCER, BENIGN)
         assert model.task_.threshold == 0.5
-        assert model.module_.label_counts.rows == len(CANCER)
+        assert model.module_._label_counts.rows == len(CANCER)
         np.testing.assert_array_equal(model.predict(CANCER), model.predict_proba(CANCER).argmax(1))
 
     def test_held_out_rows_are_stratified(self):
         model = small(validation_fraction=0.4, max_epochs=1).fit(X, Y)
-        assert model.module_.label_counts.positives.tolist() == [30, 30, 30]
+        assert model.module_._label_counts.positives.tolist() == [30, 30, 30]
 
     def test_probabilities_sum_to_1_if_weights_shift_the_logits(self):
         loss = {"name": "cross_entropy", "pos_weight": 10.0}

@@ -24,7 +24,7 @@ def test_values_of_each_loader(stage, named, tmp_path):
     module, clean, noisy = MyModel(TASK), loader(TASK), loader(TASK, rows=23)
     names = ["0", "1"] if named == "unnamed" else ["clean", "noisy"]
     if named == "loader_names":
-        module.loader_names = names
+        module._loader_names = names
     loaders = dict(zip(names, (clean, noisy), strict=True)) if named == "dict" else [clean, noisy]
     values = evaluate(stage, module, loaders, tmp_path)
     for name, single in zip(names, (clean, noisy), strict=True):

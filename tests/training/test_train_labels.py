@@ -97,7 +97,7 @@ class TestTrainLabels:
         trainer(tmp_path, max_epochs=1).fit(module, data, ckpt_path=path, weights_only=True)
         assert torch.equal(module.net[2].bias, learned)
         loaded = MyModel.load_from_checkpoint(path)
-        assert loaded.bias_init is None
+        assert loaded._bias_init is None
 
     def test_weights_are_counted_and_saved(self, tmp_path):
         task, path = ls.Multiclass(3), tmp_path / "a.ckpt"
@@ -137,7 +137,7 @@ class TestTrainLabels:
                     yield torch.randn(8), torch.tensor([1])
 
         module = MyModel(ls.Binary(), loss={"name": "cross_entropy", "pos_weight": "auto"})
-        with pytest.raises(ValueError, match="a training loader without an end cannot be counted"):
+        with pytest.raises(ValueError, match="the training loader has no length"):
             trainer(tmp_path, max_steps=3).fit(module, DataLoader(Endless(), batch_size=4))
         module.set_label_counts(ls.count_labels(ls.Binary(), [0, 1, 1]))
         with ls.ignore_warnings("class_without_rows"):
@@ -194,10 +194,10 @@ def test_class_labels_with_missing_ones_are_counted(tmp_path):
     module = MyModel(task, loss={"name": "cross_entropy", "weight": "balanced"}, bias_init="prior")
     run = trainer(tmp_path)
     run.fit(module, loader(task, labels=labels))
-    assert module.label_counts.missing == 10
+    assert module._label_counts.missing == 10
     ls.tune_decision(run, module, loader(task, labels=labels))
     encoded = task.encode(labels)
-    assert ls.count_labels(task, encoded).positives.tolist() == module.label_counts.positives.tolist()
+    assert ls.count_labels(task, encoded).positives.tolist() == module._label_counts.positives.tolist()
     ls.fit_decision(task, module(inputs), encoded)
 
 

@@ -17,7 +17,7 @@ class TestTuning:
         run.fit(module, data)
         results = ls.tune_decision(run, module, data, metric="f1_micro")
         assert "val/f1_micro" in results
-        assert module.base_task == task
+        assert module._base_task == task
         assert module.task.temperature != 1
         (tested,) = run.test(module, data, verbose=False)
         assert tested["test/f1_micro"] > tested["test/default_decision/f1_micro"] == results["val/f1_micro"]
@@ -25,7 +25,7 @@ class TestTuning:
         assert "test/default_decision/auroc" not in tested
         run.save_checkpoint(path)
         again = MyModel.load_from_checkpoint(path)
-        assert (again.task, again.base_task) == (module.task, task)
+        assert (again.task, again._base_task) == (module.task, task)
         ls.tune_decision(run, again, data, metric="f1_micro")  # starts from the default decision
         assert again.task == module.task
 
@@ -40,12 +40,12 @@ class TestTuning:
         data, run, module = loader(task), trainer(tmp_path), MyModel(task)
         run.fit(module, data)
         ls.tune_decision(run, module, data)
-        tuned, untuned = module.task, module.base_task
+        tuned, untuned = module.task, module._base_task
         wrong = loader(task, labels=torch.full((40,), 2))
         for options, rows in (({"metric": "typo"}, data), ({}, wrong)):
             with pytest.raises(ValueError, match=r"typo|of the target is 2"):
                 ls.tune_decision(run, module, rows, **options)
-            assert (module.task, module.base_task) == (tuned, untuned)
+            assert (module.task, module._base_task) == (tuned, untuned)
 
     def test_soft_labels_are_calibrated_without_rounding(self, tmp_path):
         """Logits whose softmax is the target need no temperature."""
@@ -65,19 +65,19 @@ class TestTuning:
         run.save_checkpoint(path)
         other = MyModel(task)
         predicted = trainer(tmp_path).predict(other, data, ckpt_path=path, weights_only=True)
-        assert (other.task, other.base_task) == (module.task, module.base_task)
+        assert (other.task, other._base_task) == (module.task, module._base_task)
         assert torch.equal(predicted[0]["prediction"], module.task.predict(module(next(iter(data))[0])))
         again = MyModel.load_from_checkpoint(path)
-        assert again.label_counts.positives.tolist() == module.label_counts.positives.tolist()
+        assert again._label_counts.positives.tolist() == module._label_counts.positives.tolist()
         ls.tune_decision(run, again, data, metric="balanced_accuracy")
         assert again.task == module.task
         tuned_again = MyModel(task)
         ls.tune_decision(trainer(tmp_path), tuned_again, data, ckpt_path=path, metric="balanced_accuracy")
-        assert tuned_again.base_task == module.base_task
+        assert tuned_again._base_task == module._base_task
         assert tuned_again.task.temperature == module.task.temperature
         resumed = MyModel(task)
         trainer(tmp_path, max_epochs=2).fit(resumed, data, ckpt_path=path, weights_only=True)
-        assert resumed.base_task is None  # further training changes the net, so the decision is dropped
+        assert resumed._base_task is None  # further training changes the net, so the decision is dropped
 
 
 def test_the_trainer_is_the_first_argument(tmp_path):

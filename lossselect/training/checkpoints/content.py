@@ -4,7 +4,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -18,7 +18,7 @@ from lossselect.exceptions import CheckpointError, FileMissingError, OptionTypeE
 from lossselect.losses.loss import Loss
 from lossselect.models.stored_weights import COPY, check_backed
 from lossselect.tasks.registry import Task, make_task
-from lossselect.training.checkpoints.validation import check_content
+from lossselect.training.checkpoints.validation import LOAD_WEIGHTS, check_content
 from lossselect.utils.atomic_write import atomic_write, check_regular_file
 from lossselect.utils.checks import shorten, suggestion
 
@@ -38,8 +38,8 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
         raise _unreadable(path, _find_cause(error)) from None
     if not isinstance(content, dict) or "task" not in content or "arguments" not in content:
         raise CheckpointError(
-            f"{path} was written by torch.save, but it is not a checkpoint of a lossselect.TaskModule. A "
-            "subclass with its own on_save_checkpoint must call super().on_save_checkpoint(checkpoint)."
+            f"{path} was written by torch.save, but it is not a checkpoint of a lossselect.TaskModule. "
+            f"{LOAD_WEIGHTS}"
         )
     check_backed(content, path)
     check_content(content, path)
@@ -107,13 +107,15 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint |= {
         "task": module.task.to_dict(),
         "class": type(module).__name__,
-        "counts": module.label_counts.to_dict() if module.label_counts else None,
-        "base_task": module.base_task.to_dict() if module.base_task else None,
+        "counts": module._label_counts.to_dict() if module._label_counts else None,
+        "base_task": module._base_task.to_dict() if module._base_task else None,
         "loss": module.criterion.to_dict() if isinstance(module.criterion, Loss) else None,
         "arguments": module._arguments,
         "not_plain": module._not_plain,
-        "buffers": [name for name, _ in module.named_buffers(remove_duplicate=False)],
+        "buffers": [plain_name(name) for name, _ in module.named_buffers(remove_duplicate=False)],
     }
+    weights = checkpoint["state_dict"]
+    checkpoint["state_dict"] = match_names(weights, map(plain_name, weights))
     for key in checkpoint.keys() - {"state_dict", "arguments"}:
         checkpoint[key] = numpy_to_torch(checkpoint[key])
     # nothing reads these; save_hyperparameters may add arbitrary objects and OmegaConf's type
@@ -123,10 +125,24 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
             checkpoint[key] = plain_entries(checkpoint[key])
 
 
+def plain_name(name: str) -> str:
+    """Return the name of a parameter without the part that torch.compile adds."""
+    return name.replace("_orig_mod.", "")
+
+
+def match_names(weights: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any]:
+    """Return weights with the names of a module, whether or not a net in either is compiled."""
+    known = {plain_name(name): name for name in names}
+    renamed = {name: known.get(plain_name(name), name) for name in weights}
+    if all(old == new for old, new in renamed.items()):
+        return weights
+    return {renamed[name]: weight for name, weight in weights.items()}
+
+
 def save_decision(path: str | os.PathLike[str], module: Any) -> None:
     """Replace the task in a checkpoint with the module's task, whose decision has since been tuned."""
     content = read_checkpoint(path)
-    content |= {"task": module.task.to_dict(), "base_task": module.base_task.to_dict()}
+    content |= {"task": module.task.to_dict(), "base_task": module._base_task.to_dict()}
     with atomic_write(Path(path)) as temporary:
         torch.save(content, temporary)
 

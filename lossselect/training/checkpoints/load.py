@@ -15,7 +15,7 @@ from lossselect.models.stored_weights import check_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task, make_task
 from lossselect.training.checkpoints.content import check_same_task, plain_entries
-from lossselect.training.checkpoints.validation import damaged
+from lossselect.training.checkpoints.validation import LOAD_WEIGHTS, damaged
 
 Module = TypeVar("Module", bound=Any)
 
@@ -105,7 +105,10 @@ def rebuild(
     try:
         call = bind_arguments(cls, arguments)
     except TypeError as error:
-        raise CheckpointError(f"{cls.__name__} cannot be built from {path}: {error}.") from None
+        raise CheckpointError(
+            f"{cls.__name__} cannot be built from {path}: {error}. Its constructor has changed since the "
+            f"checkpoint was written. Undo that, or pass the argument. {LOAD_WEIGHTS}"
+        ) from None
     try:
         module = cls(*call.args, **call.kwargs)
     except (TypeError, ValueError) as error:
@@ -115,10 +118,10 @@ def rebuild(
     check_same_task(checkpoint, module.task)
     module._on_restored(dict(checkpoint))
     # these may have changed after construction, for example by tuned thresholds
-    module.base_task = make_task(**checkpoint["base_task"]) if checkpoint["base_task"] else None
-    module.label_counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
-    if module.label_counts:
-        module.label_counts.check_task(task)
+    module._base_task = make_task(**checkpoint["base_task"]) if checkpoint["base_task"] else None
+    module._label_counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
+    if module._label_counts:
+        module._label_counts.check_task(task)
     module.task = task
     loss_is_unchanged = changed.keys() <= {*LOSS_INDEPENDENT, *checkpoint["not_plain"]}
     if checkpoint["loss"] and isinstance(module.criterion, Loss | AutoLoss) and loss_is_unchanged:
@@ -126,9 +129,9 @@ def rebuild(
             module.criterion = Loss(task, **checkpoint["loss"])
         except (TypeError, ValueError) as error:
             raise damaged(path, f"its loss cannot be built: {error}") from None
-    elif module.label_counts and isinstance(module.criterion, Loss | AutoLoss):
-        module.criterion = module.criterion.with_counts(module.label_counts)
-    module.bias_init = None  # the bias is trained already
+    elif module._label_counts and isinstance(module.criterion, Loss | AutoLoss):
+        module.criterion = module.criterion.with_counts(module._label_counts)
+    module._bias_init = None  # the bias is trained already
     try:
         module.load_state_dict(weights, strict=strict)
     except RuntimeError as error:

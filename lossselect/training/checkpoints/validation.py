@@ -89,6 +89,12 @@ RESUMED = {
 """Structure of the parts that a run is resumed from, in addition to `loops` and `run_state`."""
 
 
+LOAD_WEIGHTS = (
+    "To use only its weights, build the module and call module.load_state_dict(torch.load(path, "
+    "weights_only=True)['state_dict'])."
+)
+
+
 def damaged(path: Any, problem: object) -> CheckpointError:
     """Return the error for a checkpoint whose content has changed since it was saved."""
     problem = str(problem).rstrip(".")
@@ -107,7 +113,10 @@ def _damage_in(path: Any) -> Iterator[None]:
 def _check_parts(content: Mapping[str, Any], structures: Mapping[str, Any], purpose: str) -> None:
     for key, structure in structures.items():
         if key not in content:
-            raise CheckpointError(f"it lacks {key!r}, which is required to {purpose}")
+            raise CheckpointError(
+                f"it lacks {key!r}, which is required to {purpose}, or it was written by another version of "
+                f"lossselect. {LOAD_WEIGHTS}"
+            )
         check_structure(content[key], structure, key)
 
 

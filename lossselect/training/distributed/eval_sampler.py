@@ -3,12 +3,14 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import RunningStage
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data.distributed import DistributedSampler
 
@@ -18,15 +20,22 @@ from lossselect.exceptions import DataError
 
 def take_each_row_once(trainer: Trainer) -> None:
     """Make evaluation loaders yield each row in one process; Lightning's sampler would repeat some rows."""
-    if trainer.world_size > 1:
-        wrap(trainer, LOADER_PREPARATION, _prepare)
+    wrap(trainer, LOADER_PREPARATION, partial(_prepare, trainer.world_size))
 
 
-def _prepare(method: Callable[..., object], *args: Any, mode: RunningStage, **kwargs: Any) -> object:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Using `DistributedSampler` with the dataloaders")
-        loader = method(*args, mode=mode, **kwargs)
-    if mode.evaluating:
+def _prepare(
+    processes: int, method: Callable[..., object], loader: object, mode: RunningStage, **kwargs: Any
+) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Using `DistributedSampler` with the dataloaders")
+            loader = method(loader, mode=mode, **kwargs)
+    except (MisconfigurationException, TypeError):
+        # Lightning creates the loader of a prediction once more, in order to know the rows of each batch. It
+        # cannot do that for all subclasses of DataLoader, and only a BasePredictionWriter needs the rows.
+        if mode is not RunningStage.PREDICTING or processes > 1:
+            raise
+    if mode.evaluating and processes > 1:
         _repeat_no_row(_get_sampler(loader))
     return loader
 
