@@ -63,10 +63,10 @@ def split_batch(
             return Parts(batch[0] if len(batch) == 1 else batch)
         raise _form_error(batch)
     entries = _find_entries(batch, parameters)
-    target = keys.get("target") or _find_label(batch, entries)
+    target = keys["target"] if "target" in keys else _find_label(batch, entries)
     if target is None and labelled:
         raise _form_error(batch)
-    weight = keys.get("weight") or next((key for key in WEIGHT_KEYS if key in entries), None)
+    weight = keys["weight"] if "weight" in keys else next((k for k in WEIGHT_KEYS if k in entries), None)
 
     def get(key: Any) -> Any:
         if key not in entries and not hasattr(batch, str(key)):
@@ -88,11 +88,13 @@ def split_batch(
 
 
 def _find_entries(batch: Any, parameters: Parameters | None) -> Mapping[str, Any]:
-    """Return the entries of a mapping, the fields of a dataclass, or the relevant attributes of an object."""
+    """Return the entries of a mapping or a tuple, the fields of a dataclass, or attributes of an object."""
     if isinstance(batch, Mapping):
         return batch
     if hasattr(batch, "_asdict"):
         return batch._asdict()
+    if isinstance(batch, tuple | list):
+        return dict(enumerate(batch))
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
     if isinstance(batch, Tensor):
@@ -123,10 +125,13 @@ def _choose_inputs(batch: Any, rest: Mapping[str, Any], parameters: Parameters |
 
 
 def _form_error(batch: Any) -> DataError:
+    fix = 'Pass batch_keys={"target": ...} to name the key of the labels'
+    if isinstance(batch, tuple | list):
+        fix = "Pass the positions of inputs and target, such as batch_keys=(0, 1)"
     return DataError(
         f"A batch must be a pair (inputs, target), or contain its labels as {', '.join(LABEL_KEYS)}, got "
-        f'{describe(batch)}. Pass batch_keys={{"target": ...}} to name the key of the labels, or override '
-        "unpack_batch(batch) to return (inputs, target) or (inputs, target, sample_weight)."
+        f"{describe(batch)}. {fix}, or override unpack_batch(batch) to return (inputs, target) or (inputs, "
+        "target, sample_weight)."
     )
 
 

@@ -64,6 +64,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             are last, None if a binary net returns logits without it, such as (N,).
         batch_keys: The keys of a batch, such as `{"inputs": "image", "target": "diagnosis"}` (also "weight"),
             or (inputs, target) or (inputs, target, weight). Several keys of inputs are positional arguments.
+            The keys of a tuple are its positions, such as (0, 1).
         loader_names: Names of several validation or test loaders, whose values are logged under `val/NAME/`;
             by default the keys of a dict of loaders, or 0, 1, ... The first loader is also logged under
             `val/`.
@@ -115,7 +116,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
     ) -> None:
         super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys)
         # loggers write `hparams` as text, so tensors are left out
-        self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
+        arguments = self._defaults | self._arguments
+        self.hparams.update({k: v for k, v in arguments.items() if not isinstance(v, Tensor)})
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
         self.loader_names = loader_names
         self._step_mean = StepMean()

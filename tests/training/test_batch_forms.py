@@ -79,6 +79,8 @@ FORMS = {
         {"image": X, "factor": SCALE, "diagnosis": Y},
         {"inputs": ["image", "factor"], "target": "diagnosis"},
     ),
+    "batch_keys of a tuple": (nn.Linear(4, 3), (X, Y, PATHS), (0, 1)),
+    "batch_keys of a list, target first": (TwoInputs(), [Y, X, SCALE], {"inputs": (1, 2), "target": 0}),
     "batch_keys of a named tuple": (nn.Linear(4, 3), Pair(X, Y), {"inputs": "image", "target": "diagnosis"}),
 }
 
@@ -119,6 +121,13 @@ def test_prediction_with_an_override_that_requires_labels():
         Own(TASK, nn.Linear(4, 3)).predict_step({"x": X}, 0)
 
 
+def test_sample_weights_in_a_tuple():
+    net, weight = nn.Linear(4, 3), torch.rand(8)
+    module = ls.TaskModule(TASK, net, batch_keys=(0, 1, 2))
+    torch.testing.assert_close(module.step((X, Y, weight)).loss, ls.select_loss(TASK)(net(X), Y, weight))
+    assert module.predict_step((X, Y), 0)["prediction"].shape == (8,)
+
+
 @pytest.mark.parametrize("weights", ["sample_weight", "sample_weights"])
 def test_sample_weights_in_a_mapping(weights):
     net, weight = nn.Linear(4, 3), torch.rand(8)
@@ -147,7 +156,13 @@ def test_sample_weights_in_a_mapping(weights):
         ((X, Y), {"target": "label"}, ConfigError, "it is a tuple of 2"),
         (SimpleNamespace(x=X), None, DataError, "got a SimpleNamespace"),
         (X, None, DataError, r"got a tensor of shape \(8, 4\)"),
-        ((X, Y, SCALE), None, DataError, r"got a tuple of 3: \(8, 4\), \(8,\), \(8, 1\)"),
+        (
+            (X, Y, SCALE),
+            None,
+            DataError,
+            r"got a tuple of 3: \(8, 4\), \(8,\), \(8, 1\).*batch_keys=\(0, 1\)",
+        ),
+        ((X, Y), (0, 1, 2), ConfigError, r"batch_keys contains 2.*a tuple of 2"),
         (None, None, DataError, "got a NoneType"),
     ],
 )

@@ -29,11 +29,14 @@ LOSS_INDEPENDENT = (
 class RecordsArguments:
     """Records constructor arguments: plain values in `_arguments`, the names of others in `_not_plain`.
 
+    `_defaults` contains the defaults of the constructor.
+
     `save_hyperparameters` reads the local variables of __init__, which may have changed since the call, and
     copies nets. This class records the call itself, including the call of a subclass.
     """
 
     _arguments: dict[str, Any]
+    _defaults: dict[str, Any]
     _not_plain: list[str]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -45,6 +48,9 @@ class RecordsArguments:
             variadic = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
             arguments |= arguments.pop(variadic[0], {}) if variadic else {}
         self._arguments = plain_entries(arguments)
+        self._defaults = plain_entries(
+            {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
+        )
         self._not_plain = [name for name in arguments if name not in self._arguments]
         return self
 

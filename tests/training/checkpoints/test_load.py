@@ -50,6 +50,14 @@ class TestCheckpoints:
         run.save_checkpoint(tmp_path / "x.ckpt")
         return tmp_path / "x.ckpt"
 
+    def test_hparams_contain_defaults(self):
+        class Sized(ls.TaskModule):
+            def __init__(self, width, depth=2, act=nn.ReLU, **kwargs):
+                super().__init__(ls.Binary(), **kwargs)
+
+        assert dict(Sized(4, loss="focal").hparams) == {"width": 4, "depth": 2, "loss": "focal"}
+        assert Sized(4, depth=3).hparams.depth == 3
+
     def test_only_arguments_of_the_subclass_are_kept(self, tmp_path):
         class Fixed(MyModel):
             def __init__(self, task, width, folder, backbone, *, weights, sizes):
