@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.losses.options import check_sample_weight
 from lossselect.training.forward import Parameters, describe
 from lossselect.utils.checks import check_options, shorten
 
@@ -122,6 +123,23 @@ def _choose_inputs(batch: Any, rest: Mapping[str, Any], parameters: Parameters |
     if len(tensors) == 1 or len(rest) == 1:
         return (tensors or [*rest.values()])[0]
     return rest if isinstance(batch, Mapping) else batch
+
+
+def as_weight(weight: Any) -> Tensor:
+    """Return the sample weights of a batch as a tensor; values are checked on the CPU.
+
+    Raises:
+        DataError: they are not numbers, or a value is negative or not finite.
+    """
+    try:
+        weight = torch.as_tensor(weight)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"Expected numbers as sample weights, got {describe(weight)}. Correct batch_keys or unpack_batch."
+        ) from None
+    if weight.device.type == "cpu":
+        check_sample_weight(weight)
+    return weight
 
 
 def _form_error(batch: Any) -> DataError:

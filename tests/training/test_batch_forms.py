@@ -162,6 +162,7 @@ def test_sample_weights_in_a_mapping(weights):
             DataError,
             r"got a tuple of 3: \(8, 4\), \(8,\), \(8, 1\).*batch_keys=\(0, 1\)",
         ),
+        ((X, Y, PATHS), (0, 1, 2), DataError, "Expected numbers as sample weights, got a list of 8: str"),
         ((X, Y), (0, 1, 2), ConfigError, r"batch_keys contains 2.*a tuple of 2"),
         (None, None, DataError, "got a NoneType"),
     ],
