@@ -10,7 +10,7 @@ from torch import Tensor
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.losses.options import check_sample_weight
 from lossselect.training.forward import Parameters, describe
-from lossselect.utils.checks import check_options, shorten
+from lossselect.utils.checks import check_options
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y", "mask")
 """Keys under which a batch may contain its labels."""
@@ -71,10 +71,9 @@ def split_batch(
 
     def get(key: Any) -> Any:
         if key not in entries and not hasattr(batch, str(key)):
-            known = f"The batch contains {shorten([*map(repr, entries)])}. " if entries else ""
             raise ConfigError(
-                f"batch_keys contains {key!r}, but the batch does not: it is {describe(batch)}. {known}"
-                "Correct batch_keys."
+                f"batch_keys contains {key!r}, but the batch does not: it is {describe(batch)}. Correct "
+                "batch_keys."
             )
         return entries[key] if key in entries else getattr(batch, key)
 
@@ -109,7 +108,7 @@ def _find_label(batch: Any, entries: Mapping[str, Any]) -> str | None:
     if len(found) > 1:
         raise ConfigError(
             f"The labels of the batch may be in {' or '.join(map(repr, found))}. Name one in batch_keys: "
-            f'batch_keys={{"target": {found[0]!r}}}.'
+            f'batch_keys={{"target": "{found[0]}"}}.'
         )
     return found[0] if found else None
 

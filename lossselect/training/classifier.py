@@ -200,6 +200,11 @@ class Classifier(RecordsArguments, nn.Module):
 
     def _find_logits(self, outputs: Any) -> Any:
         logits = find_logits(outputs, self.class_dim)
+        if self._head_spec["name"] == "chunked" and not isinstance(logits, ChunkedLogits):
+            raise ConfigError(
+                "head=chunked had no effect: forward returned a tensor of logits. Return the output of the "
+                f"last torch.nn.Linear, with {self.task.num_outputs} outputs, unchanged, or set head=dense."
+            )
         try:
             self.task.check_logits(logits)
         except ConfigError as error:
@@ -231,12 +236,6 @@ class Classifier(RecordsArguments, nn.Module):
         inputs, target, weight = self._encode_batch(batch)
         logits = self._output_checks.call(self, inputs)
         if not isinstance(logits, ChunkedLogits):
-            if self._head_spec["name"] == "chunked":
-                raise ConfigError(
-                    "head=chunked had no effect: forward returned a tensor of logits. Return the output of "
-                    f"the last torch.nn.Linear, with {self.task.num_outputs} outputs, unchanged, or set "
-                    "head=dense."
-                )
             target = target.to_dense() if isinstance(target, SparseLabels) else target
             target = self._fit_target(target, logits)
         self._output_checks.check(logits, inputs, self)

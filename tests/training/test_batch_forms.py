@@ -150,7 +150,7 @@ def test_sample_weights_in_a_mapping(weights):
             {"x": X, "y": Y},
             {"target": "label"},
             ConfigError,
-            r"batch_keys contains 'label'.*contains 'x', 'y'",
+            r"batch_keys contains 'label'.*the keys 'x', 'y'",
         ),
         ({"x": X, "y": Y}, {"inputs": ["x", "z"], "target": "y"}, ConfigError, "batch_keys contains 'z'"),
         ((X, Y), {"target": "label"}, ConfigError, "it is a tuple of 2"),
