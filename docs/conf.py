@@ -29,6 +29,7 @@ NAVIGATION = {
         choosing
         choosing-results
         project
+        porting
         runs
         export
         speed

@@ -20,7 +20,7 @@ class Losses(Callback):
 
 
 class Run(NamedTuple):
-    """What fit, test and predict of a module computed."""
+    """Results of fit, test and predict of a module."""
 
     losses: torch.Tensor
     metrics: dict[str, torch.Tensor]
