@@ -114,8 +114,10 @@ def _find_label(batch: Any, entries: Mapping[str, Any]) -> str | None:
 
 
 def _choose_inputs(batch: Any, rest: Mapping[str, Any], parameters: Parameters | None) -> Any:
-    """Return the only tensor, or all entries, or the batch itself if it is an object."""
+    """Return the only tensor, or all entries, or the batch itself if it is an object or `forward(batch)`."""
     named = () if parameters is None else parameters.named
+    if named == ("batch",) and "batch" not in rest:
+        return batch
     if any(name in rest for name in named) and (isinstance(batch, Mapping) or len(named) > 1):
         return rest
     tensors = [value for value in rest.values() if isinstance(value, Tensor)]

@@ -87,7 +87,7 @@ class Segmentation(ls.TaskModule):
             net=FCN(num_classes),
             optimizer={"name": "AdamW", "lr": lr},
             scheduler={"name": "ReduceLROnPlateau", "patience": 0, "monitor": "val/loss"},
-            # metrics=["accuracy", {"iou": MulticlassJaccardIndex(num_classes)}],
+            metrics=["accuracy", {"iou": MulticlassJaccardIndex(num_classes)}],
         )
 
 

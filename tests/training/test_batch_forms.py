@@ -40,6 +40,15 @@ class TwoInputs(nn.Module):
         return self.layer(x) * scale
 
 
+class TakesBatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, batch):
+        return self.layer(batch["image"])
+
+
 class TakesObject(nn.Module):
     def __init__(self):
         super().__init__()
@@ -63,6 +72,7 @@ FORMS = {
     "named tuple": (nn.Linear(4, 3), Named(X, Y, PATHS), {}),
     "dataclass": (nn.Linear(4, 3), Scan(X, Y, PATHS), {}),
     "object for one parameter": (TakesObject(), SimpleNamespace(x=X, y=Y, edge_index=SCALE), {}),
+    "mapping for a parameter batch": (TakesBatch(), {"image": X, "label": Y}, {}),
     "attributes as arguments": (TwoInputs(), SimpleNamespace(x=X, scale=SCALE, y=Y, idx=Y), {}),
     "batch_keys": (
         nn.Linear(4, 3),
