@@ -3,10 +3,8 @@
 The site needs no network: nothing is fetched to build or read it, so names of other projects are not links.
 """
 
-import inspect
 import os
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +102,6 @@ html_theme_options = {
     "footer_end": [],
     "logo": {"text": "lossselect"},
 }
-
-
-# its __new__ takes anything, and would be documented instead of __init__
-init = partial(lossselect.TaskModule.__init__, None)
-lossselect.TaskModule.__signature__ = inspect.signature(init)  # type: ignore[attr-defined]
 
 
 def map_links(text: str, folder: Path, docname: str) -> str:

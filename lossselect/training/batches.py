@@ -20,7 +20,7 @@ BatchKeys = Mapping[str, Any] | Sequence[str] | None
 
 
 class Parts(NamedTuple):
-    """The parts of a batch; `target` and `weight` are None if the batch has none."""
+    """The parts of a batch; `target` and `weight` may be None."""
 
     inputs: Any
     target: Any = None
@@ -55,7 +55,7 @@ def split_batch(
 
     Raises:
         ConfigError: an entry of `keys` is missing, or several entries may be the labels.
-        DataError: the batch has none of these forms, or no labels.
+        DataError: the batch has another form, or no labels.
     """
     if isinstance(batch, tuple | list) and (len(batch) == 2 or not hasattr(batch, "_asdict")) and not keys:
         if len(batch) == 2:
@@ -174,7 +174,7 @@ class TargetTransfer:
 
     @property
     def pending(self) -> bool:
-        """Whether a target has been encoded that has not arrived yet."""
+        """True if a target has been encoded, but has not arrived yet."""
         return self._encoded is not None and self._transferred is None
 
     def start(self, raw: Any, encode: Callable[[Any], Any]) -> None:

@@ -322,9 +322,13 @@ class Classifier(RecordsArguments, nn.Module):
         """Return the inputs, the canonical target and the sample weights of a raw or an encoded batch."""
         is_encoded = isinstance(batch, EncodedBatch | EncodedPair)
         encoded = EncodedBatch(*batch) if is_encoded else self._unpack_and_encode(batch)
-        if self._chunked and not self.task.exclusive and isinstance(encoded.target, Tensor):
-            return encoded._replace(target=SparseLabels.from_dense(encoded.target))
-        return encoded
+        return encoded._replace(target=self._to_sparse(encoded.target))
+
+    def _to_sparse(self, target: Any) -> Any:
+        """Return a canonical target in the form that a chunked head requires."""
+        if self._chunked and not self.task.exclusive and isinstance(target, Tensor):
+            return SparseLabels.from_dense(target)
+        return target
 
     def _unpack_and_encode(self, batch: Any) -> EncodedBatch:
         unpacked = self.unpack_batch(batch)
@@ -348,7 +352,7 @@ class Classifier(RecordsArguments, nn.Module):
         encoded = self.task.encode_first(target) if dims is None else self.task.encode(target, dims)
         if isinstance(target, Tensor) and target.is_pinned():
             encoded = encoded.pin_memory()  # so that the copy to the device stays asynchronous
-        return encoded
+        return self._to_sparse(encoded)
 
     def predict(self, inputs: Any) -> dict[str, Tensor]:
         """Return the probabilities and the predictions for inputs of the net.

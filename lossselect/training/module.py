@@ -202,9 +202,9 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             batch: A batch of the loader, or any part of it that `unpack_batch` accepts.
 
         Returns:
-            A dict, whose entries are also attributes: `loss`, the mean over the batch; `logits`
-            (N, num_outputs, ...), with their graph in training; the canonical `target`; `weight`, the sample
-            weights or None. The batch is added to the loss and the metrics of the running epoch.
+            A dict whose entries are also attributes. `loss` is the mean over the batch, `logits`
+            (N, num_outputs, ...) have their graph in training, `target` is canonical, and `weight` contains
+            the sample weights or is None. The batch also counts in the loss and metrics of the epoch.
 
         Example:
             >>> from lossselect import Binary, TaskModule
@@ -280,8 +280,14 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             self._transfer.arrive(self.unpack_batch(batch)[1], device)
 
     def _transfer_block(self, block: Block) -> list[Any]:
-        """Return the batches of a block on the device, encoded if they are transferred together."""
-        return list(map(self._to_device, block) if self._chunked else block.moved(self._to_device))
+        """Return the batches of a block, encoded and on the device."""
+
+        def move(batch: Any) -> Any:
+            moved = self._to_device(batch)
+            # `_transfer` has only the target of the last batch
+            return moved if isinstance(moved, EncodedPair | EncodedBatch) else self._encode_batch(moved)
+
+        return list(map(move, block) if self._chunked else block.moved(move))
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -26,6 +26,13 @@ LOSS_INDEPENDENT = (
 )
 
 
+class _ConstructorSignature:
+    """The signature of a class for `help` and editors, which would otherwise show that of `__new__`."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature | None:
+        return None if instance is not None else _signature(owner)
+
+
 class RecordsArguments:
     """Records constructor arguments: plain values in `_arguments`, the names of others in `_not_plain`.
 
@@ -35,6 +42,7 @@ class RecordsArguments:
     copies nets. This class records the call itself, including the call of a subclass.
     """
 
+    __signature__ = _ConstructorSignature()
     _arguments: dict[str, Any]
     _defaults: dict[str, Any]
     _not_plain: list[str]

@@ -185,9 +185,9 @@ def test_overridden_hooks_run_in_each_step(tmp_path):
 
     class Own(ls.TaskModule):
         def training_step(self, batch, batch_idx):
-            calls.append(("step", batch_idx, len(batch.target)))
+            calls.append(("step", batch_idx, len(batch[1])))
             loss = self.step(batch).loss
-            self.log("own", loss, on_step=True, on_epoch=True, batch_size=len(batch.target))
+            self.log("own", loss, on_step=True, on_epoch=True, batch_size=len(batch[1]))
             return loss
 
         def on_before_batch_transfer(self, batch, dataloader_idx):
@@ -274,7 +274,7 @@ def test_epoch_means_of_several_hooks_that_log(on_step, tmp_path):
     class Logs(ls.TaskModule):
         def training_step(self, batch, batch_idx):
             loss = self.step(batch).loss
-            self.log("own", loss, on_step=False, on_epoch=True, batch_size=len(batch.target))
+            self.log("own", loss, on_step=False, on_epoch=True, batch_size=len(batch[1]))
             return loss
 
         def on_before_optimizer_step(self, optimizer):
@@ -322,7 +322,7 @@ def test_validation_hooks_get_each_batch(tmp_path):
 
     class Watching(Callback):
         def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-            seen.append((batch_idx, len(batch.target)))
+            seen.append((batch_idx, len(batch[1])))
 
     runs = []
     for k in (1, 8):
