@@ -4,6 +4,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from ports import assert_same, count_lines, train
+from simulated_gpu import simulated_gpu
 from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
@@ -142,6 +143,14 @@ def test_pairs(rows):
     rows = [[(row["image"], row["label"]) for row in split] for split in rows]
     plain = train(lambda: PlainPairs(NUM_LABELS, lr=0.1), rows)
     assert_same(plain, train(lambda: Pairs(NUM_LABELS, lr=0.1, max_epochs=2), rows))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU")
+def test_augmentation_on_the_device(rows):
+    cpu = train(lambda: Images(NUM_LABELS, lr=0.1, max_epochs=2), rows)
+    with simulated_gpu():
+        gpu = train(lambda: Images(NUM_LABELS, lr=0.1, max_epochs=2), rows, accelerator="gpu")
+        torch.testing.assert_close(gpu.losses.cpu(), cpu.losses)
 
 
 def test_two_thirds_of_the_lines_are_deleted():
