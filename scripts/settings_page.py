@@ -28,8 +28,8 @@ CONFIGS = ROOT / "configs"
 PAGE = ROOT / "docs" / "settings.md"
 
 GROUPS = (
-    *("task", "loss", "data", "model", "head", "optimizer", "scheduler", "trainer", "callbacks", "decision"),
-    *("mix", "logger", "experiment", "hydra/launcher"),
+    *("task", "loss", "data", "model", "module", "head", "optimizer", "scheduler", "trainer", "callbacks"),
+    *("decision", "mix", "logger", "experiment", "hydra/launcher"),
 )
 
 INTRODUCTION = """\

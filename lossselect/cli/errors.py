@@ -105,6 +105,7 @@ def _missing_variant(error: MissingConfigException) -> str | None:
         "optimizer": " For another one of torch, set optimizer.name=Adam.",
         "scheduler": " For another one of torch, set scheduler.name=StepLR.",
         "data": " For your own file, set data=table data.path=FILE data.target=COLUMN.",
+        "module": f" For your own subclass of TaskModule, set module._target_={name}.",
     }.get(group, "")
     return f"Unknown {group} {name!r}.{suggestion(name, options)} Choose one of: {', '.join(options)}.{hint}"
 

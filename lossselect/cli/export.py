@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 
 def export_checkpoint(
-    checkpoint: str, format: str | None = None, output: str | None = None, input: str | None = None
+    checkpoint: str,
+    format: str | None = None,
+    output: str | None = None,
+    input: str | None = None,
+    module: str | None = None,
 ) -> None:
     """Export a checkpoint's model, and print how far its outputs differ from PyTorch's."""
     if format:
@@ -43,17 +47,17 @@ def export_checkpoint(
         )
     path = Path(output)
     from lossselect.data.preprocessing.preparation import Preparation
+    from lossselect.run.custom_module import load_trained
     from lossselect.training.checkpoints.content import read_checkpoint
-    from lossselect.training.classifier import Classifier
 
     content = read_checkpoint(checkpoint)
-    if content["class"] != "TaskModule" or content["not_plain"]:
+    if content["not_plain"]:
         raise ConfigError(
             f"{checkpoint} contains only the weights of a custom net, not the net. Export it in Python: "
             "lossselect.export_model(module, path, inputs=rows)."
         )
     check_output(path)
-    module = Classifier.load(checkpoint)
+    trained = load_trained(checkpoint, content, module)
     prepared = content.get("TensorData")
     if input is None:
         rows, description = _rows_of_run(Path(checkpoint), content)
@@ -70,7 +74,7 @@ def export_checkpoint(
             raise DataError(f"{input} has no rows. Add at least one.")
         rows = torch.cat([part[torch.arange(len(part))] for part in parts])
         description = f"rows of {input}"
-    _export(module, path, prepared, rows, description)
+    _export(trained, path, prepared, rows, description)
 
 
 COMMAND = Command(
@@ -79,10 +83,11 @@ COMMAND = Command(
     "Export the model of a checkpoint, and compare its outputs with PyTorch's.\n\n"
     "  lossselect export checkpoint=runs/first/checkpoints/best.ckpt format=onnx",
     {
-        "checkpoint": ("best.ckpt", "checkpoint of a run with a built-in net"),
+        "checkpoint": ("best.ckpt", "checkpoint of a run with a built-in net or your own module"),
         "format": ("NAME", "onnx (.onnx), torch_export (.pt2) or safetensors (.safetensors)"),
         "output": ("FILE", "file to write, in the format of its suffix; by default next to the checkpoint"),
         "input": ("FILE", "rows for the comparison, as for predict; by default the run's test rows"),
+        "module": ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model"),
     },
     required=("checkpoint",),
     epilog="To export the best checkpoint at the end of a run, train with export=onnx.\n"

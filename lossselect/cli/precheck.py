@@ -86,7 +86,8 @@ def _split_jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:
         if not override.is_sweep_override():
             choices.append([str(override.input_line)])
         elif override.is_discrete_sweep() and not isinstance(override.value(), Glob):
-            choices.append([f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()])
+            key = override.get_key_element()  # with its plus signs
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
     return product(*choices)
 
 
@@ -97,6 +98,11 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
     plain, task, splits = to_plain(config), None, None
     check_config(plain)
     check_loggers(config)
+    if config.get("module"):
+        from lossselect.run.custom_module import CustomModule
+
+        CustomModule(config.module).check(config, hydra_config.overrides.task)
+        plain = to_plain(config)
     if "_target_" not in config.data and check_data:
         from lossselect.data.checks import check_monitor_is_defined
 

@@ -33,6 +33,7 @@ def predict_file(
     separator: str | None = None,
     encoding: str | None = None,
     trust: str = "false",
+    module: str | None = None,
 ) -> None:
     """Predict the rows of a file with a checkpoint or an export, and write a .csv.
 
@@ -55,7 +56,7 @@ def predict_file(
         raise ConfigError(f"output={output} is the input file. Choose another output.")
     names = (name.strip() for name in keep.removeprefix("[").removesuffix("]").split(","))
     copied = [*dict.fromkeys(name for name in names if name not in ("", "null"))]
-    preparation, task, predict = _load_model(checkpoint, device, trust == "true")
+    preparation, task, predict = _load_model(checkpoint, device, trust == "true", module)
     changed = {"separator": separator and separator.strip("'\""), "encoding": encoding}
     changed = {key: value for key, value in changed.items() if value is not None}
     check_options(changed, preparation.reading, f"A model of {preparation.source}")
@@ -108,6 +109,7 @@ COMMAND = Command(
         "separator": ('";"', "column separator of the input, if it differs from training"),
         "encoding": ("latin-1", "encoding of the input, if it differs from training"),
         "trust": ("true", "load a .pt2 file, which can contain code"),
+        "module": ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model"),
     },
     required=("checkpoint", "input", "output"),
     epilog="If an error occurs, no incomplete output is left.",
@@ -117,7 +119,7 @@ main = partial(run_command, COMMAND)
 
 
 def _load_model(
-    checkpoint: str, device: str, trust: bool
+    checkpoint: str, device: str, trust: bool, module: str | None
 ) -> "tuple[Preparation, Task, Callable[[Any], dict[str, Any]]]":
     """Return the preparation of features, the task, and a function from inputs to outputs."""
     from lossselect.data.preprocessing.preparation import Preparation
@@ -125,12 +127,14 @@ def _load_model(
     from lossselect.export.read import load_exported, topk_prediction
 
     cannot = (
-        "contains no preparation of features, as its run was not on data=table or data=arrays with a "
-        "built-in net. Predict in Python:"
+        "contains no preparation of features, as its run was not on data=table or data=arrays. Predict in "
+        "Python:"
     )
     if trust and find_format(checkpoint) != "torch_export":
         raise ConfigError(f"trust=true is only for a .pt2 file, got {checkpoint}. Remove trust.")
     if find_format(checkpoint):
+        if module is not None:
+            raise ConfigError("module is only for a checkpoint. Remove module.")
         if device not in ("auto", "cpu"):
             raise ConfigError(f"Exported models run on the CPU, got device={device}. Remove device.")
         model = load_exported(checkpoint, trust)
@@ -144,18 +148,19 @@ def _load_model(
             return {"probabilities": outputs.probabilities, "prediction": outputs.predictions}
 
         return model.preparation, model.task, predict_exported
+    from lossselect.run.custom_module import load_trained
     from lossselect.training.checkpoints.content import read_checkpoint
-    from lossselect.training.classifier import Classifier
     from lossselect.utils.devices import parse_device
 
     content = read_checkpoint(checkpoint)
     prepared = content.get("TensorData") or {}
-    if content["class"] != "TaskModule" or "features" not in prepared:
+    if "features" not in prepared:
         raise ConfigError(
-            f"{checkpoint} {cannot} TaskModule.load_from_checkpoint(path), then trainer.predict on your data."
+            f"{checkpoint} {cannot} {content['class']}.load_from_checkpoint(path), then "
+            "trainer.predict on your data."
         )
     preparation = Preparation.stored(prepared, checkpoint)
-    classifier, torch_device = Classifier.load(checkpoint), parse_device(device)
+    classifier, torch_device = load_trained(checkpoint, content, module), parse_device(device)
     classifier.to(torch_device)
     return preparation, classifier.task, lambda rows: classifier.predict(rows.to(torch_device))
 

@@ -73,6 +73,7 @@ Change any setting with KEY=VALUE, add one with +KEY=VALUE:
   loss=focal loss.gamma=1         another loss and its option
   trainer.max_epochs=10 seed=1    fewer epochs and another random seed
   data.batch_size=128 optimizer.lr=3e-4
+  module._target_=my.Model        your own subclass of TaskModule
   hydra.run.dir=runs/first        the run folder
   -m task=binary,multilabel       several runs, one after another
   --cfg job task=binary           print all settings without training
@@ -107,6 +108,8 @@ def main() -> None:
         re.sub(r"^(scheduler|callbacks|logger|experiment)=null$", r"\1=none", argument)
         for argument in sys.argv[1:]
     ]
+    # the arguments of the user's own module are in no config
+    sys.argv[1:] = [re.sub(r"^(?=module\.)", "++", argument) for argument in sys.argv[1:]]
     # like `python train.py`, find modules in the current folder; last, so that they shadow no others
     sys.path.append(os.getcwd())
     if not is_first_process():

@@ -13,6 +13,7 @@ from lossselect.metrics.direction import best_mode
 from lossselect.reporting.plan import Line, Monitor, Plan
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
+from lossselect.training.optimizers import ignores_specs
 from lossselect.utils.checks import SPLIT_NAMES, shorten, split_name
 
 if TYPE_CHECKING:
@@ -74,10 +75,20 @@ def plan(
         value = f"{module._mix.func.__name__} of the training batches"
         lines.append(Line("mix", value, "training metrics are computed on mixed labels", "mix=none"))
     lines += _data_lines(task, data, splits) if splits else [Line("data", type(data).__name__)]
-    net, weights = type(module.net).__name__, sum(p.numel() for p in module.parameters())
-    change = "model=mlp" if net == "Linear" else "model=linear"
-    lines.append(Line("model", f"{net}, {weights:,} parameters", "", change))
+    lines.append(_model_line(module))
     return Plan("Plan", [*lines, *_optimizer_lines(module), *training])
+
+
+def _model_line(module: Any) -> Line:
+    cls, weights = type(module), sum(p.numel() for p in module.parameters())
+    net = type(module.net).__name__
+    if cls.__module__.startswith("lossselect."):
+        change = "model=mlp" if net == "Linear" else "model=linear"
+        return Line("model", f"{net}, {weights:,} parameters", "", change)
+    value = cls.__qualname__ + f" with {net}" * (module.net is not None)
+    return Line(
+        "model", f"{value}, {weights:,} parameters", f"{cls.__module__}.{cls.__qualname__}", "module.NAME=..."
+    )
 
 
 def _task_lines(
@@ -255,6 +266,9 @@ def _optimizer_lines(module: Any) -> Iterator[Line]:
         # the chosen one may be written as its class, such as AdamW
         return ", ".join(f"{setting}={name}" for name in variants if name not in chosen.lower())
 
+    if ignores_specs(type(module)):
+        yield Line("optimizer", f"{type(module).__name__}.configure_optimizers")
+        return
     steps = _format_spec(module._optimizer_spec or "AdamW")
     schedule = _format_spec(module._scheduler_spec or "none")
     yield Line("optimizer", steps, "", f"{others('optimizer', steps, 'adamw', 'sgd')}, optimizer.lr=...")

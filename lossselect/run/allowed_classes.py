@@ -96,7 +96,7 @@ class Position(NamedTuple):
 
 
 POSITIONS = (
-    Position(r"model([.\[].*)?", "layers and losses of torch.nn", MODULES),
+    Position(r"model([.\[].*)?|module[.\[].*", "layers and losses of torch.nn", MODULES),
     Position(r"optimizer", "optimizers of torch.optim", OPTIMIZERS),
     Position(r"scheduler", "schedulers of torch.optim.lr_scheduler", SCHEDULERS),
     Position(r"callbacks\.[^.\[]+", "callbacks of Lightning and lossselect", CALLBACKS),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lossselect.exceptions import ConfigError
+from lossselect.run.custom_module import CustomModule
 from lossselect.run.settings import (
     FILE_DATA,
     drop_none,
@@ -177,16 +178,17 @@ def resolve_task(config: DictConfig, data: Any) -> "Task":
 
 
 def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "tuple[Any, Monitor]":
-    """Return a `TaskModule`, or a `Classifier` unless it `trains`, and the monitor.
+    """Return a `TaskModule`, or a `Classifier` unless it `trains` or has its own class, and the monitor.
 
     The monitor's metric is also set as `config.monitor`.
     """
     plain = to_plain(config)
     monitor = resolve_monitor(plain, task)
     config.monitor = monitor.metric
-    arguments = {
+    custom = CustomModule(config.module) if config.get("module") else None
+    arguments: dict[str, Any] = {
         "task": task,
-        "net": build_net(config, task, data),
+        "net": build_net(config, task, data) if custom is None or custom.takes_net else None,
         "loss": loss_options(plain["loss"]),
         "bias_init": config.bias_init,
         "mix": component_spec(config, "mix"),
@@ -196,13 +198,14 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
     monitors = isinstance(scheduler, dict) and scheduler.get("name") == "ReduceLROnPlateau"
     if monitors and monitor.metric != "last":
         scheduler = {"monitor": monitor.metric, **scheduler}
+    steps = {"optimizer": optimizer, "scheduler": scheduler, "on_nonfinite": config.on_nonfinite}
     module: Any
-    if trains:
+    if custom:
+        module = custom.build({**arguments, **steps}, **_derived_arguments(task, data))
+    elif trains:
         from lossselect.training.module import TaskModule
 
-        module = TaskModule(
-            **arguments, optimizer=optimizer, scheduler=scheduler, on_nonfinite=config.on_nonfinite
-        )
+        module = TaskModule(**arguments, **steps)
     else:  # without importing Lightning
         from lossselect.training.classifier import Classifier
 
@@ -215,19 +218,24 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
 
 def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
     """Return a built-in net as plain values, which a checkpoint stores, or a custom net as an object."""
-    width = getattr(data, "num_features", None)
-    derived = {} if width is None else {"num_features": width}
+    derived = _derived_arguments(task, data)
     if "_target_" not in config.model:
-        if width is None:
+        if "num_features" not in derived:
             raise ConfigError(
                 f"Net {config.model.name!r} requires num_features. Add this attribute to "
                 f"{type(data).__name__}."
             )
-        return {**derived, **to_plain(config.model)}
+        return {"num_features": derived["num_features"], **to_plain(config.model)}
     from torch import nn
 
-    net: nn.Module = make_part(config.model, "model", nn.Module, **derived, num_outputs=task.num_outputs)
+    net: nn.Module = make_part(config.model, "model", nn.Module, **derived)
     return net
+
+
+def _derived_arguments(task: "Task", data: Any) -> dict[str, int]:
+    """Return the arguments of custom nets and modules that follow from the data."""
+    width = getattr(data, "num_features", None)
+    return {"num_outputs": task.num_outputs} | ({} if width is None else {"num_features": width})
 
 
 def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:

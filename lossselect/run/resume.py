@@ -61,7 +61,7 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
     configured: Any = module.configure_optimizers()
     parts = configured if isinstance(configured, dict) else {"optimizer": configured}
     optimizers = [parts["optimizer"]]
-    schedulers = [parts["lr_scheduler"]["scheduler"]] if "lr_scheduler" in parts else []
+    schedulers = [parts["lr_scheduler"]["scheduler"]] if isinstance(parts.get("lr_scheduler"), dict) else []
     names = [type(part).__name__ for part in (*optimizers, *schedulers)]
     if names != checkpoint["run_state"][0]["made"]:  # fit raises an error for other classes
         optimizers, schedulers = [], []
@@ -84,8 +84,8 @@ def _check_shapes(checkpoint: Mapping[str, Any], module: TaskModule) -> None:
         if stored.shape != weight.shape:
             raise ConfigError(
                 f"The checkpoint does not fit the net: size mismatch for {name}, whose shape is "
-                f"{tuple(stored.shape)} in the checkpoint and {tuple(weight.shape)} in the net. Set model= "
-                "and head= as in the run that saved it."
+                f"{tuple(stored.shape)} in the checkpoint and {tuple(weight.shape)} in the net. Use "
+                "the same settings of model, module and head as the run that saved it."
             )
 
 

@@ -122,6 +122,7 @@ def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     metrics = {"last", "val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(task)), None}
     fits = (
         "_target_" not in config["model"]
+        and not config.get("module")
         and not find_chunked_conflict(config)
         and {*monitored_metrics(config).values()} <= metrics
         and config["loss"]["name"] in chunkable(task.activation)

@@ -212,6 +212,9 @@ def check_target(target: Any, place: str) -> None:
     where = f"{place}._target_" if place else "_target_"
     if not isinstance(target, str):
         raise ConfigError(f"{where} must be the name of a class, got {type(target).__name__}.")
+    if re.search("[:/]", target):
+        dotted = re.sub("[:/]+", ".", re.sub(r"\.py\b", "", target)).strip(".")
+        raise ConfigError(f"{where}={target}: expected an import path with dots. Set {where}={dotted}.")
     if _is_trusted(target):
         return
     position = find_position(place)

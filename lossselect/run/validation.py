@@ -36,7 +36,7 @@ SETTINGS = (
     *PARTS,
     *("scheduler", "callbacks", "logger", "experiment", "seed", "monitor", "resume", "on_nonfinite"),
     *("trust", "check_only", "explain", "export", "report", "ignore_warnings"),
-    *("head", "bias_init", "mix", "decision"),
+    *("head", "bias_init", "mix", "decision", "module"),
 )
 """The settings at the top level of a config, except `hydra`."""
 
@@ -71,6 +71,12 @@ def check_config(config: Mapping[str, Any]) -> None:
     for (part, name), reason in NOT_SETTINGS.items():
         is_valid = part in own or name not in config[part]
         _require(is_valid, f"{part}.{name} cannot be set. {reason} Remove it.")
+    module = config.get("module")
+    _require(
+        not module or (isinstance(module, Mapping) and "_target_" in module),
+        f"module must have a _target_, got {module!r}. Set module._target_=my.Model, your own subclass of "
+        "TaskModule.",
+    )
     loss_options({"name": None, **config["loss"]})
     check_int("seed", config["seed"], 0, MAX_SEED)
     trainer = {**dict.fromkeys(MIN_INTS, 1), "max_epochs": None, **config["trainer"]}
@@ -93,7 +99,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         message = f"export must be one format, got {form!r}. Write others with lossselect export."
         _require(isinstance(form, str), message, OptionTypeError)
         require(form, lookup(FORMATS, form, "format to export").to_write)
-        check_weights_suffice(form, "model" not in own)
+        check_weights_suffice(form, "model" not in own and not module)
     for name in as_list(config["ignore_warnings"]):
         lookup(WARNINGS, name, "warning")
     check_head_bias(config["bias_init"])

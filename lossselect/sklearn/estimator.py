@@ -4,7 +4,7 @@ torch and Lightning are imported by `fit`. (The `sklearn` imported here is sciki
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -16,11 +16,18 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.sklearn.fitting import encode_labels, restore_random_state
+from lossselect.sklearn.fitting import (
+    check_trainer_settings,
+    encode_labels,
+    find_val_monitor,
+    make_trainer,
+    restore_random_state,
+)
 from lossselect.utils.checks import check_float, check_int, lookup
 
 if TYPE_CHECKING:
     import torch
+    from lightning.pytorch import Callback
     from torch import Tensor, nn
 
     from lossselect.data.splits import Splits
@@ -49,8 +56,17 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         batch_size: Number of rows per step, >= 1.
         learning_rate: Initial learning rate of AdamW, >= 0.
         weight_decay: Weight decay of AdamW, >= 0.
-        validation_fraction: Fraction of the rows, in [0, 1), that is held out to fit the decision. With 0 no
-            decision is fitted, and without a decision to fit no rows are held out.
+        optimizer: The name of a class of torch.optim, a mapping such as `{"name": "SGD", "lr": 0.1}`, or a
+            function of the parameters, as in `TaskModule`; None for AdamW with `learning_rate` and
+            `weight_decay`.
+        scheduler: "cosine" to anneal the learning rate to 0 over `max_epochs`, None for a constant one, or a
+            name of torch.optim.lr_scheduler, a mapping or a function of the optimizer, as in `TaskModule`.
+        callbacks: A list of Lightning's callbacks, such as `[EarlyStopping("val/loss")]`; each fit uses
+            copies of them.
+        trainer_options: A mapping of other arguments of Lightning's Trainer, such as
+            `{"gradient_clip_val": 1.0}`.
+        validation_fraction: Fraction of the rows, in [0, 1), that is held out to fit the decision, and for
+            callbacks and schedulers that monitor a metric such as val/loss. Otherwise no rows are held out.
         decision: "tuned" for the defaults of `fit_decision` (thresholds for the expected F1, and temperature,
             in multilabel tasks; only the temperature in binary and multiclass tasks), a mapping with other
             options such as `{"metric": "f1_macro"}`, or None for the threshold 0.5 or most probable class.
@@ -85,6 +101,10 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     batch_size: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
+    optimizer: Any = None
+    scheduler: Any = "cosine"
+    callbacks: "Sequence[Callback] | None" = None
+    trainer_options: Mapping[str, Any] | None = None
     validation_fraction: float = 0.15
     decision: str | Mapping[str, Any] | None = "tuned"
     random_state: Any = None
@@ -144,7 +164,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         with restore_random_state(seed, device):
             width = len(self.classes_) if TASKS[name].is_sized() else None
             task = make_task(name, num_outputs=width, class_names=[*map(str, self.classes_.tolist())])
-            held_out = self.validation_fraction if options is not None else 0
+            monitors = find_val_monitor(self.callbacks, self.scheduler)
+            held_out = self.validation_fraction if options is not None or monitors else 0
             splits = self._splits(rows, labels, task, sample_weight, held_out, seed)
             self._train(splits, task, options, seed, device)
         return self
@@ -188,8 +209,21 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         check_int("batch_size", self.batch_size, 1)
         check_float("learning_rate", self.learning_rate, 0)
         check_float("weight_decay", self.weight_decay, 0)
+        for name, option in (("learning_rate", "lr"), ("weight_decay", "weight_decay")):
+            value = getattr(self, name)
+            if self.optimizer is not None and value != getattr(TaskClassifier, name):
+                raise ConfigError(
+                    f"{name}={value} has no effect, because optimizer is set. Set {option} in optimizer "
+                    f"instead, or remove {name}."
+                )
+        check_trainer_settings(self.callbacks, self.trainer_options)
         if check_float("validation_fraction", self.validation_fraction, 0, 1) == 1:
             raise ConfigError("validation_fraction must be < 1, got 1: no row would be left to train on.")
+        if not self.validation_fraction and (metric := find_val_monitor(self.callbacks, self.scheduler)):
+            raise ConfigError(
+                f"{metric} is monitored, but validation_fraction=0 holds out no rows. Set "
+                "validation_fraction=0.15, or monitor train/loss."
+            )
         if self.decision in (None, "tuned"):
             return {} if self.decision and self.validation_fraction else None
         if not isinstance(self.decision, Mapping):
@@ -258,7 +292,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
         from lossselect.data.datamodule import TensorData
-        from lossselect.run.trainer import build_trainer
         from lossselect.training.callbacks.progress import ProgressBar
         from lossselect.training.callbacks.steps_per_execution import StepsPerExecution
         from lossselect.training.module import TaskModule
@@ -266,31 +299,36 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
         data = TensorData(splits, task, self.batch_size)
         data.seed = seed
+        optimizer = {"name": "AdamW", "lr": self.learning_rate, "weight_decay": self.weight_decay}
+        cosine = {"name": "CosineAnnealingLR", "T_max": self.max_epochs}
         module = TaskModule(
             task,
             self._net(data.num_features, task.num_outputs),
             deepcopy(self.loss),  # it may have parameters, which training would change
-            {"name": "AdamW", "lr": self.learning_rate, "weight_decay": self.weight_decay},
-            {"name": "CosineAnnealingLR", "T_max": self.max_epochs},
+            optimizer if self.optimizer is None else self.optimizer,
+            cosine if self.scheduler == "cosine" else self.scheduler,
             bias_init="prior",
         )
         module.set_label_counts(data.counts["train"])
-        trainer = build_trainer(
-            {
-                "max_epochs": self.max_epochs,
-                "accelerator": device.type,
-                "devices": 1 if device.index is None else [device.index],
-                # the held-out rows are only used for the decision, after training
-                "check_val_every_n_epoch": self.max_epochs + 1,
-                "limit_val_batches": None if "val" in splits.rows else 0,
-                "num_sanity_val_steps": 0,
-                "enable_progress_bar": bool(self.verbose),
-            },
-            callbacks=[StepsPerExecution(STEPS_PER_EXECUTION), *([ProgressBar()] if self.verbose else [])],
+        callbacks = [*deepcopy(self.callbacks or ()), *([ProgressBar()] if self.verbose else [])]
+        is_default = not self.callbacks and not self.trainer_options and self.scheduler in ("cosine", None)
+        if is_default:
+            callbacks.append(StepsPerExecution(STEPS_PER_EXECUTION))
+        settings = {
+            "max_epochs": self.max_epochs,
+            "accelerator": device.type,
+            "devices": 1 if device.index is None else [device.index],
+            # by default the held-out rows are only used for the decision, after training
+            "check_val_every_n_epoch": self.max_epochs + 1 if is_default else 1,
+            "limit_val_batches": None if "val" in splits.rows else 0,
+            "num_sanity_val_steps": 0,
+            "enable_progress_bar": bool(self.verbose),
             # otherwise Lightning would wait for the other processes of a SLURM job
-            plugins=[LightningEnvironment()],
-            default_root_dir=tempfile.gettempdir(),  # nothing is written
-        )
+            "plugins": [LightningEnvironment()],
+            "default_root_dir": tempfile.gettempdir(),  # nothing is written
+            **deepcopy(self.trainer_options or {}),
+        }
+        trainer = make_trainer(settings, callbacks)
         try:
             trainer.fit(module, datamodule=data)
             if options is not None:

@@ -1,9 +1,10 @@
-"""Encoding of the estimator's labels, and isolation of its random numbers."""
+"""The estimator's labels, its settings for Lightning, and isolation of its random numbers."""
 
+import inspect
 import logging
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
 
-from lossselect.exceptions import DataError
-from lossselect.utils.checks import shorten
+from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.utils.checks import check_options, shorten
 from lossselect.utils.warnings import ignore_warnings
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
     from torch import device
 
 LISTS = (
@@ -24,6 +26,16 @@ LISTS = (
     "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)."
 )
 # warnings about metrics of the held-out rows and about the initial bias, which the user did not request
+TRAINER_PARAMETERS = {
+    "max_epochs": "max_epochs",
+    "accelerator": "device",
+    "devices": "device",
+    "callbacks": "callbacks",
+    "enable_progress_bar": "verbose",
+    "limit_val_batches": "validation_fraction",
+}
+"""Arguments of the trainer that the estimator sets, and its parameters for them."""
+
 SILENCED = ("duplicate_rows", "no_positives", "one_class", "no_head_bias")
 
 
@@ -83,6 +95,52 @@ def _check_sortable(values: np.ndarray) -> None:
             f"The labels in y must have one type, so that they can be sorted, got {types}. Convert them to "
             "one type."
         ) from None
+
+
+def check_trainer_settings(callbacks: Any, trainer_options: Any) -> None:
+    """Raise an error for callbacks and options of the trainer that the estimator cannot use."""
+    if callbacks is None and trainer_options is None:
+        return
+    from lightning.pytorch import Callback, Trainer
+
+    if not isinstance(callbacks, Sequence | None) or not all(
+        isinstance(c, Callback) for c in callbacks or ()
+    ):
+        raise OptionTypeError(f"callbacks must be a list of Lightning's callbacks, got {callbacks!r}.")
+    if not isinstance(trainer_options, Mapping | None):
+        raise OptionTypeError(
+            "trainer_options must be a mapping of arguments of Lightning's Trainer, such as "
+            f"{{'gradient_clip_val': 1.0}}, got {trainer_options!r}."
+        )
+    for name in trainer_options or ():
+        if name in TRAINER_PARAMETERS:
+            raise ConfigError(
+                f"trainer_options cannot contain {name!r}. Set {TRAINER_PARAMETERS[name]} of the estimator."
+            )
+    known = [name for name in inspect.signature(Trainer).parameters if name not in TRAINER_PARAMETERS]
+    check_options(trainer_options or (), known, "trainer_options")
+
+
+def make_trainer(settings: Mapping[str, Any], callbacks: Sequence[Any]) -> "Trainer":
+    """Return the trainer with these arguments; those that no config may set are not type-checked."""
+    from lightning.pytorch.callbacks import Checkpoint
+
+    from lossselect.run.settings import RESERVED
+    from lossselect.run.trainer import build_trainer
+
+    options = {name: value for name, value in settings.items() if name not in RESERVED}
+    others = {name: value for name, value in settings.items() if name in RESERVED}
+    saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
+    return build_trainer(options, **{"callbacks": [*callbacks], "enable_checkpointing": saves, **others})
+
+
+def find_val_monitor(callbacks: Any, scheduler: Any) -> str | None:
+    """Return the first metric of the held-out rows that a callback or a named scheduler monitors, or None."""
+    monitors = [getattr(callback, "monitor", None) for callback in callbacks or ()]
+    spec = scheduler if isinstance(scheduler, Mapping) else {"name": scheduler}
+    if spec.get("name") == "ReduceLROnPlateau":
+        monitors.append(spec.get("monitor", "val/loss"))
+    return next((metric for metric in monitors if str(metric).startswith("val/")), None)
 
 
 @contextmanager

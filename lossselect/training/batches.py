@@ -1,7 +1,7 @@
 """The parts of a user's batch: inputs, target and sample weights."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -177,9 +177,9 @@ class TargetTransfer:
         """True if a target has been encoded, but has not arrived yet."""
         return self._encoded is not None and self._transferred is None
 
-    def start(self, raw: Any, encode: Callable[[Any], Any]) -> None:
-        """Encode the target of a batch on the CPU."""
-        self._raw, self._encoded = raw, encode(raw)
+    def start(self, target: Any, encoded: Any) -> None:
+        """Store the canonical form of the target of a batch before the transfer."""
+        self._raw, self._encoded = target, encoded
 
     def arrive(self, transferred: Any, device: Any) -> None:
         """Copy the canonical target to the device, given the target in the transferred batch."""

@@ -1,5 +1,6 @@
 """Passing the inputs of a batch to a net, finding the logits in its output, and compiling a step."""
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
@@ -76,6 +77,13 @@ def bind_inputs(net: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str,
     accepted = inputs if parameters.any_name else [name for name in parameters.named if name in inputs]
     missing = [name for name in parameters.required if name not in inputs]
     if accepted and not missing:
+        if len(accepted) < len(inputs) and (name := _find_suspicious(tuple(inputs), parameters)):
+            warn(
+                "unused_entry",
+                f"The entry {name!r} of the batch is not used, because forward has the parameters "
+                f"{', '.join(parameters.named)}. If it is an input, give both the same name. If it contains "
+                f'sample weights, pass batch_keys={{"weight": "{name}"}}.',
+            )
         return (), {name: inputs[name] for name in accepted}
     if takes_one or not accepted:
         return (inputs,), {}
@@ -84,6 +92,17 @@ def bind_inputs(net: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str,
         'Pass batch_keys={"inputs": [...]} with the keys of the arguments in their order, or override '
         "unpack_batch(batch) to return (inputs, target) with inputs={'parameter of forward': value, ...}."
     )
+
+
+@lru_cache(maxsize=64)
+def _find_suspicious(entries: tuple[str, ...], parameters: Parameters) -> str | None:
+    """Return an entry without a parameter whose name is like that of sample weights or of a parameter."""
+    optional = [name for name in parameters.named if name not in entries]
+    for name in entries:
+        is_close = name in ("weight", "weights") or difflib.get_close_matches(name, optional, 1, 0.7)
+        if name not in parameters.named and is_close:
+            return name
+    return None
 
 
 def check_class_dim(class_dim: int | None) -> int | None:

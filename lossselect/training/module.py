@@ -263,21 +263,25 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
 
     def _on_batch_of_loader(self, batch: Any) -> None:
         self._transfer.clear()
-        on_cpu = self.trainer.strategy.root_device.type == "cpu"
-        if on_cpu or self.trainer.predicting or isinstance(batch, EncodedPair | EncodedBatch):
+        if self.trainer.predicting:
             return
-        try:
-            target = self.unpack_batch(batch)[1]
-        except Exception:  # an override of a step may pass another batch to `step`, which raises the error
-            return
-        self._transfer.start(target, self._encode)
+        if isinstance(batch, EncodedPair | EncodedBatch):
+            self._transfer.start(batch.target, batch.target)  # a hook may return a plain tuple
+        elif self.trainer.strategy.root_device.type != "cpu":
+            try:
+                target = self.unpack_batch(batch)[1]
+            except Exception:  # an override may pass another batch to `step`, which raises the error
+                return
+            self._transfer.start(target, self._encode(target))
 
     def _on_batch_transferred(self, batch: Any, device: Any) -> None:
         # in inference mode, torch does not count changes in place that a hook may make
         if torch.is_inference_mode_enabled() and overrides_hook(self, "on_after_batch_transfer"):
             self._transfer.clear()
         if self._transfer.pending:
-            self._transfer.arrive(self.unpack_batch(batch)[1], device)
+            is_encoded = isinstance(batch, EncodedPair | EncodedBatch)
+            target = batch.target if is_encoded else self.unpack_batch(batch)[1]
+            self._transfer.arrive(target, device)
 
     def _transfer_block(self, block: Block) -> list[Any]:
         """Return the batches of a block, encoded and on the device."""

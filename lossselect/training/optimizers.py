@@ -34,6 +34,17 @@ OPTIMIZERS = _find_classes(optim, Optimizer)
 SCHEDULERS = _find_classes(lr_scheduler, lr_scheduler.LRScheduler)
 
 
+def ignores_specs(cls: type) -> bool:
+    """Return whether a subclass of `TaskModule` overrides configure_optimizers without calling super()'s."""
+    overrides = [vars(base).get("configure_optimizers") for base in cls.__mro__]
+    codes = [
+        getattr(override, "__code__", None)
+        for override in overrides
+        if not str(getattr(override, "__module__", "")).startswith(("lossselect.", "lightning."))
+    ]
+    return any(code is not None and "configure_optimizers" not in code.co_names for code in codes)
+
+
 def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool = True) -> Optimizer:
     """Return the optimizer for "SGD", `{"name": "SGD", "lr": 0.1}` or a callable; AdamW(lr=1e-3) for None.
 

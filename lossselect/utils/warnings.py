@@ -46,6 +46,7 @@ WARNINGS = {
     "unseen_category": "feature cells of an unknown category, or missing in a column complete in training",
     "untested_lightning": "an untested version of Lightning, for which steps_per_execution becomes 1",
     "untuned_threshold": "labels without a validation positive, whose thresholds are not tuned",
+    "unused_entry": "an entry of a batch that seems to be meant for forward or as sample weights",
     "unused_delimiter": "a delimiter that no label cell contains",
     "unmatched_missing": "values of data.missing that no row has",
     "unseen_label": "labels unknown from training, ignored due to handle_unknown=ignore",

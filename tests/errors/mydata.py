@@ -1,8 +1,11 @@
-"""A user's own data module and callback, which examples at the command line name."""
+"""A user's own data module, module and callback, which examples at the command line name."""
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from lossselect import TaskModule
 
 
 class MyData(LightningDataModule):
@@ -23,6 +26,16 @@ class OneClassData(MySizedData):
 
     def val_dataloader(self):
         return DataLoader(TensorDataset(torch.randn(16, 8), torch.zeros(16)), 8)
+
+
+class MyModule(TaskModule):
+    """A module that builds its net itself."""
+
+    def __init__(self, task, num_features, hidden, **kwargs):
+        super().__init__(task, **kwargs)
+        self.net = nn.Sequential(
+            nn.Linear(num_features, hidden), nn.ReLU(), nn.Linear(hidden, task.num_outputs)
+        )
 
 
 class StopsAfterOneEpoch(Callback):

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("allowed classes")  # enumerating the class
 REVIEWED = json.loads((Path(__file__).parent / "allowed_classes.json").read_text())
 
 PLACES = {
-    "model": ["model", "model.net", "model._args_[0]", "model.layers[1].norm"],
+    "model": ["model", "model.net", "model._args_[0]", "model.layers[1].norm", "module.encoder"],
     "optimizer": ["optimizer"],
     "scheduler": ["scheduler"],
     "callbacks": ["callbacks.mine"],
@@ -40,6 +40,7 @@ PLACES = {
         *(
             "data",
             "data.transform",
+            "module",
             "data[0]",
             "loss",
             "loss.weight",

@@ -188,6 +188,30 @@ def test_batch_keys_of_another_form(keys):
         ls.TaskModule(TASK, nn.Linear(4, 3), batch_keys=keys)
 
 
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x, attention_mask=None):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("name", ["attn_mask", "attention_masks", "weight"])
+def test_a_warning_about_an_entry_that_is_not_used(name):
+    with pytest.warns(UserWarning, match=f"The entry '{name}' of the batch is not used"):
+        ls.TaskModule(TASK, Masked()).step({"x": X, name: SCALE, "y": Y})
+
+
+def test_no_warning_about_other_entries():
+    ls.TaskModule(TASK, Masked()).step({"x": X, "index": Y, "path": PATHS, "y": Y})
+
+
+def test_several_tensors_for_a_single_input():
+    with pytest.raises(ConfigError, match=r'a dict with the keys .image., .size.*batch_keys={"inputs"'):
+        ls.TaskModule(TASK, nn.Linear(4, 3)).step({"image": X, "size": SCALE, "y": Y})
+
+
 def test_inputs_that_forward_lacks():
     with pytest.raises(ConfigError, match="forward requires 'scale', but the batch provides x, size"):
         ls.TaskModule(TASK, TwoInputs()).step({"x": X, "size": SCALE, "y": Y})
@@ -264,6 +288,23 @@ def test_a_pair_of_the_data_module_of_this_package(tmp_path):
     rows = {"train": torch.arange(6), "val": torch.arange(6, 8)}
     splits = Splits("rows", X, Y.numpy(), ("a", "b", "c"), rows, {})
     trainer(tmp_path).fit(Own(TASK, nn.Linear(4, 3)), datamodule=TensorData(splits, TASK))
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
+def test_a_hook_returns_a_plain_tuple_for_encoded_rows(tmp_path):
+    """The target is canonical: its -100 is not read as a class index."""
+
+    class Own(ls.TaskModule):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            x, y = batch
+            return x + 1, y
+
+    task, rows = ls.Multiclass(3, missing=9), {"train": torch.arange(6), "val": torch.arange(6, 12)}
+    labels = (torch.arange(12) % 3).index_fill(0, torch.tensor([0, 7]), 9)
+    splits = Splits("rows", torch.randn(12, 4), labels.numpy(), ("a", "b", "c"), rows, {})
+    run = trainer(tmp_path)
+    run.fit(Own(task, nn.Linear(4, 3)), datamodule=TensorData(splits, task))
+    assert run.callback_metrics["val/loss"].isfinite()
 
 
 class TestGpu:

@@ -114,10 +114,10 @@ class OutputChecks:
                 raise
             shape = f" of shape {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else ""
             shape = shape or f", {describe(inputs)}"
-            raise ConfigError(
-                f"The net fails for inputs{shape}: {first_line(error)}. Set HYDRA_FULL_ERROR=1 to see "
-                "the traceback."
-            ) from error
+            fix = "Set HYDRA_FULL_ERROR=1 to see the traceback."
+            if isinstance(inputs, Mapping):
+                fix = 'Name the inputs of forward, such as batch_keys={"inputs": "image"}.'
+            raise ConfigError(f"The net fails for inputs{shape}: {first_line(error)}. {fix}") from error
 
     def _call_in_evaluation(self, module: Any, inputs: Any) -> Any:
         self.evaluation_checked = True

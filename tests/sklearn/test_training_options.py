@@ -1,0 +1,224 @@
+"""The arguments of `TaskClassifier` for Lightning: optimizer, scheduler, callbacks, trainer_options."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from lossselect.sklearn import TaskClassifier
+
+X, Y = load_iris(return_X_y=True)
+SMALL = {
+    "net": {"name": "mlp", "hidden": [32], "dropout": 0, "input_dropout": 0},
+    "max_epochs": 8,
+    "batch_size": 16,
+    "device": "cpu",
+    "random_state": 0,
+}
+
+
+def small(**arguments):
+    return TaskClassifier(**{**SMALL, **arguments})
+
+
+class Recorder(Callback):
+    """Records what Lightning calls it with."""
+
+    def __init__(self):
+        self.epochs = self.steps = 0
+
+    def __repr__(self):
+        return "Recorder()"  # in the names of tests
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.epochs += 1
+        self.rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+        self.optimizer = type(trainer.optimizers[0])
+        self.logged = {*trainer.callback_metrics}
+        copies.append(self)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.steps += 1
+
+
+copies = []
+
+
+def fit(**arguments):
+    """Fit with a recorder; return the estimator, and the copy of the recorder that was used."""
+    copies.clear()
+    recorder = Recorder()
+    model = small(callbacks=[recorder, *arguments.pop("callbacks", [])], **arguments).fit(X, Y)
+    assert model.callbacks[0] is recorder
+    assert recorder.epochs == 0  # each fit uses copies
+    return model, copies[-1]
+
+
+@pytest.mark.filterwarnings("ignore::lossselect.LossSelectWarning")
+@parametrize_with_checks(
+    [
+        TaskClassifier(
+            net=SMALL["net"],
+            max_epochs=8,
+            batch_size=16,
+            device="cpu",
+            decision=None,
+            optimizer={"name": "AdamW", "lr": 0.05},
+            scheduler={"name": "StepLR", "step_size": 4},
+            # not EarlyStopping: scikit-learn compares hashes, and those of tensors always differ
+            callbacks=[Recorder()],
+            trainer_options={"gradient_clip_val": 10.0},
+        )
+    ],
+    expected_failed_checks=lambda model: dict.fromkeys(
+        ("check_sample_weight_equivalence_on_dense_data", "check_methods_sample_order_invariance"),
+        "see tests/sklearn/test_sklearn.py",
+    ),
+)
+def test_estimator_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "rate"),
+    [
+        ({}, torch.optim.AdamW, 0),
+        ({"learning_rate": 0.5, "scheduler": None}, torch.optim.AdamW, 0.5),
+        ({"optimizer": "SGD", "scheduler": None}, torch.optim.SGD, 1e-3),
+        ({"optimizer": {"name": "Adam", "lr": 0.25}, "scheduler": None}, torch.optim.Adam, 0.25),
+        (
+            {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.5), "scheduler": None},
+            torch.optim.SGD,
+            0.5,
+        ),
+        (
+            {"optimizer": {"name": "SGD", "lr": 1.0}, "scheduler": {"name": "StepLR", "step_size": 5}},
+            torch.optim.SGD,
+            0.1,
+        ),
+        (
+            {
+                "optimizer": {"name": "SGD", "lr": 1.0},
+                "scheduler": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 5),
+            },
+            torch.optim.SGD,
+            0.1,
+        ),
+    ],
+    ids=["default", "rate", "name", "mapping", "function", "schedule", "schedule function"],
+)
+def test_optimizer_and_scheduler(arguments, expected, rate):
+    model, recorder = fit(**arguments)
+    assert recorder.optimizer is expected
+    # the last epoch ends before the scheduler's last step
+    assert recorder.rates == pytest.approx([rate], abs=0.04 if not arguments else 1e-9)
+    assert recorder.steps == 8 * 8
+    assert {"train/loss", "val/loss"} <= recorder.logged
+    assert model.n_iter_ == 8
+
+
+def test_early_stopping_and_repeated_fits():
+    model, _ = fit(
+        callbacks=[EarlyStopping("val/loss", patience=0, min_delta=0.05)],
+        max_epochs=50,
+        optimizer={"name": "SGD", "lr": 0.5},
+    )
+    assert 1 < model.n_iter_ < 50
+    first, epochs = model.predict_proba(X), model.n_iter_
+    for again in (
+        model.fit(X, Y),
+        clone(model).fit(X, Y),
+        pickle.loads(pickle.dumps(clone(model))).fit(X, Y),
+    ):
+        assert again.n_iter_ == epochs
+        np.testing.assert_array_equal(again.predict_proba(X), first)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), first)
+
+
+def test_a_metric_of_held_out_rows_without_a_decision():
+    model, recorder = fit(callbacks=[EarlyStopping("val/loss")], decision=None)
+    assert model.module_.counts.rows == 128
+    assert model.task_.temperature == 1
+    model, recorder = fit(scheduler="ReduceLROnPlateau", decision=None)
+    assert model.module_.counts.rows == 128
+    model, recorder = fit(callbacks=[EarlyStopping("train/loss", min_delta=10, patience=2)], decision=None)
+    assert model.module_.counts.rows == 150
+    assert model.n_iter_ == 3
+    assert "val/loss" not in recorder.logged
+
+
+def test_options_of_the_trainer():
+    assert small(trainer_options={"max_steps": 20}).fit(X, Y).n_iter_ == 3
+    options = {"accumulate_grad_batches": 4, "gradient_clip_val": 1.0, "check_val_every_n_epoch": 100}
+    model, recorder = fit(trainer_options=options)
+    assert "val/loss" not in recorder.logged
+    assert model.get_params()["trainer_options"] is options
+    plain = small().fit(X, Y).predict_proba(X)
+    assert (model.predict_proba(X) != plain).any()
+    # validation in each epoch, and single steps, change nothing
+    np.testing.assert_array_equal(fit()[0].predict_proba(X), plain)
+
+
+def test_a_checkpoint_callback_writes_to_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(callbacks=[ModelCheckpoint(tmp_path / "kept")])
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_grid_over_optimizers():
+    grid = {"optimizer": [None, "SGD", {"name": "Adam", "lr": 0.05}], "scheduler": ["cosine", None]}
+    search = GridSearchCV(small(callbacks=[EarlyStopping("val/loss")]), grid, cv=2, error_score="raise")
+    assert search.fit(X, Y).best_params_["optimizer"] == {"name": "Adam", "lr": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"optimizer": "SDG"}, ValueError, "Did you mean 'SGD'?"),
+        ({"optimizer": {"name": "SGD", "lrr": 1}}, ValueError, "has no option 'lrr'"),
+        (
+            {"optimizer": "SGD", "learning_rate": 0.1},
+            ValueError,
+            "learning_rate=0.1 has no effect, because optimizer is set. Set lr in optimizer",
+        ),
+        ({"optimizer": "SGD", "weight_decay": 0}, ValueError, "weight_decay=0 has no effect"),
+        ({"scheduler": "cosin"}, ValueError, "Unknown scheduler 'cosin'"),
+        ({"callbacks": EarlyStopping("val/loss")}, TypeError, "callbacks must be a list of Lightning's"),
+        ({"callbacks": [EarlyStopping]}, TypeError, "callbacks must be a list of Lightning's callbacks"),
+        (
+            {"callbacks": [EarlyStopping("val/loss")], "validation_fraction": 0},
+            ValueError,
+            "val/loss is monitored, but validation_fraction=0 holds out no rows",
+        ),
+        ({"trainer_options": 3}, TypeError, "trainer_options must be a mapping of arguments"),
+        ({"trainer_options": {"max_epochs": 3}}, ValueError, "'max_epochs'. Set max_epochs of the estimator"),
+        ({"trainer_options": {"devices": 2}}, ValueError, "'devices'. Set device of the estimator"),
+        ({"trainer_options": {"callbacks": []}}, ValueError, "'callbacks'. Set callbacks of the estimator"),
+        ({"trainer_options": {"precison": 16}}, ValueError, "Did you mean 'precision'?"),
+        ({"trainer_options": {"gradient_clip_val": "a"}}, ValueError, "gradient_clip_val must be"),
+    ],
+    ids=lambda value: str(value)[:40].partition(" at 0x")[0],
+)
+def test_invalid_arguments(arguments, kind, message):
+    with pytest.raises(kind) as raised:
+        small(**arguments).fit(X, Y)
+    assert message in str(raised.value)
+
+
+def test_lightning_is_imported_by_fit():
+    code = (
+        "import sys; from lossselect.sklearn import TaskClassifier\n"
+        "model = TaskClassifier(optimizer='SGD', trainer_options={'max_steps': 3})\n"
+        "model.get_params(), repr(model)\n"
+        "assert not {'torch', 'lightning'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
