@@ -87,7 +87,7 @@ def split_batch(
     return Parts(_choose_inputs(batch, rest, parameters), *parts)
 
 
-def _find_entries(batch: Any, parameters: Parameters | None) -> Mapping[str, Any]:
+def _find_entries(batch: Any, parameters: Parameters | None) -> Mapping[Any, Any]:
     """Return the entries of a mapping or a tuple, the fields of a dataclass, or attributes of an object."""
     if isinstance(batch, Mapping):
         return batch

@@ -115,9 +115,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         on_nonfinite: str = "stop",
     ) -> None:
         super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys)
-        # loggers write `hparams` as text, so tensors are left out
-        arguments = self._defaults | self._arguments
-        self.hparams.update({k: v for k, v in arguments.items() if not isinstance(v, Tensor)})
+        self.hparams.update(self._plain_hparams)
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
         self.loader_names = loader_names
         self._step_mean = StepMean()
