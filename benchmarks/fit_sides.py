@@ -221,8 +221,9 @@ def lightning_with_metrics(case: Case, same_order: bool = False) -> Fit:
     return fit_of(trainer_of(case), WithMetrics(case), *case.loaders(same_order))
 
 
-def lossselect(case: Case, steps: int = 1, compiled: bool = False, **options: Any) -> Fit:
-    module = ls.TaskModule(case.task, case.net(), optimizer={"name": "Adam", "lr": LR, **options})
+def lossselect(case: Case, steps: int = 1, compiled: bool = False, fused: bool | str = "auto") -> Fit:
+    optimizer = {"name": "Adam", "lr": LR, "fused": fused}  # "auto" is the default of the command line
+    module = ls.TaskModule(case.task, case.net(), optimizer=optimizer)
     train, val = (TensorBatches(x, case.task.encode(y)) for x, y in (case.train, case.val))
     loaders = train.loader(BATCH, shuffle=True), val.loader(BATCH)
     callbacks = [ls.StepsPerExecution(steps)] if steps > 1 else []

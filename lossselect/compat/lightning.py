@@ -33,6 +33,7 @@ def is_tested() -> bool:
 
 SIGNAL_REGISTRATION = "_signal_connector.register_signal_handlers"  # called when fit starts
 SIGTERM_BROADCAST = "fit_loop.epoch_loop._broadcast_sigterm_tensor"  # a collective operation in each batch
+LOADERS_MADE = "fit_loop._load_combined_loader_states"  # called before the loaders of an epoch start
 LOADER_PREPARATION = "_data_connector._prepare_dataloader"  # adds a distributed sampler to a user's loader
 
 

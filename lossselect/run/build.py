@@ -330,7 +330,7 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     at_epoch_end = saves_at_epoch_end(config.monitor, options)
     best = BestCheckpoint(checkpoints, config.monitor, best_mode(config.monitor), at_epoch_end)
     saves = not options.get("fast_dev_run")  # a smoke test must not change the run folder
-    callbacks: list[Any] = [best, Preflight(config.monitor, checkpoints)] if saves else []
+    callbacks: list[Any] = [best, Preflight(checkpoints)] if saves else []
     for name, entry in (config.get("callbacks") or {}).items():
         # with monitor=last all epochs are trained
         if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):

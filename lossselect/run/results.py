@@ -244,8 +244,8 @@ def best_checkpoint(trainer: Trainer, callback: ModelCheckpoint, resumed: bool) 
     """Return the path of the best checkpoint; raise an error if there is none."""
     if not trainer.global_step:
         raise DataError(
-            "No step was taken. The training loader is empty (fewer rows than a batch, and drop_last=True?), "
-            "or trainer.max_steps or trainer.limit_train_batches allow no step."
+            "No step was taken, because trainer.max_steps or trainer.limit_train_batches allow none. "
+            "Increase them."
         )
     score = callback.best_model_score  # None after resuming from another folder, even if there is a path
     if score is None and resumed:

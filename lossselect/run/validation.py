@@ -296,7 +296,7 @@ def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None
 
     weight = torch.zeros(2, 2, requires_grad=True)  # torch imports its compiler with the first optimizer
     weight.grad = torch.ones(2, 2)
-    optimizer = make_optimizer(optimizer_spec, [weight])
+    optimizer = make_optimizer(optimizer_spec, [("weight", weight)])
     steps: list[Any] = [("optimizer", optimizer_spec, lambda: optimizer.step(lambda: 0.0))]
     if scheduler_spec and "_target_" not in scheduler_spec:
         scheduler: Any = make_scheduler(scheduler_spec, optimizer, monitor="val/loss")

@@ -300,6 +300,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         data = TensorData(splits, task, self.batch_size)
         data.seed = seed
         optimizer = {"name": "AdamW", "lr": self.learning_rate, "weight_decay": self.weight_decay}
+        optimizer["fused"] = "auto"
         cosine = {"name": "CosineAnnealingLR", "T_max": self.max_epochs}
         module = TaskModule(
             task,

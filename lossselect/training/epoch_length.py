@@ -42,6 +42,11 @@ def check_epoch_length(trainer: Trainer, stage: str) -> None:
     if batches.ready > batches.processed:
         place = f"the step of {SPLIT_NAMES.get(stage, stage)} batch {batches.ready - 1}"
         raise DataError(f"StopIteration was raised in {place}. {CAUSE}")
+    if stage == "train" and fetcher.done and fetcher.length is None and not batches.ready:
+        raise DataError(
+            "Expected at least one training batch, got none: the training loader yields nothing. If its data "
+            "set is iterated only once, return a new iterator from __iter__."
+        )
     if fetcher.done or stage != "train":
         check_fetched(fetcher, stage)
 

@@ -18,8 +18,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lossselect.chunked.options import chunked_primary_metric
 from lossselect.compat.lightning import data_fetcher, get_trainer, is_sequential
+from lossselect.data.checks import check_counts
 from lossselect.data.datamodule import TensorData
-from lossselect.exceptions import ConfigError, DataError
+from lossselect.exceptions import ConfigError
 from lossselect.losses.loss import Loss
 from lossselect.tasks.label_counts import LabelCounts, count_batches, warn_no_positives
 from lossselect.training.checkpoints.content import add_module_state, check_same_task
@@ -27,6 +28,7 @@ from lossselect.training.checkpoints.run_state import RunState, find_generators
 from lossselect.training.checkpoints.saving import CheckpointFiles
 from lossselect.training.checkpoints.validation import check_resumable, check_states
 from lossselect.training.diagnostics.outputs import check_end
+from lossselect.training.diagnostics.start_checks import check_epoch, check_labels_in_memory, check_monitors
 from lossselect.training.distributed.eval_sampler import each_row_once, evaluate_apart, take_each_row_once
 from lossselect.training.epoch_length import check_epoch_length, evaluation_loop
 from lossselect.utils.checks import SPLIT_NAMES, first_duplicate, shorten
@@ -44,8 +46,10 @@ class RunHooks(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         # a new list, because Lightning is iterating over the old one
-        others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEndHooks)]  # type: ignore[attr-defined]
-        trainer.callbacks = [EpochEndHooks(), *others]  # type: ignore[attr-defined]
+        others = [callback for callback in trainer.callbacks if not isinstance(callback, FirstHooks)]  # type: ignore[attr-defined]
+        trainer.callbacks = [FirstHooks(self.run_state), *others]  # type: ignore[attr-defined]
+        if stage == "fit":
+            self.run_state.watch(trainer)
         pl_module._build_head()
         _check_strategy(trainer, pl_module)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -54,23 +58,12 @@ class RunHooks(Callback):
         pl_module._finite_check.checked_step = -1
         check_end(pl_module.net, pl_module.task)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.run_state.check(trainer)
-        self.run_state.watch(trainer)
-        if trainer.ckpt_path is not None:
-            pl_module.bias_init = None  # a resumed run takes its bias from the checkpoint
-        pl_module._initialize_bias()
-        if pl_module._needs_counts and (counts := _count_labels(trainer, pl_module)):
-            pl_module.set_label_counts(counts)
-        self.run_state.compare_loss(pl_module.criterion)
-        pl_module._step_mean.equal_counts = _has_equal_counts(trainer, pl_module)
-
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.run_state.start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module._epochs["train"].first.reset()
-        self.run_state.begin_epoch(trainer)
+        self.run_state.begin_epoch()
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         evaluate_apart(trainer, True)
@@ -147,8 +140,36 @@ def add_run_hooks(configure_callbacks: Callable[..., Any]) -> Callable[..., Any]
     return configure
 
 
-class EpochEndHooks(Callback):
-    """Computes and logs the values of an epoch, like `self.log`, before all other hooks at its end."""
+class FirstHooks(Callback):
+    """Hooks that must run before those of all other callbacks.
+
+    Fit starts with label counts and an initial bias, which a learning rate finder needs, and an epoch ends
+    with logged values, which other callbacks monitor.
+    """
+
+    def __init__(self, run_state: RunState) -> None:
+        self.run_state = run_state
+        self.checked: set[str] = set()  # splits whose labels have been checked
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.run_state.check(trainer)
+        if trainer.ckpt_path is not None:
+            pl_module.bias_init = None  # a resumed run takes its bias from the checkpoint
+        pl_module._initialize_bias()
+        if pl_module._needs_counts:
+            started = data_fetcher(trainer.fit_loop) is not None  # for the length of a schedule
+            if counts := _count_labels(trainer, pl_module):
+                check_counts(pl_module.task, "train", counts)
+                pl_module.set_label_counts(counts)
+                self.run_state.rewind(trainer, started)
+                self.checked.add("train")
+        self.run_state.compare_loss(pl_module.criterion)
+        pl_module._step_mean.equal_counts = _has_equal_counts(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        check_monitors(trainer, pl_module)
+        is_checked = isinstance(trainer.datamodule, TensorData)  # type: ignore[attr-defined]
+        self.checked.update(("train", "val") if is_checked else check_labels_in_memory(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "train")
@@ -158,9 +179,9 @@ class EpochEndHooks(Callback):
             pl_module._epochs["train"].first.first_checks = None
             if not pl_module._output_checks.ends_affine:
                 first.warn_of_outputs()
-            counts = pl_module._epochs["train"].first.counts
-            if counts and not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
-                first.warn_of_labels(pl_module.task, *counts)  # TensorData has warned before the first step
+            if not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
+                first.warn_of_labels(pl_module.task)
+        self._check_labels(trainer, pl_module._epochs["train"].first, "train")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "val")
@@ -168,6 +189,8 @@ class EpochEndHooks(Callback):
             pl_module._finite_check.check_weights(pl_module)  # before they are saved as the best checkpoint
         for epoch in pl_module._epochs["val"]:
             _log(trainer, pl_module, epoch)
+            if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+                self._check_labels(trainer, epoch, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "test")
@@ -176,6 +199,10 @@ class EpochEndHooks(Callback):
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "predict")
+
+    def _check_labels(self, trainer: Trainer, epoch: Any, split: str) -> None:
+        if split not in self.checked and check_epoch(trainer, epoch, split):
+            self.checked.add(split)
 
 
 def _check_strategy(trainer: Trainer, module: Any) -> None:
@@ -222,11 +249,6 @@ def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
         counts = count_batches(module.task, (module._encode_batch(batch).target for batch in loader))
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
-    if counts is not None and not counts.known.any():
-        raise DataError(
-            "All labels of the training loader are missing. Add labels, or check `missing` of the task, the "
-            "value that marks a missing label."
-        )
     return counts
 
 

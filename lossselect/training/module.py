@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from lossselect.training.distributed.loss_averaging import StepMean
 from lossselect.training.epoch import Epoch, StageEpochs, TopKEpoch
 from lossselect.training.forward import CompiledStep, StepOutput, bind_inputs, describe, find_parameters
 from lossselect.training.lifecycle import add_run_hooks
-from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
+from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, configure, initial_lr
 from lossselect.utils.checks import SPLIT_NAMES
 
 _COMPILED_CHUNKED = "head=chunked does not support torch.compile. Set head=dense or trainer.compile=false."
@@ -48,8 +47,10 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         loss: A name of `LOSSES`, `{"name": ..., **options}`, "auto" (see `suggest_loss`), or a callable that
             accepts logits and the canonical target and returns a scalar.
         optimizer: The name of a class of torch.optim, such as "SGD", a dict such as
-            `{"name": "SGD", "lr": 0.1}`, a callable that accepts the parameters and returns an optimizer, or
-            None for AdamW with lr=1e-3.
+            `{"name": "SGD", "lr": 0.1}`, a callable that accepts the trainable parameters and returns an
+            optimizer, or None for AdamW with lr=1e-3. A callable whose first argument is called
+            `named_parameters` gets pairs (name, parameter), for example to form parameter groups. Unless the
+            optimizer is a callable, the attribute `lr` is its learning rate, which `Tuner.lr_find` sets.
         scheduler: The name of a class of torch.optim.lr_scheduler, a dict such as
             `{"name": "CosineAnnealingLR", "T_max": 50}`, a callable that accepts the optimizer, or None.
         bias_init: "prior" initialises the last bias from the class frequencies in the training rows, so that
@@ -117,6 +118,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys)
         self.hparams.update(self._plain_hparams)
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
+        if not hasattr(self, "lr") and (lr := initial_lr(optimizer)) is not None:
+            self.lr = lr  # `configure_optimizers` uses it, and learning rate finders set it
         self.loader_names = loader_names
         self._step_mean = StepMean()
         self._finite_check = FiniteCheck(on_nonfinite)
@@ -303,21 +306,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizer, or a dict of the optimizer and the scheduler."""
         self._check_net()
-        trainer = get_trainer(self)
-        # a fused optimizer unscales the gradients within its step, so Lightning cannot clip them before it
-        precision = None if trainer is None else trainer.precision_plugin
-        overrides = type(self).configure_gradient_clipping is not TaskModule.configure_gradient_clipping
-        clips = trainer is not None and (overrides or bool(trainer.gradient_clip_val))
-        scaled = (clips and isinstance(precision, MixedPrecision)) or getattr(precision, "scaler", None)
-        # fused optimizers do not support the sparse gradients of an embedding
-        sparse = any(getattr(part, "sparse", False) for part in self.modules())
-        optimizer = make_optimizer(self._optimizer_spec, self.parameters(), fused=not scaled and not sparse)
         monitor = topk_monitor(self.task) if self._chunked else self.task.monitor
-        length: dict[str, Any] = {}
-        if self._scheduler_spec is not None and trainer is not None and trainer.training:
-            length = {"epochs": trainer.max_epochs, "steps": trainer.estimated_stepping_batches}
-        scheduler = make_scheduler(self._scheduler_spec, optimizer, f"val/{monitor}", **length)
-        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return configure(self, get_trainer(self), f"val/{monitor}")
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Take a step of a scheduler.

@@ -14,9 +14,10 @@ from lossselect.metrics.direction import best_mode, direction
 from lossselect.utils.checks import check_int, check_options, lookup, split_name
 from lossselect.utils.warnings import warn
 
-OptimizerSpec = str | Mapping[str, Any] | Callable[[Iterable[Any]], Optimizer] | None
+OptimizerSpec = str | Mapping[str, Any] | Callable[[Any], Optimizer] | None
 SchedulerSpec = str | Mapping[str, Any] | Callable[[Optimizer], Any] | None
 
+DEFAULT = {"name": "AdamW", "lr": 1e-3}
 LIGHTNING_KEYS = ("interval", "frequency", "monitor", "strict")
 LENGTHS = ("T_max", "T_0", "total_iters", "total_steps", "step_size")
 """Attributes of torch's schedulers that are lengths in scheduler steps."""
@@ -34,6 +35,50 @@ OPTIMIZERS = _find_classes(optim, Optimizer)
 SCHEDULERS = _find_classes(lr_scheduler, lr_scheduler.LRScheduler)
 
 
+def initial_lr(spec: OptimizerSpec) -> Any:
+    """Return the learning rate of a spec, or the default of its class; None for a callable."""
+    if callable(spec):
+        return None
+    spec = _as_mapping(spec)
+    parameters = inspect.signature(OPTIMIZERS.get(str(spec.get("name")), Optimizer)).parameters
+    default = parameters["lr"].default if "lr" in parameters else None
+    return spec.get("lr", default)
+
+
+def _as_mapping(spec: Any) -> Mapping[str, Any]:
+    return {"name": spec} if isinstance(spec, str) else spec or DEFAULT
+
+
+def configure(module: Any, trainer: Any, monitor: str) -> Any:
+    """Return the optimizer of a `TaskModule`, or a dict of the optimizer and the scheduler.
+
+    Args:
+        module: The module, with the specs and the learning rate.
+        trainer: Its trainer, or None.
+        monitor: The metric for a scheduler that does not name one.
+    """
+    lr, fused = getattr(module, "lr", None), _supports_fused(module, trainer)
+    optimizer = make_optimizer(module._optimizer_spec, module.named_parameters(), lr, fused)
+    length: dict[str, Any] = {}
+    if module._scheduler_spec is not None and trainer is not None and trainer.training:
+        length = {"epochs": trainer.max_epochs, "steps": trainer.estimated_stepping_batches}
+    scheduler = make_scheduler(module._scheduler_spec, optimizer, monitor, **length)
+    return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def _supports_fused(module: Any, trainer: Any) -> bool:
+    """Return whether gradients are dense, and not clipped by Lightning after they were scaled."""
+    from lightning.pytorch import LightningModule  # the rest of this file does not require Lightning
+    from lightning.pytorch.plugins.precision import MixedPrecision
+
+    # a fused optimizer unscales the gradients within its step, so Lightning cannot clip them before it
+    precision = None if trainer is None else trainer.precision_plugin
+    overrides = type(module).configure_gradient_clipping is not LightningModule.configure_gradient_clipping
+    clips = trainer is not None and (overrides or bool(trainer.gradient_clip_val))
+    scaled = (clips and isinstance(precision, MixedPrecision)) or getattr(precision, "scaler", None)
+    return not scaled and not any(getattr(part, "sparse", False) for part in module.modules())
+
+
 def ignores_specs(cls: type) -> bool:
     """Return whether a subclass of `TaskModule` overrides configure_optimizers without calling super()'s."""
     overrides = [vars(base).get("configure_optimizers") for base in cls.__mro__]
@@ -45,17 +90,24 @@ def ignores_specs(cls: type) -> bool:
     return any(code is not None and "configure_optimizers" not in code.co_names for code in codes)
 
 
-def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool = True) -> Optimizer:
+def make_optimizer(
+    spec: OptimizerSpec,
+    named_parameters: Iterable[tuple[str, Any]],
+    lr: Any = None,
+    supports_fused: bool = True,
+) -> Optimizer:
     """Return the optimizer for "SGD", `{"name": "SGD", "lr": 0.1}` or a callable; AdamW(lr=1e-3) for None.
 
-    With `fused`, the fused implementation is used if torch has one and the spec does not choose: a step of
-    Adam on a small net then takes a third of the time.
+    A callable accepts the trainable parameters, or pairs of their names and parameters if its first argument
+    is called `named_parameters`. If given, `lr` replaces the learning rate of a name or a dict. With
+    `fused="auto"`, torch's fused implementation is used if there is one and `supports_fused`.
 
     Raises:
         ConfigError: the name or an option is unknown, an option is invalid, or no parameter is trainable.
         OptionTypeError: the spec is an optimizer that has already been built.
     """
-    trained = [p for p in parameters if p.requires_grad]
+    named = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+    trained = [parameter for _, parameter in named]
     if not trained:
         raise ConfigError(
             "No parameter of the module requires a gradient, so there is nothing to train. Set requires_grad "
@@ -68,14 +120,22 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool =
             f'Pass {name!r} or {{"name": {name!r}, ...}}.'
         )
     if callable(spec):
-        return spec(trained)
-    spec = {"name": spec} if isinstance(spec, str) else spec or {"name": "AdamW", "lr": 1e-3}
-    if fused and not {"fused", "foreach", "differentiable"} & spec.keys():
+        return spec(named if _takes_names(spec) else trained)
+    spec = dict(_as_mapping(spec)) if lr is None else {**_as_mapping(spec), "lr": lr}
+    if spec.get("fused") == "auto":
+        del spec["fused"]
         cls = OPTIMIZERS.get(str(spec.get("name")))
-        if cls and "fused" in inspect.signature(cls).parameters:
+        chosen = {"foreach", "differentiable"} & spec.keys()
+        if supports_fused and not chosen and cls and "fused" in inspect.signature(cls).parameters:
             with suppress(RuntimeError):  # the dtype or device of the parameters is not supported by fused
                 return _build(OPTIMIZERS, spec, "optimizer", trained, fused=True)
     return _build(OPTIMIZERS, spec, "optimizer", trained)
+
+
+def _takes_names(function: Callable[..., Any]) -> bool:
+    with suppress(ValueError, TypeError):  # a function without a signature
+        return next(iter(inspect.signature(function).parameters), "") == "named_parameters"
+    return False
 
 
 def make_scheduler(

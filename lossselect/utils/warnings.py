@@ -48,6 +48,7 @@ WARNINGS = {
     "untuned_threshold": "labels without a validation positive, whose thresholds are not tuned",
     "unused_entry": "an entry of a batch that seems to be meant for forward or as sample weights",
     "unused_delimiter": "a delimiter that no label cell contains",
+    "unknown_monitor": "a monitor similar to a metric, but unknown, in a project whose hooks may log it",
     "unmatched_missing": "values of data.missing that no row has",
     "unseen_label": "labels unknown from training, ignored due to handle_unknown=ignore",
 }

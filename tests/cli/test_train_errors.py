@@ -158,18 +158,18 @@ def test_a_mistake_in_the_config_is_one_message_and_nothing_written(arguments, m
         (["NoTrain"], "`train_dataloader` must be implemented"),
         (
             ["NoVal", "monitor=val/loss"],
-            "val/loss selects the best checkpoint, but there are no validation batches",
+            "monitors val/loss, but there are no validation batches",
         ),
         (
             ["Data", "monitor=val/loss", "+trainer.limit_val_batches=0"],
             "but there are no validation batches",
         ),
-        (["Data", "+data.rows=0"], "No step was taken. The training loader is empty"),
+        (["Data", "+data.rows=0"], "the training loader has no rows. Add at least one."),
         (
             ["Data", "+data.rows=10", "+data.drop_last=true"],
-            "No step was taken. The training loader is empty",
+            "has 10 rows, fewer than batch_size=",
         ),
-        (["Data", "+trainer.max_steps=0"], "trainer.max_steps or trainer.limit_train_batches allow no step."),
+        (["Data", "+trainer.max_steps=0"], "trainer.max_steps or trainer.limit_train_batches allow none."),
         (
             ["Data", "monitor=val/loss", "+trainer.max_steps=1", "trainer.max_epochs=1"],
             "val/loss was never computed",

@@ -164,6 +164,25 @@ def test_wrapped_methods_are_called_and_restored():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_loaders_are_made_before_they_start():
+    class Plain(LightningModule):
+        def training_step(self, batch, batch_idx):
+            return None
+
+        def configure_optimizers(self):
+            return None
+
+    def record(method):
+        made.append((len(compat.train_loaders(trainer)), compat.data_fetcher(trainer.fit_loop)))
+        method()
+
+    made, trainer = [], quiet_trainer(**ONCE)
+    compat.wrap(trainer, compat.LOADERS_MADE, record)
+    with pytest.warns(UserWarning, match="returned `None`|no optimizer"):
+        trainer.fit(Plain(), loader())
+    assert made == [(1, None)]
+
+
 def test_tensorboard_opens_a_new_file(tmp_path):
     logger = TensorBoardLogger(tmp_path)
     logger.log_metrics({"a": 1.0}, 0)

@@ -101,6 +101,7 @@ def run_python(code, names):
     return seen[0], "\n".join(f"LossSelectWarning: {warning}" for warning in seen)
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")  # by Lightning
 @pytest.mark.filterwarnings("always::lossselect.LossSelectWarning")
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["title"].strip("`"))
 def test_example(entry, request, names, tmp_path, monkeypatch, check_message):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainers import quiet_trainer
 
 import lossselect as ls
-from lossselect.training.lifecycle import EpochEndHooks
+from lossselect.training.lifecycle import FirstHooks
 
 HOOKS = [
     "on_fit_start",
@@ -156,12 +156,12 @@ def test_each_hook_sees_the_values_of_plain_lightning(options):
 
 
 def test_a_module_can_be_fitted_twice():
-    """EpochEndHooks is added only once, as the first callback."""
+    """FirstHooks is added only once, as the first callback."""
     module = task_module()
     for _ in range(2):
         trainer = quiet_trainer(max_epochs=1, enable_checkpointing=False, callbacks=[Callback()])
         for _ in range(2):
             trainer.validate(module, loader(1, 29), verbose=False)
             trainer.fit(module, loader(0, 48), loader(1, 29))
-        assert [isinstance(callback, EpochEndHooks) for callback in trainer.callbacks].count(True) == 1
-        assert isinstance(trainer.callbacks[0], EpochEndHooks)
+        assert [isinstance(callback, FirstHooks) for callback in trainer.callbacks].count(True) == 1
+        assert isinstance(trainer.callbacks[0], FirstHooks)

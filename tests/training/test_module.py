@@ -35,13 +35,11 @@ class TestTraining:
         assert logged["val/loss"] == pytest.approx(exact.item(), rel=1e-6)
 
     def test_the_first_loss_equals_a_plain_loop(self, task, tmp_path):
-        module, data = MyModel(task), loader(task, rows=16)
+        module, data = MyModel(task, optimizer={"name": "SGD", "lr": 0.1}), loader(task, rows=16)
         inputs, labels = data.dataset.tensors
         parameters = [p.detach().clone() for p in module.parameters()]
         loss = ls.select_loss(task)(module(inputs), task.encode(labels))
         gradients = torch.autograd.grad(loss, list(module.parameters()))
-        optimizer = {"name": "SGD", "lr": 0.1}
-        module._optimizer_spec = optimizer
         trainer(tmp_path).fit(module, data)
         for before, gradient, after in zip(parameters, gradients, module.parameters(), strict=True):
             torch.testing.assert_close(after, before - 0.1 * gradient)

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from module_cases import TASKS, MyModel, labels_of, loader, trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
 import lossselect as ls
 
@@ -128,8 +129,9 @@ class TestErrors:
     def test_a_late_batch_is_checked_too(self, tmp_path):
         labels = torch.zeros(40)
         labels[39] = 2
+        data = DataLoader([*zip(torch.randn(40, 8), labels, strict=True)], batch_size=16)
         with pytest.raises(ValueError, match="Row 7 of the target is 2"):
-            trainer(tmp_path).fit(MyModel(TASKS["binary"]), loader(TASKS["binary"], labels=labels))
+            trainer(tmp_path).fit(MyModel(TASKS["binary"]), data)
 
     @pytest.mark.parametrize(
         ("batch", "message"),

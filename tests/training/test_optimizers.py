@@ -2,6 +2,7 @@ import re
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import BackboneFinetuning
 from module_cases import MyModel, loader, trainer
 from torch import nn
 
@@ -10,21 +11,27 @@ from lossselect.exceptions import OptionTypeError
 
 
 class TestFused:
+    def configure(self, **options):
+        return MyModel(ls.Binary(), optimizer={"lr": 0.01, **options}).configure_optimizers().defaults
+
+    def test_is_used_only_on_request(self):
+        assert not self.configure(name="AdamW").get("fused")
+        assert not MyModel(ls.Binary()).configure_optimizers().defaults.get("fused")
+        assert self.configure(name="AdamW", fused=True)["fused"] is True
+
     @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "Adagrad"])
-    def test_is_used_if_torch_has_one(self, name):
-        module = MyModel(ls.Binary(), optimizer={"name": name, "lr": 0.01})
-        assert module.configure_optimizers().defaults["fused"] is True
+    def test_auto_uses_it_if_torch_has_one(self, name):
+        assert self.configure(name=name, fused="auto")["fused"] is True
 
-    @pytest.mark.parametrize("options", [{"fused": False}, {"foreach": True}, {"differentiable": True}])
-    def test_is_not_used_if_the_user_chooses_another(self, options):
-        module = MyModel(ls.Binary(), optimizer={"name": "Adam", **options})
-        assert not module.configure_optimizers().defaults["fused"]
+    @pytest.mark.parametrize("options", [{"foreach": True}, {"differentiable": True}])
+    def test_auto_does_not_use_it_if_the_user_chooses_another(self, options):
+        assert not self.configure(name="Adam", fused="auto", **options)["fused"]
 
-    def test_is_not_used_if_not_supported(self, tmp_path):
-        module = MyModel(ls.Binary())
+    def test_auto_does_not_use_it_if_not_supported(self):
+        module = MyModel(ls.Binary(), optimizer={"name": "AdamW", "fused": "auto"})
         module.net.append(nn.Embedding(3, 2, sparse=True))
         assert not module.configure_optimizers().defaults["fused"]
-        assert MyModel(ls.Binary(), optimizer="RMSprop").configure_optimizers()
+        assert "fused" not in self.configure(name="RMSprop", fused="auto")
 
     def test_gives_the_same_weights(self, tmp_path):
         weights = []
@@ -73,6 +80,57 @@ class TestOptimizers:
         configured = self.configure(optimizer="SGD", scheduler="ReduceLROnPlateau")
         assert isinstance(configured["optimizer"], torch.optim.SGD)
         assert configured["lr_scheduler"]["scheduler"].mode == "min"
+
+    @pytest.mark.parametrize(
+        ("spec", "lr"),
+        [(None, 1e-3), ("SGD", 1e-3), ("Adadelta", 1.0), ({"name": "SGD", "lr": 0.5}, 0.5)],
+    )
+    def test_the_learning_rate_is_an_attribute(self, spec, lr):
+        module = MyModel(ls.Binary(), optimizer=spec)
+        assert module.lr == lr == module.configure_optimizers().defaults["lr"]
+        module.lr = 0.25
+        assert module.configure_optimizers().defaults["lr"] == 0.25
+
+    def test_a_learning_rate_of_a_subclass(self):
+        class WithRate(MyModel):
+            lr = 0.1
+
+        assert WithRate(ls.Binary()).configure_optimizers().defaults["lr"] == 0.1
+
+    def test_groups_of_named_parameters(self):
+        def groups(named_parameters):
+            pairs = list(named_parameters)
+            heads = [(name, parameter) for name, parameter in pairs if name.startswith("net.2.")]
+            rest = [(name, parameter) for name, parameter in pairs if not name.startswith("net.2.")]
+            assert len(heads) == len(rest) == 2
+            return torch.optim.SGD([{"params": heads, "lr": 0.1}, {"params": rest}], lr=0.01)
+
+        optimizer = self.configure(optimizer=groups)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.01]
+        assert not hasattr(MyModel(ls.Binary(), optimizer=groups), "lr")
+
+    def test_only_trainable_parameters_are_passed(self):
+        module = MyModel(ls.Binary(), optimizer=lambda named_parameters: torch.optim.SGD(named_parameters))
+        module.net[0].requires_grad_(False)
+        (group,) = module.configure_optimizers().param_groups
+        assert group["param_names"] == ["net.2.weight", "net.2.bias"]
+
+    def test_frozen_layers_that_are_trained_later(self, tmp_path):
+        class Frozen(MyModel):
+            def __init__(self, task, **kwargs):
+                super().__init__(task, **kwargs)
+                self.backbone = self.net[0]
+
+        def groups(named_parameters):
+            return torch.optim.SGD([parameter for _, parameter in named_parameters], lr=0.1)
+
+        module, task = Frozen(ls.Binary(), optimizer=groups), ls.Binary()
+        before = module.backbone.weight.detach().clone()
+        data, callbacks = loader(task), [BackboneFinetuning(1, train_bn=False, verbose=False)]
+        fitted = trainer(tmp_path, max_epochs=3, callbacks=callbacks)
+        fitted.fit(module, data)
+        assert [len(group["params"]) for group in fitted.optimizers[0].param_groups] == [2, 2]
+        assert not torch.equal(module.backbone.weight, before)
 
     def test_callables(self):
         configured = self.configure(

@@ -82,7 +82,7 @@ class TestTrainLabels:
         data = loader(task)
         trainer(tmp_path).fit(module, data)
         learned = module.net[2].bias.clone()
-        module._optimizer_spec = {"name": "SGD", "lr": 0.0}
+        module.lr = 0.0
         trainer(tmp_path).fit(module, data)
         assert torch.equal(module.net[2].bias, learned)
 

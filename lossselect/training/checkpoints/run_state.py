@@ -22,6 +22,7 @@ from lossselect.exceptions import CheckpointError
 from lossselect.losses.loss import Loss
 from lossselect.metrics.state import as_numbers, as_scalars
 from lossselect.training.checkpoints.validation import check_states
+from lossselect.training.diagnostics.start_checks import check_train_loaders
 from lossselect.utils.distributed import gather
 from lossselect.utils.warnings import warn
 
@@ -31,7 +32,12 @@ class RunState:
 
     def __init__(self) -> None:
         self.checkpoint: Mapping[str, Any] = {}  # the checkpoint that fit resumes from, until it has started
-        self._epoch_rng: dict[str, Any] | None = None  # the random numbers before the epoch's first batch
+        # the random numbers before the epoch's loaders started, and before the first batch was requested
+        self._epoch_rng: dict[str, Any] | None = None
+        self._first_rng: dict[str, Any] | None = None
+        self._stopped_fetcher: Any = None  # whose loaders `rewind` has stopped
+        self._epoch_is_new = False  # whether the next batches start an epoch, and do not complete one
+        self._resumes = False  # whether an epoch that starts next is the first one of a resumed run
         self._validation_rng: dict[str, Any] = {}  # the random numbers before the last validation
 
     def save(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
@@ -47,6 +53,7 @@ class RunState:
             "made": _get_part_names(trainer),
             "random": self._validation_rng if _is_validating(trainer) else get_rng_state(trainer),
             "epoch_began": self._epoch_rng if within_epoch else None,
+            "first_batch": self._first_rng if within_epoch else None,
             "complete": not within_epoch,
             "should_stop": trainer.should_stop,
             "epoch": _describe_epoch(trainer),
@@ -96,6 +103,7 @@ class RunState:
         if states is None:
             return
         state = _select_process(states, trainer)
+        self._resumes = state["epoch_began"] is None
         trainer.callback_metrics.update(as_scalars(state["logged"]))
         # Lightning warns that the loaders start from their first batch, which is corrected here
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
@@ -106,19 +114,18 @@ class RunState:
             getattr(fetcher, "inner", fetcher).iterator = iter(())
         module._epochs["train"].first.load_state_dict(state["train"])
         if state["epoch_began"] is not None:
-            self._epoch_rng = state["epoch_began"]
+            self._epoch_rng, self._first_rng = state["epoch_began"], state["first_batch"]
             if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):  # type: ignore[attr-defined]
                 # the callback sets it only when an epoch starts
                 trainer.accumulate_grad_batches = int(state["epoch"]["accumulate_grad_batches"])
             for name, now in _describe_epoch(trainer).items():
-                if state["epoch"][name] != now:
+                if state["batches"] and state["epoch"][name] != now:
                     raise CheckpointError(
                         "The checkpoint was saved within an epoch, whose batches have changed since "
                         f"({name}: {state['epoch'][name]}, now {now}). Resume with the same settings and "
                         "data, or from a checkpoint saved at the end of an epoch."
                     )
-            set_rng_state(state["epoch_began"], trainer)
-            _skip_batches(trainer, state["batches"])
+            _skip_batches(trainer, state)
         set_rng_state(state["random"], trainer)
         if "gradients" in state:
             module._step_mean.load_state_dict(state["group"], module)
@@ -140,6 +147,10 @@ class RunState:
             epochs: Any = trainer.fit_loop.epoch_progress.current
             if trainer.fit_loop.restarting and epochs.ready == epochs.started == epochs.processed:
                 compat.stop_restarting(trainer)
+            if self._stopped_fetcher is not None:
+                self._epoch_rng = get_rng_state(trainer)
+                compat.set_data_fetcher(trainer.fit_loop, iter(self._stopped_fetcher))
+                self._stopped_fetcher = None
             reset()
 
         def end_epoch(end: Callable[[], None]) -> None:
@@ -148,16 +159,47 @@ class RunState:
             compat.forget_restart(trainer)
             end()
 
+        def start_loaders(load: Callable[[], None]) -> None:
+            check_train_loaders(trainer)
+            self._epoch_rng = get_rng_state(trainer)  # Lightning starts the loaders after this method
+            load()
+
+        def start_epoch(start: Callable[[Any], None], fetcher: Any) -> None:
+            loops, resumes = trainer.fit_loop, self._resumes
+            starts = trainer.current_epoch > 0 and not loops.is_resuming and not loops.epoch_loop.restarting
+            self._resumes = False
+            if self._epoch_is_new and (resumes or starts):
+                self._epoch_rng = get_rng_state(trainer)
+                if resumes:
+                    iter(fetcher)  # Lightning started the loaders before `start` restored random numbers
+            start(fetcher)
+            if self._epoch_is_new:
+                self._first_rng = get_rng_state(trainer)
+            self._epoch_is_new = False
+
+        compat.wrap(trainer, compat.LOADERS_MADE, start_loaders)
+        compat.wrap(trainer.fit_loop.epoch_loop, "on_run_start", start_epoch)
         compat.wrap(trainer.fit_loop.epoch_loop.val_loop, "run", run_validation)
         compat.wrap(trainer.fit_loop, "reset", begin_next_epoch)
         compat.wrap(trainer.fit_loop, "on_advance_end", end_epoch)
 
-    def begin_epoch(self, trainer: Trainer) -> None:
-        """Remember the random numbers that the order of the rows is drawn from."""
-        self._epoch_rng = get_rng_state(trainer)
-        fetcher = compat.data_fetcher(trainer.fit_loop)
-        if fetcher is not None and (trainer.current_epoch == 0 or trainer.fit_loop.is_resuming):
-            iter(fetcher)  # Lightning either did so before any hook was called, or does not do it
+    def begin_epoch(self) -> None:
+        """Note that the next batches start an epoch."""
+        self._epoch_is_new = True
+
+    def rewind(self, trainer: Trainer, started: bool) -> None:
+        """Restart the loaders after a pass through them; stop them unless they had `started` before it."""
+        fetcher, now = compat.data_fetcher(trainer.fit_loop), get_rng_state(trainer)
+        if fetcher is None or self._epoch_rng is None:
+            return
+        fetcher.teardown()  # processes may persist
+        set_rng_state(self._epoch_rng, trainer)
+        if started:
+            iter(fetcher)
+            set_rng_state(now, trainer)
+        else:  # until Lightning would start them
+            compat.set_data_fetcher(trainer.fit_loop, None)
+            self._stopped_fetcher, self._epoch_rng = fetcher, None
 
 
 def _select_process(states: Sequence[dict[str, Any]], trainer: Trainer) -> dict[str, Any]:
@@ -242,15 +284,21 @@ def _is_validating(trainer: Trainer) -> bool:
     return trainer.validating and progress.completed < progress.ready
 
 
-def _skip_batches(trainer: Trainer, count: int) -> None:
+def _skip_batches(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """Restart the epoch's batches after those already trained on."""
     fetcher, loaders = compat.data_fetcher(trainer.fit_loop), compat.train_loaders(trainer)
+    count = state["batches"]
     skips_rows = all(isinstance(getattr(loader, "sampler", None), RowBatches) for loader in loaders)
     for loader in loaders:
         compat.set_sampler_epoch(loader, trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         if skips_rows:
             loader.sampler.skip = count
+    if trainer.current_epoch == 0:
+        fetcher.combined_loader.reset()  # the epoch started processes that persist
+    set_rng_state(state["epoch_began"], trainer)
     iter(fetcher)
+    if state["first_batch"] is not None:
+        set_rng_state(state["first_batch"], trainer)
     if not skips_rows:
         for _ in range(count):
             next(getattr(fetcher, "inner", fetcher))  # the inner fetcher returns single batches, not blocks

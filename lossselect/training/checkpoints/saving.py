@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lossselect.exceptions import DataError, StorageError
+from lossselect.exceptions import StorageError
 from lossselect.training.checkpoints.content import read_checkpoint
 from lossselect.training.checkpoints.validation import check_content
 from lossselect.utils.atomic_write import atomic_write, remove_partial_files
@@ -123,18 +123,12 @@ def _count_batches(trainer: Trainer) -> int:
 
 
 class Preflight(Callback):
-    """Ends a run before its first step if no best checkpoint could be selected or written."""
+    """Ends a run before its first step if no checkpoint could be written."""
 
-    def __init__(self, monitor: str, folder: Path) -> None:
-        self.monitor, self.folder = monitor, folder
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.monitor.startswith("val/") and not sum(trainer.num_val_batches):
-            raise DataError(
-                f"{self.monitor} selects the best checkpoint, but there are no validation batches. Add a "
-                "val_dataloader to the data (and do not set trainer.limit_val_batches=0), or set "
-                "monitor=train/loss."
-            )
         for callback in trainer.checkpoint_callbacks:
             best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
             if best and Path(best).parent != Path(callback.dirpath or ""):  # type: ignore[attr-defined]

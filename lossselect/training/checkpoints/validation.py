@@ -57,6 +57,7 @@ RUN_STATE = {
     "made": [str],
     "random": RANDOM,
     "epoch_began": OptionalOf(RANDOM),
+    "first_batch": OptionalOf(RANDOM),
     "complete": bool,
     "should_stop": bool,
     "epoch": DictOf(str),
@@ -169,7 +170,7 @@ def _check_run_state(content: Mapping[str, Any]) -> None:
         check_structure(state["train"], train, f"{place}['train']")
         if "gradients" in state:
             check_structure(state, {"gradients": DictOf(Tensor), "group": STEP_MEAN}, place)
-        for key in ("random", "epoch_began"):
+        for key in ("random", "epoch_began", "first_batch"):
             if state[key] and state[key]["torch"].shape != torch.get_rng_state().shape:
                 raise CheckpointError(f"{place}[{key!r}] is not the state of random number generators")
         if set(state["due"]) - {*range(len(schedulers))}:

@@ -16,7 +16,7 @@ from lossselect.tasks.registry import Task
 from lossselect.training.diagnostics.last_operation import LastOperations, find_last_nodes, find_layer
 from lossselect.training.forward import describe
 from lossselect.utils.distributed import is_sharded
-from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
+from lossselect.utils.warnings import warn, warn_looks_multiclass
 
 MIN_ROWS = 64  # with fewer rows, outputs may lie between 0 and 1 by chance
 # layers whose outputs cannot be raw logits
@@ -217,12 +217,8 @@ class FirstEpochChecks:
                 "not (for example, cosines), scale them: logits in this range give no confident predictions.",
             )
 
-    def warn_of_labels(self, task: Task, positives: Tensor, negatives: Tensor) -> None:
-        """Warn of classes without rows, and of multilabel rows that all have exactly one label."""
-        # a binary task has counts for one output, but two names, the negative class first
-        counts = positives if len(positives) == len(task.names) else torch.cat([negatives, positives])
-        if absent := [name for name, count in zip(task.names, counts.tolist(), strict=True) if not count]:
-            warn_class_without_rows(absent)
+    def warn_of_labels(self, task: Task) -> None:
+        """Warn of multilabel rows that all have exactly one label."""
         several = task.several_labels and task.num_outputs > 1
         if several and self._single_labels and bool(torch.stack(self._single_labels).all()):
             warn_looks_multiclass()

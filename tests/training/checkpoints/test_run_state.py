@@ -59,6 +59,9 @@ LOADERS = {
         TensorDataset(*arrays()), BATCH, shuffle=True, generator=torch.Generator().manual_seed(3)
     ),
     "workers": lambda: DataLoader(Noisy(), BATCH, shuffle=True, num_workers=2),
+    "persistent": lambda: DataLoader(
+        TensorDataset(*arrays()), BATCH, shuffle=True, num_workers=2, persistent_workers=True
+    ),
 }
 
 
@@ -105,6 +108,13 @@ class WithTerm(ls.TaskModule):
     def training_step(self, batch, batch_idx):
         loss = self.step(batch).loss
         return loss + 0.01 * self.net[0].weight.square().sum() if batch_idx % 4 else loss
+
+
+class Draws(ls.TaskModule):
+    """Draws a random number after Lightning has started the loaders, and before the first batch."""
+
+    def on_train_epoch_start(self):
+        torch.rand(1)
 
 
 def fit(
@@ -163,6 +173,7 @@ CASES = {
         "saved": EACH_STEP,
     },
     "within a group, with a term": {"kind": WithTerm, "accumulate_grad_batches": 4, "val_check_interval": 3},
+    "with a hook that draws": {"kind": Draws, "saved": EACH_STEP},
     "manual steps": {"kind": ManualSteps, "val_check_interval": 3},
     "weights averaged by a schedule": {"extra": lambda: [StochasticWeightAveraging(0.01, 1)]},
     "in blocks": {"extra": blocks, "saved": {"every_n_train_steps": 2}},
@@ -173,11 +184,7 @@ SOME = ("validated within epochs", "after each epoch")
 
 @pytest.mark.parametrize(
     ("loader", "case"),
-    [
-        (loader, case)
-        for loader in LOADERS
-        for case in (SOME if loader in ("torch", "workers", "generator") else CASES)
-    ],
+    [(loader, case) for loader in LOADERS for case in (CASES if loader in ("tensors", "noisy") else SOME)],
 )
 def test_from_each_checkpoint(loader, case, tmp_path):
     options = CASES[case]

@@ -222,9 +222,12 @@ def test_a_killed_and_resumed_run_leaves_the_same_files(case, command, monkeypat
         shutil.rmtree(tmp_path / "run")
 
 
+LONG = ("monitor=val/f1", "trainer.max_epochs=25", "callbacks=none")
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_kill_9(command, tmp_path):
-    arguments = [sys.executable, ROOT / "train.py", *SETTINGS, "monitor=val/f1", "trainer.max_epochs=25"]
+    arguments = [sys.executable, ROOT / "train.py", *SETTINGS, *LONG]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"

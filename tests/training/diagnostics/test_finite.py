@@ -130,7 +130,7 @@ def test_skipped_accumulated_batches(tmp_path):
 
 def test_overflow_of_a_sum_is_not_an_overflow_of_gradients(tmp_path):
     module, trainer, run = fit(tmp_path, Poisoned(backward=dict.fromkeys(range(99), 1e38)), max_epochs=1)
-    module._optimizer_spec = {"name": "SGD", "lr": 0.0}
+    module.lr = 0.0
     run()
     assert trainer.global_step == 8
 
@@ -227,7 +227,7 @@ class TestOnAGPU:
         poison = Poisoned(backward=dict.fromkeys(range(99), 1e25))
         with simulated_gpu():
             module, trainer, run = fit(tmp_path, poison, max_epochs=1, **self.ON_GPU)
-            module._optimizer_spec = {"name": "SGD", "lr": 0.0}
+            module.lr = 0.0
             run()
         assert trainer.global_step == 8
 

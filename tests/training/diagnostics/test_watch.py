@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
+from lossselect.exceptions import DataError
 
 TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(3), "multilabel": ls.Multilabel(3)}
 RAW = "but the loss takes raw logits and applies {} itself. Remove that layer; use task.probabilities(logits) to predict."
@@ -250,7 +251,6 @@ class TestLabelsOfTheFirstEpoch:
                 torch.arange(64) % 3,
                 "No training row has d, so the net cannot learn",
             ),
-            (ls.Binary(class_names=("ham", "spam")), torch.ones(64), "No training row has ham"),
             (ls.Multilabel(3), torch.eye(3)[torch.arange(64) % 3], "Every row has exactly one label"),
             (ls.Multilabel(2), torch.tensor([[1, 0], [0, 0]] * 32), "No training row has 1"),
         ],
@@ -259,6 +259,11 @@ class TestLabelsOfTheFirstEpoch:
     def test_warnings_for_a_custom_loader(self, task, target, message, tmp_path):
         with pytest.warns(ls.LossSelectWarning, match=message):
             fit(task, nn.Linear(8, task.num_outputs), tmp_path, target=target)
+
+    def test_a_single_class_is_an_error(self, tmp_path):
+        task = ls.Binary(class_names=("ham", "spam"))
+        with pytest.raises(DataError, match="All rows of the training split have class 'spam'"):
+            fit(task, nn.Linear(8, 1), tmp_path, target=torch.ones(64))
 
     def test_missing_labels_are_not_a_class(self, tmp_path):
         task = ls.Multiclass(3, missing=-1)

@@ -1,0 +1,191 @@
+"""Checks of a fit with the user's own loaders and callbacks: its batches, its labels and its monitors."""
+
+import difflib
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+
+from lossselect.chunked.topk_metrics import TopKMetrics
+from lossselect.compat.lightning import train_loaders
+from lossselect.data.checks import check_counts
+from lossselect.exceptions import ConfigError, DataError
+from lossselect.tasks.label_counts import LabelCounts, count_target
+from lossselect.utils.checks import suggestion
+from lossselect.utils.warnings import warn
+
+MAX_LABELS = 10_000_000  # that are counted before the first step
+CHANGE_LABELS = (
+    *("unpack_batch", "training_step", "validation_step", "step"),
+    *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
+)
+"""Methods that may change labels after a loader has returned them."""
+PACKAGES = ("lightning", "pytorch_lightning", "lossselect", "torch")
+LOGGING = ("log", "log_dict", "callback_metrics")
+"""Names in code that logs metrics."""
+SIMILAR = 0.8  # similarity of a monitor and a metric that suggests a spelling mistake
+
+
+def check_train_loaders(trainer: Trainer) -> None:
+    """Raise DataError if a training loader has no batches."""
+    for loader in train_loaders(trainer):
+        if sized_len(loader) != 0:
+            continue
+        rows = sized_len(getattr(loader, "dataset", None))
+        cause = "has no rows. Add at least one."
+        if rows and getattr(loader, "drop_last", False):
+            cause = (
+                f"has {rows} rows, fewer than batch_size={loader.batch_size}, and drop_last=True. Add rows, "
+                "lower batch_size, or set drop_last=False."
+            )
+        elif rows:
+            cause = f"has {rows} rows, but its sampler yields none. Check the sampler."
+        raise DataError(f"Expected at least one training batch, got none: the training loader {cause}")
+
+
+def check_labels_in_memory(trainer: Trainer, module: Any) -> Iterator[str]:
+    """Check labels in a TensorDataset, and yield the splits checked; see `check_epoch` for other data.
+
+    Raises:
+        DataError: all labels of a split are missing, or the training rows have a single class.
+    """
+    if any(name in vars(cls) for cls in _user_classes(module) for name in CHANGE_LABELS):
+        return
+    train, task = train_loaders(trainer), module.task
+    for split, loader in (("train", train[0] if len(train) == 1 else None), ("val", trainer.val_dataloaders)):
+        if type(loader) is not DataLoader or type(loader.dataset) is not TensorDataset:
+            continue
+        tensors = loader.dataset.tensors
+        is_pair = len(tensors) == 2 and loader.collate_fn is default_collate
+        if is_pair and 0 < tensors[1].numel() <= MAX_LABELS and tensors[1].device.type == "cpu":
+            check_counts(task, split, count_target(task, task.encode_first(tensors[1])))
+            yield split
+
+
+def check_epoch(trainer: Trainer, epoch: Any, split: str) -> bool:
+    """Check the labels of an epoch, unless it had only some of the batches; return whether it was checked.
+
+    Raises:
+        DataError: all labels are missing.
+    """
+    limit = trainer.limit_train_batches if split == "train" else trainer.limit_val_batches
+    if not epoch.counts or not isinstance(limit, float) or limit < 1:
+        return False
+    positives, negatives = (count.cpu().numpy() for count in epoch.counts)
+    if len(positives) < len(epoch.task.names):  # binary has two names, the negative class first
+        positives, negatives = np.append(negatives, positives), np.append(positives, negatives)
+    # the labels may be soft, which the epoch does not record
+    check_counts(
+        epoch.task, split, LabelCounts(1, positives, negatives, 0, False, positives * 1.0, soft=True)
+    )
+    return True
+
+
+def check_monitors(trainer: Trainer, module: Any) -> None:
+    """Check that the metrics that callbacks and schedulers monitor will be computed.
+
+    If hooks of the user may log more metrics, only likely mistakes raise a warning.
+
+    Raises:
+        ConfigError: a name is unknown.
+        DataError: there are no validation batches.
+    """
+    known = [name for stage in ("val", "train") for name in _list_names(module._epochs[stage].first)]
+    val_batches = trainer.num_val_batches
+    validates = trainer.enable_validation and (not val_batches or sum(val_batches) > 0)
+    texts = _logged_texts((module, *trainer.callbacks))  # type: ignore[attr-defined]
+    for owner, monitor in _find_monitors(trainer):
+        error: type[Exception] = DataError
+        if not _is_known(monitor, known, len(val_batches)):
+            error, similar = ConfigError, _has_similar(monitor, known)
+            message = (
+                f"Unknown metric {monitor!r} of {owner}.monitor.{suggestion(monitor, known)} Choose one of: "
+                f"{', '.join(known)}."
+            )
+        elif monitor.startswith("val/") and not validates:
+            similar = True
+            message = (
+                f"{owner} monitors {monitor}, but there are no validation batches. Add a val_dataloader to "
+                "the data (and do not set trainer.limit_val_batches=0), or monitor train/loss."
+            )
+        else:
+            continue
+        if texts is None:
+            raise error(message)
+        if similar and not any(len(text) > 2 and text in monitor for text in texts):
+            warn("unknown_monitor", message)
+
+
+def _list_names(epoch: Any) -> list[str]:
+    """Return the names of the values that an epoch logs."""
+    prefix, metrics = epoch.prefix, epoch.metrics
+    if isinstance(metrics, TopKMetrics):
+        return [f"{prefix}{name}" for name in ("loss", *metrics.names)]
+    return [f"{prefix}loss", *(metrics or {})]  # with prefixes
+
+
+def _find_monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    """Yield the monitors that must be available, each after the name of its callback or scheduler."""
+    parts: list[Any] = [(callback, callback) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    parts += [
+        (config.scheduler, config) for config in trainer.lr_scheduler_configs if config.reduce_on_plateau
+    ]
+    for owner, part in parts:
+        monitor = getattr(part, "monitor", None)
+        is_logged = monitor in ("epoch", "step") or str(monitor).startswith("lr-")  # by Lightning
+        if isinstance(monitor, str) and not is_logged and getattr(part, "strict", True):
+            yield type(owner).__name__, monitor
+
+
+def _is_known(monitor: str, known: list[str], num_val_loaders: int) -> bool:
+    parts_of_known = any(monitor.startswith(f"{name}/") for name in known)  # a metric with several values
+    return monitor in known or parts_of_known or (num_val_loaders > 1 and monitor.count("/") > 1)
+
+
+def _has_similar(monitor: str, known: list[str]) -> bool:
+    """Return whether a monitor is a likely spelling mistake: "val/los" is, but "val/f2" is not."""
+    prefix, _, name = monitor.rpartition("/")
+    names = [other.removeprefix(f"{prefix}/") for other in known if other.startswith(prefix)]
+    return bool(difflib.get_close_matches(name, names, cutoff=SIMILAR))
+
+
+def _logged_texts(parts: Iterable[Any]) -> set[str] | None:
+    """Return the strings in the user's code, such as names of metrics; None if it certainly logs nothing.
+
+    Code that may log is a hook or a step of the module or of a callback, or another method that calls `log`.
+    """
+    texts, may_log = set(), False
+    for part in parts:
+        functions = [item for cls in _user_classes(part) for item in vars(cls).items()]
+        functions += [item for item in vars(part).items() if _is_hook(item[0])]  # set on the object
+        for name, function in functions:
+            code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
+            if isinstance(code, types.CodeType):
+                names, strings = _names_and_strings(code)
+                texts |= {text.rpartition("/")[2] for text in strings}
+                may_log |= _is_hook(name) or not names.isdisjoint(LOGGING)
+    return texts if may_log else None
+
+
+def _is_hook(name: str) -> bool:
+    return name.startswith("on_") or name.endswith("_step")
+
+
+def _user_classes(part: Any) -> list[type]:
+    """Return the classes of an object that belong neither to Lightning nor to this package."""
+    classes = type(part).__mro__[:-1]  # without `object`
+    return [cls for cls in classes if cls.__module__.partition(".")[0] not in PACKAGES]
+
+
+def _names_and_strings(code: types.CodeType) -> tuple[set[str], set[str]]:
+    """Return the names that code uses, and the strings that it contains."""
+    names, strings = set(code.co_names), {value for value in code.co_consts if isinstance(value, str)}
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            more_names, more_strings = _names_and_strings(inner)
+            names, strings = names | more_names, strings | more_strings
+    return names, strings
