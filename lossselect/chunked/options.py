@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from lossselect.exceptions import ConfigError
+from lossselect.utils.checks import suggestion
 
 if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
@@ -29,6 +31,36 @@ def top_metric_names(task: Task, width: int | None = None, counted: bool = True)
     ks = [k for k in (1, 3, TOP_K) if width is None or k <= width]
     kinds = ["precision" if task.several_labels else "accuracy", "ndcg", *(["psp"] if counted else [])]
     return ("f1_micro", *(f"{kind}_at_{k}" for kind in kinds for k in ks))
+
+
+def choose_top_metrics(
+    task: Task, names: Any, width: int | None = None, counted: bool = True
+) -> tuple[str, ...]:
+    """Return the metrics to compute: those of `top_metric_names`, or the chosen ones and the default monitor.
+
+    Raises:
+        ConfigError: another metric was chosen.
+    """
+    if names is None:
+        return top_metric_names(task, width, counted)
+    known = top_metric_names(task, width)
+    chosen = [names] if isinstance(names, str) else [*names]
+    for name in chosen:
+        if not isinstance(name, str) or name not in known or isinstance(names, Mapping):
+            hint = suggestion(str(name), known)
+            raise ConfigError(
+                f"head=chunked does not support the metric {name!r}.{hint} Pass a list of these names: "
+                f"{', '.join(known)}. For other metrics, set head=dense."
+            )
+    also = {topk_monitor(task)} - {"loss", *chosen}
+    return (*dict.fromkeys(chosen), *also)
+
+
+def requires_counts(names: Any) -> bool:
+    """Return whether chosen metrics of a chunked head require the counts of the training labels."""
+    return any(
+        str(name).startswith("psp_at_") for name in ([names] if isinstance(names, str) else names or ())
+    )
 
 
 def chunked_primary_metric(task: Task) -> str:

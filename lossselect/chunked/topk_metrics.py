@@ -4,6 +4,7 @@ There are no metrics per label, and no tensor of shape (N, C). See `TopKMetrics`
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lossselect.chunked.linear import ChunkedLogits, Highest
-from lossselect.chunked.options import TOP_K, top_metric_names
+from lossselect.chunked.options import TOP_K, choose_top_metrics, requires_counts
+from lossselect.exceptions import ConfigError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task
@@ -99,6 +101,7 @@ class TopKMetrics(Metric):
     Args:
         task: Task of the predictions.
         counts: Counts of the training labels; None leaves out `psp_at_k`.
+        names: The names to compute, in addition to that of the default monitor; None for all.
     """
 
     full_state_update = False
@@ -106,10 +109,12 @@ class TopKMetrics(Metric):
     sums: Tensor
     counted: Tensor
 
-    def __init__(self, task: Task, counts: LabelCounts | None = None) -> None:
+    def __init__(
+        self, task: Task, counts: LabelCounts | None = None, names: str | Sequence[str] | None = None
+    ) -> None:
         super().__init__()
         self.task = task
-        self.names = top_metric_names(task, task.num_outputs, counts is not None)
+        self.names = choose_top_metrics(task, names, task.num_outputs, counts is not None)
         inverse = None if counts is None else torch.from_numpy(1 / propensities(counts))
         self.register_buffer("inverse", inverse, persistent=False)
         k = min(TOP_K, task.num_outputs)
@@ -120,6 +125,11 @@ class TopKMetrics(Metric):
 
     def update(self, outputs: TopKOutputs, target: SparseLabels | Tensor) -> None:
         """Add a batch of outputs and its target."""
+        if self.inverse is None and requires_counts(self.names):
+            raise ConfigError(
+                "psp_at_k requires the counts of the training labels. Call module.set_label_counts("
+                "lossselect.count_labels(task, labels)) first, or remove it from metrics."
+            )
         columns = outputs.columns
         labels = target if isinstance(target, SparseLabels) else _one_label_each(target, self.task)
         known, positives = labels.known_rows(), labels.count_per_row()
@@ -144,7 +154,6 @@ class TopKMetrics(Metric):
         rows, predicted, tp, positives, nans = self.counted
         hits, ndcg, weighted_hits, largest = self.sums
         f1 = 2 * tp / (predicted + positives).clamp(min=1).double()
-        values = {"f1_micro": hits[0] / rows if self.task.exclusive else f1}
         places = torch.arange(1, len(hits) + 1, device=hits.device)
         curves = {
             "precision": hits / (rows * places),
@@ -152,10 +161,9 @@ class TopKMetrics(Metric):
             "ndcg": ndcg / rows,
             "psp": weighted_hits / largest,
         }
-        for name in self.names[1:]:
-            kind, k = name.split("_at_")
-            values[name] = curves[kind][int(k) - 1]
-        return {name: value.masked_fill(nans > 0, torch.nan) for name, value in values.items()}
+        values = {f"{kind}_at_{k}": curve[k - 1] for kind, curve in curves.items() for k in places.tolist()}
+        values["f1_micro"] = hits[0] / rows if self.task.exclusive else f1
+        return {name: values[name].masked_fill(nans > 0, torch.nan) for name in self.names}
 
 
 def _one_label_each(target: Tensor, task: Task) -> SparseLabels:

@@ -79,8 +79,8 @@ GUESSES: dict[str, str | Callable[[str, str], str]] = {
 """Names that other programs use, and the settings that are meant, or a function that returns them."""
 
 NOT_NEEDED = {
-    "metric metrics": "Set monitor=val/{value} to choose the best checkpoint by this metric, or "
-    "decision.metric={value} to tune the thresholds for it.",
+    "metric": "Set metrics={value} to log this metric, monitor=val/{value} to choose the best checkpoint by "
+    "it, or decision.metric={value} to tune the thresholds for it.",
     "num_classes n_classes classes num_labels": "The number of classes follows from the data. Remove {key}.",
     "num_workers workers": "The built-in data are held in memory and need no worker processes. Remove {key}.",
 }

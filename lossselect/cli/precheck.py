@@ -18,10 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from lossselect.cli.arguments import find_value, guess
 from lossselect.cli.console import is_first_process, print_errors_in_one_line
 from lossselect.exceptions import ConfigError
-from lossselect.run.build import load_data, to_plain
+from lossselect.run.build import build_metrics, load_data, to_plain
 from lossselect.run.lock import check_unlocked, lock_folder
 from lossselect.run.loggers import check_loggers
-from lossselect.run.settings import as_list, needs_trainer, resolve_monitor
+from lossselect.run.settings import as_list, needs_trainer, resolve_head, resolve_monitor
 from lossselect.run.trust import check_targets
 from lossselect.run.validation import (
     SETTINGS,
@@ -109,6 +109,10 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
         with ignore_warnings(*as_list(config.ignore_warnings)):
             splits, task, counts = load_data(config)
         check_task_settings(plain, task, counts["train"], splits.features.shape)
+        if config.metrics is not None and resolve_head(plain, task)["name"] == "dense":
+            from lossselect.metrics.collection import make_metrics
+
+            make_metrics(task, names=build_metrics(config))
         monitor = resolve_monitor(plain, task).metric
         check_monitor_is_defined(monitor, counts)
         check_early_stopping(plain, monitor)

@@ -1,5 +1,8 @@
 """The direction of each metric: whether a high or a low value is better. Does not import torch."""
 
+import re
+from collections.abc import Mapping
+
 from lossselect.exceptions import ConfigError
 
 LOWER_IS_BETTER = {
@@ -7,16 +10,19 @@ LOWER_IS_BETTER = {
     "coverage_error",
 }
 HIGHER_IS_BETTER = {
-    *("accuracy", "balanced_accuracy", "exact_match", "f1", "f1_micro", "f1_macro", "auroc"),
-    *("average_precision", "quadratic_kappa"),
-    *(f"{kind}_at_{k}" for kind in ("precision", "accuracy", "ndcg", "psp") for k in (1, 3, 5)),
+    *("accuracy", "balanced_accuracy", "exact_match", "precision", "recall", "specificity", "f_beta"),
+    *("jaccard", "mcc", "auroc", "average_precision", "quadratic_kappa"),
+    *(f"{kind}_at_k" for kind in ("precision", "accuracy", "ndcg", "psp")),
     "last",  # Lightning logs the number of the epoch, which is largest in the last one
 }
 
 
-def best_mode(monitor: str) -> str:
-    """Return "min" or "max" for a metric such as "val/f1"; raise ConfigError if its direction is unknown."""
-    if (mode := direction(monitor)) is None:
+def best_mode(monitor: str, directions: Mapping[str, str | None] | None = None) -> str:
+    """Return "min" or "max" for a metric such as "val/f1"; raise ConfigError if its direction is unknown.
+
+    `directions` has those of a run's metrics that have other names, or are not built-in.
+    """
+    if (mode := direction(monitor, directions)) is None:
         raise ConfigError(
             f"Unknown metric {monitor!r}, so it is not known whether high or low values are better. Set "
             "mode=max or mode=min."
@@ -24,7 +30,13 @@ def best_mode(monitor: str) -> str:
     return mode
 
 
-def direction(monitor: str) -> str | None:
+def direction(monitor: str, directions: Mapping[str, str | None] | None = None) -> str | None:
     """Return "min" or "max"; None for a metric of another package."""
-    name = monitor.rpartition("/")[2]
-    return "min" if name in LOWER_IS_BETTER else "max" if name in HIGHER_IS_BETTER else None
+    for part in monitor.split("/"):
+        if directions and part in directions:
+            return directions[part]
+        name = re.sub(r"_(micro|macro|weighted|none)$", "", part)
+        name = "f_beta" if re.fullmatch(r"f\d+(\.\d+)?", name) else re.sub(r"_at_\d+$", "_at_k", name)
+        if name in LOWER_IS_BETTER | HIGHER_IS_BETTER:
+            return "min" if name in LOWER_IS_BETTER else "max"
+    return None

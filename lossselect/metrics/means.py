@@ -83,6 +83,12 @@ def precisions_at(batch: MetricInput, k: int) -> tuple[Tensor, Tensor]:
     return (labels == 1).gather(1, highest).sum(1) / k, known.any(1)
 
 
+def accuracies_at(batch: MetricInput, k: int) -> tuple[Tensor, Tensor]:
+    """Return 1 for rows whose class is among the k highest, else 0."""
+    scores, labels = batch.ranking_rows
+    return (scores.topk(k, 1).indices == labels.unsqueeze(1)).any(1), labels != IGNORE_INDEX
+
+
 class Kappa(SumMetric):
     """Quadratic weighted kappa of ordered classes (Cohen, Psychological Bulletin 70(4), 1968).
 

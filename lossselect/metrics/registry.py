@@ -1,24 +1,24 @@
-"""Metrics of each task, with the statistic that is accumulated and the score that is computed from it."""
+"""The metrics of a task: the statistic that each accumulates, and the score that is computed from it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lossselect.exceptions import ConfigError
 from lossselect.metrics import means, scores
 from lossselect.metrics.calibration_error import CalibrationError
 from lossselect.metrics.means import Kappa, Mean
+from lossselect.metrics.names import MetricName, averages_both, find_kept, list_outputs
 from lossselect.metrics.ranking import Ranking
 from lossselect.metrics.stat_scores import StatScores
 from lossselect.metrics.task_metric import TaskMetric
 from lossselect.tasks.registry import Task
 
 STATISTICS: dict[str, Callable[..., TaskMetric]] = {
-    "stat_scores": StatScores,
-    "ranking": Ranking,
     "calibration_error": CalibrationError,
     "quadratic_kappa": Kappa,
     "brier_score": partial(Mean, values=means.squared_errors),
@@ -26,90 +26,129 @@ STATISTICS: dict[str, Callable[..., TaskMetric]] = {
     "exact_match": partial(Mean, values=means.exact_matches),
     "ranking_loss": partial(Mean, values=means.ranking_losses),
     "coverage_error": partial(Mean, values=means.coverage_errors),
-    **{f"precision_at_{k}": partial(Mean, values=partial(means.precisions_at, k=k)) for k in (1, 3, 5)},
 }
+"""Metrics that are statistics themselves."""
+
+OF_HIGHEST = {"precision_at_k": means.precisions_at, "accuracy_at_k": means.accuracies_at}
+"""Metrics of the k highest outputs of each row."""
 
 CLASS_RANKINGS = ("auroc", "average_precision")
 """Metrics that rank the rows for each class."""
-LABEL_RANKINGS = ("ranking_loss", "coverage_error", "precision_at_1", "precision_at_3", "precision_at_5")
-"""Metrics that rank the labels of each row."""
+RANKINGS = (*CLASS_RANKINGS, "ranking_loss", "coverage_error", *OF_HIGHEST)
+"""Metrics that do not depend on the decision."""
 
-
-class Row(NamedTuple):
-    """A metric: the name of its statistic, and its score, or None if the statistic itself is the score."""
-
-    statistic: str
-    score: Callable[[Tensor], Tensor] | None = None
-
-
-# Scores of the counts (tp, fp, fn, tn) of each class, (4, C); partials, because lambdas cannot be pickled.
-
-
-def _pool(score: Callable[..., Tensor], counts: Tensor) -> Tensor:
-    """Return the score of the counts summed over all classes."""
-    return score(*counts.sum(1))
-
-
-def _per_class(score: Callable[..., Tensor], required: list[int], counts: Tensor) -> Tensor:
-    """Return the score of each class; NaN where the sum of the required counts is 0."""
-    return score(*counts).masked_fill(counts[required].sum(0) == 0, torch.nan)
-
-
-f1_per_label = partial(_per_class, scores.f1, [0, 2])
-recall_per_class = partial(_per_class, scores.recall, [0, 2])
-_f1_per_class = partial(_per_class, scores.f1, [0, 1, 2])
-
-
-def _f1_of_both(counts: Tensor) -> Tensor:
-    """Return the F1 of the positive and of the negative class."""
-    return torch.cat([_f1_per_class(counts), _f1_per_class(counts.flip(0))])
-
-
-def _balanced_accuracy_per_label(counts: Tensor) -> Tensor:
-    """Return the balanced accuracy of each label; NaN without positives or without negatives."""
-    return (recall_per_class(counts) + recall_per_class(counts.flip(0))) / 2
-
-
-_POOLED_ACCURACY = Row("stat_scores", partial(_pool, scores.accuracy))
-_POOLED_F1 = Row("stat_scores", partial(_pool, scores.f1))
-_POOLED_RECALL = Row("stat_scores", partial(_pool, scores.recall))
-_OF_PROBABILITIES = {
-    **{name: Row("ranking", itemgetter(i)) for i, name in enumerate(CLASS_RANKINGS)},
-    **{name: Row(name) for name in ("brier_score", "calibration_error")},
+# groups of counts, whose sum must be positive for a class to be included in an average
+_POSITIVES, _NEGATIVES, _OCCURS, _KNOWN = (0, 2), (1, 3), (0, 1, 2), (0, 1, 2, 3)
+_ONE_OF_TWO = {
+    name: (getattr(scores, name), (_OCCURS,))
+    for name in ("precision", "recall", "specificity", "f_beta", "jaccard")
 }
 
-METRICS: dict[str, dict[str, Row]] = {
+SCORES: dict[str, dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]]] = {
     "binary": {
-        "accuracy": _POOLED_ACCURACY,
-        "balanced_accuracy": Row("stat_scores", _balanced_accuracy_per_label),
-        "f1": _POOLED_F1,
-        "f1_micro": _POOLED_ACCURACY,
-        "f1_macro": Row("stat_scores", _f1_of_both),
-        **_OF_PROBABILITIES,
+        **_ONE_OF_TWO,
+        "accuracy": (scores.accuracy, ()),
+        "balanced_accuracy": (scores.balanced_accuracy, (_POSITIVES, _NEGATIVES)),
+        "mcc": (scores.mcc, ()),
     },
     "multiclass": {
+        **_ONE_OF_TWO,
         # the pooled recall is the accuracy, because each row is a positive of exactly one class
-        "accuracy": _POOLED_RECALL,
-        "balanced_accuracy": Row("stat_scores", recall_per_class),
-        "f1_micro": _POOLED_RECALL,
-        "f1_macro": Row("stat_scores", _f1_per_class),
-        **{name: Row(name) for name in ("quadratic_kappa", "mean_absolute_error")},
-        **_OF_PROBABILITIES,
+        "accuracy": (scores.recall, (_OCCURS,)),
+        "balanced_accuracy": (scores.recall, (_POSITIVES,)),
+        "mcc": (scores.mcc_of_classes, ()),
     },
     "multilabel": {
-        "accuracy": _POOLED_ACCURACY,
-        "balanced_accuracy": Row("stat_scores", _balanced_accuracy_per_label),
-        "hamming_distance": Row("stat_scores", partial(_pool, scores.error_rate)),
-        "f1_micro": _POOLED_F1,
-        "f1_macro": Row("stat_scores", f1_per_label),
-        **{name: Row(name) for name in ("exact_match", *LABEL_RANKINGS)},
-        **_OF_PROBABILITIES,
+        **{name: (score, (_POSITIVES,)) for name, (score, _) in _ONE_OF_TWO.items()},
+        "specificity": (scores.specificity, (_NEGATIVES,)),
+        "accuracy": (scores.accuracy, (_KNOWN,)),
+        "hamming_distance": (scores.error_rate, (_KNOWN,)),
+        "balanced_accuracy": (scores.balanced_accuracy, (_POSITIVES, _NEGATIVES)),
+        "mcc": (scores.mcc, (_POSITIVES, _NEGATIVES)),
     },
 }
-"""Metrics by `Task.kind` and name; `lossselect.metrics.direction` has their directions."""
+"""Scores of the counts (tp, fp, fn, tn) of each class, and the counts that they require, by `Task.kind`."""
+
+_CONDITIONS = {
+    **dict.fromkeys(("quadratic_kappa", "mean_absolute_error"), "ordered classes (ordinal=True)"),
+    **dict.fromkeys(("ranking_loss", "coverage_error"), "several labels"),
+}
 
 
-def make_metric(task: Task, name: str) -> TaskMetric:
-    """Return a metric of a task by its name in `METRICS`."""
-    row = METRICS[task.kind][name]
-    return STATISTICS[row.statistic](task, name, row.statistic, row.score)
+@dataclass(frozen=True)
+class ClassScore:
+    """A score of counts (4, C), averaged over classes; with "none" (C,), NaN for classes to leave out.
+
+    Args:
+        score: A function of the counts (tp, fp, fn, tn).
+        average: "micro", "weighted", "macro", or "none"; None for a score of all classes at once.
+        required: Groups of counts, each of which must have a positive sum for a class to be included.
+        both: Whether to add the negative class, before the positive one, of a binary task.
+        classes: Indices of the classes; None for all.
+    """
+
+    score: Callable[..., Tensor]
+    average: str | None
+    required: tuple[tuple[int, ...], ...] = ()
+    both: bool = False
+    classes: tuple[int, ...] | None = None
+
+    def __call__(self, counts: Tensor) -> Tensor:
+        if self.both:
+            counts = torch.cat([counts.flip(0), counts], 1)
+        counts = _select(counts, self.classes)
+        if self.average == "micro":
+            return self.score(*counts.sum(1))
+        values = self.score(*counts)
+        if self.average == "weighted":
+            support = counts[0] + counts[2]
+            return (values * support).sum() / support.sum()
+        for group in self.required:
+            values = values.masked_fill(counts[list(group)].sum(0) == 0, torch.nan)
+        return values
+
+
+@dataclass(frozen=True)
+class ClassRanking:
+    """AUROC or average precision of each class, from the statistic (2, C)."""
+
+    index: int
+    classes: tuple[int, ...] | None = None
+
+    def __call__(self, areas: Tensor) -> Tensor:
+        return _select(areas[self.index], self.classes)
+
+
+def _select(values: Tensor, classes: tuple[int, ...] | None) -> Tensor:
+    return values if classes is None else values[..., list(classes)]
+
+
+f1_per_label = ClassScore(scores.f1, "none", (_POSITIVES,))
+recall_per_class = ClassScore(scores.recall, "none", (_POSITIVES,))
+
+
+def make_metric(task: Task, name: MetricName) -> TaskMetric:
+    """Return a built-in metric of a task."""
+    base, kept, outputs = name.base, find_kept(task, name), list_outputs(task, name)
+    if base in _CONDITIONS and base not in task.metric_names:
+        raise ConfigError(f"Metric {base!r} requires {_CONDITIONS[base]}, but the task is {task}. Remove it.")
+    if base in CLASS_RANKINGS:
+        score: Any = ClassRanking(CLASS_RANKINGS.index(base), kept)
+        return Ranking(task, base, "ranking", score, outputs)
+    if base in SCORES[task.kind]:
+        function, required = SCORES[task.kind][base]
+        if name.number is not None:
+            function = partial(function, beta=name.number)
+        required = () if name.average == "binary" else required
+        score = ClassScore(function, name.average, required, averages_both(task, name), kept)
+        return StatScores(task, base, "stat_scores", score, outputs)
+    if base in OF_HIGHEST:
+        k = int(name.number)  # type: ignore[arg-type]  # the name contains k
+        most = task.num_probabilities - task.exclusive  # all classes together always contain the true one
+        if k > most:
+            raise ConfigError(
+                f"Metric {name.log!r} requires k from 1 to {most} for {task}. Choose a smaller k."
+            )
+        values = partial(OF_HIGHEST[base], k=k)
+        return Mean(task, base, f"{base.removesuffix('k')}{k}", None, outputs, values=values)
+    return STATISTICS[base](task, base, base, None, outputs)

@@ -32,11 +32,41 @@ def recall(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
     return _ratio(tp, tp + fn)
 
 
+def specificity(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
+    """Return the fraction of negatives that are predicted."""
+    return _ratio(tn, tn + fp)
+
+
 def balanced_accuracy(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
     """Return the mean of the recalls of positives and negatives."""
     return (recall(tp, fp, fn, tn) + recall(tn, fn, fp, tp)) / 2
 
 
-def f1(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
-    """Return 2 TP / (2 TP + FP + FN)."""
-    return _ratio(2 * tp, 2 * tp + fp + fn)
+def f_beta(tp: Counts, fp: Counts, fn: Counts, tn: Counts, beta: float = 1) -> Counts:
+    """Return (1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP)."""
+    hits = (1 + beta**2) * tp
+    return _ratio(hits, hits + beta**2 * fn + fp)
+
+
+f1 = f_beta
+"""2 TP / (2 TP + FP + FN)."""
+
+
+def jaccard(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
+    """Return the intersection over union, TP / (TP + FP + FN)."""
+    return _ratio(tp, tp + fp + fn)
+
+
+def mcc(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
+    """Return Matthews' correlation coefficient of each class."""
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return (tp * tn - fp * fn) / product.clip(min=1) ** 0.5
+
+
+def mcc_of_classes(tp: Tensor, fp: Tensor, fn: Tensor, tn: Tensor) -> Tensor:
+    """Return the correlation of predicted and true classes (Gorodkin, Comput. Biol. Chem. 28(5), 2004)."""
+    predicted, positives = tp + fp, tp + fn
+    rows = positives.sum()
+    covariance = rows * tp.sum() - (predicted * positives).sum()
+    variances = (rows**2 - predicted.square().sum()) * (rows**2 - positives.square().sum())
+    return covariance / variances.clip(min=1).sqrt()

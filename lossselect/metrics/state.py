@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lossselect.compat.torchmetrics import set_update_count
@@ -22,9 +22,10 @@ def as_scalars(numbers: Mapping[str, float]) -> dict[str, Tensor]:
 
 
 def metric_state(metric: Metric) -> dict[str, Any]:
-    """Return the states of a metric on the CPU, and its number of updates."""
+    """Return the states of a metric on the CPU, its number of updates, and the same of its parts, if any."""
     states = {name: _move(state, "cpu") for name, state in metric.metric_state.items()}
-    return {**states, "updates": metric.update_count}
+    parts = {"parts": list(map(metric_state, found))} if (found := _find_parts(metric)) else {}
+    return {**states, "updates": metric.update_count, **parts}
 
 
 def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
@@ -32,6 +33,16 @@ def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
     for name in metric.metric_state:
         setattr(metric, name, _move(state[name], metric.device))
     set_update_count(metric, state["updates"])
+    for part, values in zip(_find_parts(metric), state.get("parts", ()), strict=True):
+        set_metric_state(part, values)
+
+
+def _find_parts(module: nn.Module) -> list[Metric]:
+    """Return the metrics that a wrapper contains."""
+    children = list(module.children())
+    return [
+        part for child in children for part in ([child] if isinstance(child, Metric) else _find_parts(child))
+    ]
 
 
 def _move(state: Tensor | list[Tensor], device: torch.device | str) -> Tensor | list[Tensor]:

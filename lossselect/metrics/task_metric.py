@@ -1,7 +1,8 @@
 """Base classes of a task's metrics, and the batches that they are updated with."""
 
+import re
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ from torchmetrics import Metric
 from lossselect.compat.torchmetrics import computed_value, share_states
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import flatten_positions, is_within_unit
-from lossselect.metrics.direction import HIGHER_IS_BETTER
+from lossselect.metrics.direction import direction
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 
@@ -91,26 +92,35 @@ def check_batch(
 
 
 class TaskMetric(Metric):
-    """A scalar metric of a task; created by `make_metrics`, and usable independently of its collection.
+    """A metric of a task; created by `make_metrics`, and usable independently of its collection.
 
     Missing labels are ignored. Rankings also ignore classes without positives or without negatives, and macro
     means ignore labels without positives. The value is NaN if no label is known or a probability is NaN.
 
     Args:
         task: The task of the metric.
-        name: Its name in `lossselect.metrics.registry.METRICS`.
-        statistic: The name of its statistic in `STATISTICS`.
+        base: Its name in `lossselect.metrics.names.AVERAGES`.
+        statistic: The name of its statistic; metrics with the same one share their states.
         score: A function that computes the score from the statistic; None if the statistic is the score.
+        outputs: The name of the mean of the scores, or of each score. With a single name of letters, digits
+            and underscores, `compute` returns a scalar, else a dict.
     """
 
     full_state_update = False
     is_differentiable = False
 
     def __init__(
-        self, task: Task, name: str, statistic: str, score: Callable[[Tensor], Tensor] | None = None
+        self,
+        task: Task,
+        base: str,
+        statistic: str,
+        score: Callable[[Tensor], Tensor] | None = None,
+        outputs: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.task, self.name, self.statistic, self.score = task, name, statistic, score
+        self.task, self.base, self.statistic, self.score = task, base, statistic, score
+        is_scalar = len(outputs) == 1 and re.fullmatch(r"[\w-]+", outputs[0])
+        self.outputs = () if is_scalar else tuple(outputs)
         self.summary: tuple[Tensor, Tensor] | None = None
         """The statistic over all ranks, and whether the value is undefined; set by `compute`."""
         self.support: Tensor
@@ -118,7 +128,7 @@ class TaskMetric(Metric):
 
     @property
     def higher_is_better(self) -> bool:  # type: ignore[override]
-        return self.name in HIGHER_IS_BETTER
+        return direction(self.base) == "max"
 
     @abstractmethod
     def accumulate(self, batch: MetricInput) -> None:
@@ -143,15 +153,18 @@ class TaskMetric(Metric):
             self.support = self.support + batch.support
             self.accumulate(batch)
 
-    def compute(self) -> Tensor:
-        """Return the value, a scalar."""
+    def compute(self) -> Any:
+        """Return the value, a scalar, or a dict of scalars."""
         known, nans = self.support
         self.summary = self.summarize(), (known == 0) | (nans > 0)
         return self._value(*self.summary)
 
-    def _value(self, statistic: Tensor, undefined: Tensor) -> Tensor:
-        value = statistic if self.score is None else self.score(statistic)
-        return value.double().nanmean().masked_fill(undefined, torch.nan)
+    def _value(self, statistic: Tensor, undefined: Tensor) -> Any:
+        values = statistic if self.score is None else self.score(statistic)
+        values = values.double().masked_fill(undefined, torch.nan)
+        if len(self.outputs) > 1 or (self.outputs and "/" in self.outputs[0]):
+            return dict(zip(self.outputs, values, strict=True))
+        return {self.outputs[0]: values.nanmean()} if self.outputs else values.nanmean()
 
     def reset(self) -> None:
         """Remove all batches."""

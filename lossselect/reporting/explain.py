@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lossselect.chunked.options import top_metric_names
+from lossselect.chunked.options import choose_top_metrics
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.losses.loss import Loss, select_loss
 from lossselect.losses.torch_compat import torch_weight
 from lossselect.metrics.direction import best_mode
+from lossselect.metrics.names import choose_metrics
 from lossselect.reporting.plan import Line, Monitor, Plan
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
@@ -61,10 +62,16 @@ def plan(
         example = _format_example(task, splits, module._chunked)
         reason = splits.reason or "as declared; the labels match it"
     lines = [Line("task", str(task), reason, "task=...")]
-    lines += _task_lines(task, module.criterion, module._head_spec, splits is not None, decision, example)
+    described = (module.criterion, module._head_spec, splits is not None, decision, example)
+    lines += _task_lines(task, *described, module._metrics_spec)
     value, change = "the last epoch", "monitor=val/loss (keeps the best epoch)"
     if monitor.metric != "last":
-        value = f"the epoch with the best {monitor.metric} ({best_mode(monitor.metric)})"
+        directions = {}
+        if module._metrics_spec is not None:  # else torchmetrics need not be imported
+            from lossselect.metrics.collection import chosen_directions
+
+            directions = chosen_directions(module)
+        value = f"the epoch with the best {monitor.metric} ({best_mode(monitor.metric, directions)})"
         change = "monitor=val/f1_macro, monitor=last (keeps the last epoch)"
     lines.append(Line("checkpoint", value, monitor.why, change))
     if start := module._bias_source:
@@ -92,7 +99,13 @@ def _model_line(module: Any) -> Line:
 
 
 def _task_lines(
-    task: Task, criterion: Any, head: Any, counted: bool, decision: Any = None, example: str = ""
+    task: Task,
+    criterion: Any,
+    head: Any,
+    counted: bool,
+    decision: Any = None,
+    example: str = "",
+    metrics: Any = None,
 ) -> Iterator[Line]:
     classes = shorten(task.names) + (" (the positive one)" if task.positive_name else "")
     reason = "" if task.class_names else "numbered, as the task has no class_names"
@@ -123,15 +136,15 @@ def _task_lines(
     if chunked:
         value, reason = f"{rule}; predictions are the 5 most probable", "head=chunked does not tune it"
         yield Line("decision", value, reason)
-        names = top_metric_names(task, width, counted)
+        names = choose_top_metrics(task, metrics, width, counted)
         reason = "computed over all validation and test rows; in training only the loss is computed"
     else:
         reason = "fitted on the validation split after training" if decision else "it is not tuned"
         change = "task.threshold=0.3, " if task.threshold is not None and not task.top_k else ""
         yield Line("decision", rule, reason, change + ("decision=none" if decision else "decision=tuned"))
-        names = task.metric_names
+        names = tuple(choose_metrics(task, metrics, also="" if task.monitor == "loss" else task.monitor))
         reason = f"computed over the whole epoch from probabilities; {task.averages}"
-    yield Line("metrics", ", ".join(("loss", *names)), reason)
+    yield Line("metrics", ", ".join(("loss", *names)), reason, "metrics=...")
 
 
 def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:

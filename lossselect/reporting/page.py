@@ -71,7 +71,9 @@ def _read_log(folder: Path) -> pl.DataFrame:
 def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:
     """Return the figures for which there are data, by name; page.html has their captions."""
     log = _read_log(folder)
-    scores = ["val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision"]
+    usual = ("val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision")
+    others = [name for name in log.columns if re.fullmatch(r"val/(?!loss$)[^/]+", name)]
+    scores = [name for name in usual if name in others] or others[:6]
     with figures.styled("report"):
         drawn = {
             "loss": figures.epoch_curves(log, ["train/loss", "val/loss"], "loss (nats)"),

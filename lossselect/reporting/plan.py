@@ -1,6 +1,7 @@
 """Plans, shown on a console or in a notebook, or written as JSON; explain.py makes their lines."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -112,8 +113,10 @@ def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]
 
     Validation metrics use the default decision, as the tuned one is fitted on the same rows.
     """
-    stages = [*dict.fromkeys(name.rpartition("/")[0] for name in metrics)]
-    names = dict.fromkeys(name.rpartition("/")[2] for name in metrics)
+    # "test/f1", "test/recall/cat" or "test/default_decision/f1"
+    parts = [re.fullmatch(r"(?s)(\w+/default_decision|\w+)/(.*)", name) for name in metrics]
+    stages = [*dict.fromkeys(part[1] for part in parts if part)]
+    names = dict.fromkeys(part[2] for part in parts if part)
     headings = HEADINGS if "test/default_decision" in stages else {}
     return [headings.get(stage, stage) for stage in stages], {
         name: [metrics.get(f"{stage}/{name}") for stage in stages] for name in names

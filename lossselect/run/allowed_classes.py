@@ -72,6 +72,25 @@ LOGGERS = _names(
     "lightning.pytorch.loggers", "CSVLogger CometLogger MLFlowLogger TensorBoardLogger WandbLogger"
 )
 
+METRICS = _names(
+    "torchmetrics.classification",
+    """
+    BinaryAUROC BinaryAccuracy BinaryAveragePrecision BinaryCalibrationError BinaryCohenKappa BinaryF1Score
+    BinaryFBetaScore BinaryHammingDistance BinaryHingeLoss BinaryJaccardIndex BinaryMatthewsCorrCoef
+    BinaryNegativePredictiveValue BinaryPrecision BinaryRecall BinarySpecificity
+    MulticlassAUROC MulticlassAccuracy MulticlassAveragePrecision MulticlassCalibrationError
+    MulticlassCohenKappa MulticlassExactMatch MulticlassF1Score MulticlassFBetaScore
+    MulticlassHammingDistance MulticlassHingeLoss MulticlassJaccardIndex MulticlassMatthewsCorrCoef
+    MulticlassNegativePredictiveValue MulticlassPrecision MulticlassRecall MulticlassSpecificity
+    MultilabelAUROC MultilabelAccuracy MultilabelAveragePrecision MultilabelCoverageError
+    MultilabelExactMatch MultilabelF1Score MultilabelFBetaScore MultilabelHammingDistance
+    MultilabelJaccardIndex MultilabelMatthewsCorrCoef MultilabelNegativePredictiveValue
+    MultilabelPrecision MultilabelRankingAveragePrecision MultilabelRankingLoss MultilabelRecall
+    MultilabelSpecificity
+    """,
+)
+"""Left out: metrics that compute curves and matrices."""
+
 LAUNCHERS = (
     _names("hydra._internal.core_plugins.basic_launcher", "BasicLauncher")
     | _names("hydra_plugins.hydra_joblib_launcher.joblib_launcher", "JoblibLauncher")
@@ -100,6 +119,7 @@ POSITIONS = (
     Position(r"optimizer", "optimizers of torch.optim", OPTIMIZERS),
     Position(r"scheduler", "schedulers of torch.optim.lr_scheduler", SCHEDULERS),
     Position(r"callbacks\.[^.\[]+", "callbacks of Lightning and lossselect", CALLBACKS),
+    Position(r"metrics(\[\d+\])?(\.[^.\[]+)?", "metrics of torchmetrics.classification", METRICS),
     Position(r"logger(\.[^.\[]+)?", "loggers of Lightning", LOGGERS),
     Position(r"hydra\.launcher", "launchers of Hydra", LAUNCHERS),
     Position(r"hydra\.sweeper", "sweepers of Hydra", SWEEPERS),

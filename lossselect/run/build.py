@@ -1,14 +1,14 @@
 """The parts of a run, built from its config."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lossselect.exceptions import ConfigError
 from lossselect.run.custom_module import CustomModule
@@ -52,6 +52,23 @@ def component_spec(config: DictConfig, place: str) -> Any:
     if not part:
         return None
     return make_part(part, place) if "_target_" in part else to_plain(part)
+
+
+def build_metrics(config: DictConfig) -> Any:
+    """Return the choice of metrics, with an object for each part that has a `_target_`."""
+
+    def build(node: Any, place: str) -> Any:
+        if isinstance(node, DictConfig) and "_target_" in node:
+            from torchmetrics import Metric
+
+            return make_part(node, place, Metric)
+        if isinstance(node, DictConfig):
+            return {str(key): build(node[key], f"{place}.{key!s}") for key in node}
+        if isinstance(node, ListConfig):
+            return [build(entry, f"{place}[{i}]") for i, entry in enumerate(node)]
+        return node
+
+    return build(config.metrics, "metrics")
 
 
 class LoadedData(NamedTuple):
@@ -194,11 +211,13 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
         "mix": component_spec(config, "mix"),
         "head": resolve_head(plain, task),
     }
+    metrics = build_metrics(config)
     optimizer, scheduler = component_spec(config, "optimizer"), component_spec(config, "scheduler")
     monitors = isinstance(scheduler, dict) and scheduler.get("name") == "ReduceLROnPlateau"
     if monitors and monitor.metric != "last":
         scheduler = {"monitor": monitor.metric, **scheduler}
     steps = {"optimizer": optimizer, "scheduler": scheduler, "on_nonfinite": config.on_nonfinite}
+    steps["metrics"] = metrics
     module: Any
     if custom:
         module = custom.build({**arguments, **steps}, **_derived_arguments(task, data))
@@ -211,6 +230,7 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
 
         module = Classifier(**arguments)
         module._optimizer_spec, module._scheduler_spec = optimizer, scheduler
+        module._metrics_spec = metrics
     if "_target_" not in config.data:  # labels of custom data are counted by fit
         module.set_label_counts(data.counts["train"])
     return module, monitor
@@ -238,7 +258,7 @@ def _derived_arguments(task: "Task", data: Any) -> dict[str, int]:
     return {"num_outputs": task.num_outputs} | ({} if width is None else {"num_features": width})
 
 
-def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
+def _callback_arguments(name: str, entry: DictConfig, directions: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments that follow from a callback's metric: its direction, and when it is computed."""
     if "monitor" not in entry:
         return {}
@@ -246,7 +266,7 @@ def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
 
     if not isinstance(entry.monitor, str):
         raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
-    derived: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor)}
+    derived: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor, directions)}
     if entry.monitor == "last":
         derived["monitor"] = "epoch"  # Lightning logs the number of the epoch
     if "check_on_train_epoch_end" not in entry:
@@ -311,8 +331,13 @@ def describe_training(
     yield Line("device", value, "", "trainer=gpu, trainer=ddp, trainer.precision=bf16-mixed")
 
 
-def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoint]":
-    """Build Lightning's trainer with callbacks and loggers, and the callback for the best checkpoint."""
+def make_trainer(
+    config: DictConfig, folder: Path, directions: Mapping[str, Any]
+) -> "tuple[Trainer, BestCheckpoint]":
+    """Build Lightning's trainer with callbacks and loggers, and the callback for the best checkpoint.
+
+    `directions` has those of the run's metrics, as in `best_mode`.
+    """
     from lossselect.metrics.direction import best_mode
     from lossselect.run.loggers import make_loggers
     from lossselect.run.trainer import build_trainer
@@ -328,13 +353,16 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
 
     options, checkpoints = to_plain(config.trainer), folder / "checkpoints"
     at_epoch_end = saves_at_epoch_end(config.monitor, options)
-    best = BestCheckpoint(checkpoints, config.monitor, best_mode(config.monitor), at_epoch_end)
+    mode = best_mode(config.monitor, directions)
+    best = BestCheckpoint(checkpoints, config.monitor, mode, at_epoch_end)
     saves = not options.get("fast_dev_run")  # a smoke test must not change the run folder
     callbacks: list[Any] = [best, Preflight(checkpoints)] if saves else []
     for name, entry in (config.get("callbacks") or {}).items():
         # with monitor=last all epochs are trained
         if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
-            callbacks.append(make_part(entry, f"callbacks.{name}", **_callback_arguments(name, entry)))
+            callbacks.append(
+                make_part(entry, f"callbacks.{name}", **_callback_arguments(name, entry, directions))
+            )
     if saves:  # LastCheckpoint must come after the user's checkpoint callbacks
         callbacks += [CheckpointOnSignal(checkpoints / LAST), LastCheckpoint(best)]
     if (steps := options.get("steps_per_execution", 1)) > 1:

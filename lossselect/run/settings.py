@@ -119,11 +119,14 @@ def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
         check_topk_task(task)
     except ValueError:
         return {"name": "dense"}
-    metrics = {"last", "val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(task)), None}
+    chosen = as_list(config.get("metrics"))
+    names = top_metric_names(task)
+    metrics = {"last", "val/loss", "train/loss", *(f"val/{name}" for name in chosen or names), None}
     fits = (
         "_target_" not in config["model"]
         and not config.get("module")
         and not find_chunked_conflict(config)
+        and all(name in names for name in chosen)
         and {*monitored_metrics(config).values()} <= metrics
         and config["loss"]["name"] in chunkable(task.activation)
         and "_target_" not in config["data"]

@@ -21,7 +21,7 @@ from lossselect.run.allowed_classes import ANYWHERE, DENIED_ARGUMENTS, find_posi
 from lossselect.run.settings import as_list
 from lossselect.run.validation import SETTINGS
 
-PACKAGES = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch")
+PACKAGES = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch", "torchmetrics")
 """Packages with allowed classes; other packages are trusted completely or not at all."""
 
 VARIABLES = (

@@ -1,12 +1,13 @@
 """Checks of a run's config, before anything is written and mostly before torch is imported."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lossselect.chunked.options import check_topk_task, top_metric_names
+from lossselect.chunked.options import check_topk_task, choose_top_metrics
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.export.formats import FORMATS, check_weights_suffice, require
+from lossselect.metrics.names import AVERAGES, MetricName, choose_metrics, list_outputs, parse_metrics
 from lossselect.models.nets import check_head_bias, make_net, net_options
 from lossselect.run.settings import (
     FILE_DATA,
@@ -36,7 +37,7 @@ SETTINGS = (
     *PARTS,
     *("scheduler", "callbacks", "logger", "experiment", "seed", "monitor", "resume", "on_nonfinite"),
     *("trust", "check_only", "explain", "export", "report", "ignore_warnings"),
-    *("head", "bias_init", "mix", "decision", "module"),
+    *("head", "bias_init", "mix", "decision", "metrics", "module"),
 )
 """The settings at the top level of a config, except `hydra`."""
 
@@ -111,6 +112,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     if configured_head(config)["name"] == "chunked":
         conflict = find_chunked_conflict(config)
         _require(not conflict, conflict)
+    elif config["task"].get("name") in AVERAGES and config.get("metrics") is not None:
+        parse_metrics(config["task"]["name"], config.get("metrics"))
     if "data" not in own:
         _check_data(config["data"])
     if "model" not in own:
@@ -236,21 +239,43 @@ def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> 
     """Raise ConfigError for a metric that is not computed; the width is known only if `is_final`."""
     head = (resolve_head(config, task) if is_final else configured_head(config))["name"]
     width = task.num_outputs if is_final else None
-    top_names = top_metric_names(task, width, counted="_target_" not in config["data"])
+    spec, counted = config.get("metrics"), "_target_" not in config["data"]
+    top_names = choose_top_metrics(task, spec if head == "chunked" else None, width, counted)
     chunked = ["val/loss", "train/loss", *(f"val/{name}" for name in top_names)]
-    dense = [f"val/{name}" for name in ("loss", *task.metric_names)]
-    dense += [f"train/{name}" for name in ("loss", *task.train_metrics)]
+    dense = [] if head == "chunked" else [*_list_values(spec, task, is_final)]
     listed = chunked if head == "chunked" else dense
     # head=auto, which is not resolved yet, may become either
     known = [*dense, *chunked] if head == "auto" else listed
     for setting, metric in monitored_metrics(config).items():
         last = [] if setting == "scheduler.monitor" else ["last"]
-        if metric is not None and metric not in known + last:
+        is_known = any(
+            metric == name or (name.endswith("/...") and str(metric).startswith(name[:-3])) for name in known
+        )
+        if metric is not None and not is_known and metric not in last:
             raise ConfigError(
                 f"Unknown metric {metric!r} of {setting}.{suggestion(str(metric), known + last)} "
                 f"Choose one of: {', '.join(listed + last)}."
-                + (" For other metrics, set head=dense." if head == "chunked" else "")
+                + (
+                    " For other metrics, set head=dense."
+                    if head == "chunked"
+                    else " Others can be set in metrics."
+                )
             )
+
+
+def _list_values(spec: Any, task: "Task", is_final: bool) -> Iterator[str]:
+    """Yield the names of the values that are logged; "val/iou/..." stands for any number of names."""
+    also = "" if task.monitor == "loss" else task.monitor
+    stages = {"val": (None, also), "train": (task.train_metrics, "")}
+    for stage, (defaults, added) in stages.items():
+        yield f"{stage}/loss"
+        for name, entry in choose_metrics(task, spec, (), defaults, added).items():
+            if not isinstance(entry, MetricName):  # the values of a user's metric are not known
+                yield from (f"{stage}/{name}", f"{stage}/{name}/...")
+            elif entry.per_class and not is_final:
+                yield f"{stage}/{entry.log}/..."
+            else:
+                yield from (f"{stage}/{output}" for output in list_outputs(task, entry))
 
 
 def _check_data(data: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits, Observer
 from lossselect.chunked.loss import check_chunkable, chunked_loss
-from lossselect.chunked.options import check_topk_task
+from lossselect.chunked.options import check_topk_task, requires_counts
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedBatch, EncodedPair
@@ -75,6 +75,7 @@ class Classifier(RecordsArguments, nn.Module):
 
     _optimizer_spec: OptimizerSpec = None
     _scheduler_spec: SchedulerSpec = None
+    _metrics_spec: Any = None
 
     def __init__(
         self,
@@ -316,7 +317,8 @@ class Classifier(RecordsArguments, nn.Module):
     def _needs_counts(self) -> bool:
         """Return whether the loss or the initial bias still needs the label counts of the training rows."""
         incomplete = isinstance(self.criterion, Loss | AutoLoss) and self.criterion.waiting
-        return incomplete or self.bias_init == "prior"
+        metrics = self._chunked and self.label_counts is None and requires_counts(self._metrics_spec)
+        return incomplete or self.bias_init == "prior" or metrics
 
     def _encode_batch(self, batch: Any) -> EncodedBatch:
         """Return the inputs, the canonical target and the sample weights of a raw or an encoded batch."""

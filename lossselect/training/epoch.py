@@ -11,10 +11,11 @@ from torchmetrics import Metric
 from lossselect.chunked.topk_metrics import TopKMetrics, TopKOutputs
 from lossselect.exceptions import DataError
 from lossselect.labels.targets import flatten_positions
-from lossselect.metrics.collection import TaskMetrics, label_counts, make_metrics, per_class
+from lossselect.metrics.collection import TaskMetrics, build_metrics, label_counts, per_class
 from lossselect.metrics.means import LossMean
-from lossselect.metrics.registry import CLASS_RANKINGS, LABEL_RANKINGS
-from lossselect.metrics.stat_scores import ConfusionMatrix
+from lossselect.metrics.names import MetricName, choose_metrics
+from lossselect.metrics.registry import RANKINGS
+from lossselect.metrics.stat_scores import ConfusionMatrix, StatScores
 from lossselect.metrics.state import as_numbers, as_scalars, metric_state, set_metric_state
 from lossselect.metrics.task_metric import MetricInput
 from lossselect.tasks.label_counts import LabelCounts
@@ -83,6 +84,7 @@ class BaseEpoch(ABC):
         self.loss = LossMean()
         self.metrics: Any = None
         self.default_metrics: TaskMetrics | None = None
+        self.counted: StatScores | None = None  # if none of the metrics has the counts
         self.confusion: ConfusionMatrix | None = None
         self._held: list[tuple[Any, ...]] = []  # numerator, denominator, outputs, target of pending steps
         self._held_bytes = 0
@@ -93,6 +95,11 @@ class BaseEpoch(ABC):
         self.per_class: dict[str, Tensor] = {}  # counts and metrics of each class, in validation and test
         self.confusion_counts: Tensor | None = None  # (C, C): true classes in rows, predicted in columns
         self.counts: tuple[Tensor, Tensor] | None = None  # positives and negatives of each output
+
+    @property
+    def directions(self) -> Mapping[str, str | None]:
+        """The directions of the metrics, as in `best_mode`."""
+        return getattr(self.metrics, "directions", {})
 
     def _flush(self) -> None:
         if self._held:
@@ -108,7 +115,7 @@ class BaseEpoch(ABC):
         """Return a dict of the loss and the metrics, with prefixed names."""
 
     def _parts(self) -> list[Metric | TaskMetrics]:
-        parts = (self.loss, self.metrics, self.default_metrics, self.confusion)
+        parts = (self.loss, self.metrics, self.counted, self.default_metrics, self.confusion)
         return [part for part in parts if part is not None]
 
     def compute(self) -> dict[str, Tensor]:
@@ -159,17 +166,30 @@ class BaseEpoch(ABC):
 
 
 class Epoch(BaseEpoch):
-    """Loss and metrics of all outputs; with `base_task` also the metrics of the default decision."""
+    """Loss and metrics of all outputs.
 
-    def __init__(self, task: Task, prefix: str, base_task: Task | None = None) -> None:
+    Args:
+        task: The task.
+        prefix: "train/", "val/" or "test/", followed by the name of the loader and "/" if there are several.
+        base_task: The task with the default decision, if its metrics are to be computed as well.
+        metrics: A choice of metrics, as in `make_metrics`; by default those of the task. The task's monitor
+            is always computed in validation.
+    """
+
+    def __init__(self, task: Task, prefix: str, base_task: Task | None = None, metrics: Any = None) -> None:
         super().__init__(task, prefix)
         training = prefix == "train/"
-        self.metrics = make_metrics(task, prefix, task.train_metrics if training else None)
+        also = task.monitor if self.stage == "val" and task.monitor != "loss" else ""
+        chosen = choose_metrics(task, metrics, (), task.train_metrics if training else None, also)
+        self.metrics = build_metrics(task, chosen, prefix)
+        if "stat_scores" not in self.metrics.sources:
+            self.counted = StatScores(task, "accuracy", "stat_scores")
         self.first_checks = FirstEpochChecks() if training else None
-        rankings = (*CLASS_RANKINGS, *LABEL_RANKINGS)
-        names = [name for name in task.metric_names if name not in rankings]
         if base_task:
-            self.default_metrics = make_metrics(base_task, f"{prefix}default_decision/", names)
+            decided = {
+                k: m for k, m in chosen.items() if isinstance(m, MetricName) and m.base not in RANKINGS
+            }
+            self.default_metrics = build_metrics(base_task, decided, f"{prefix}default_decision/")
         if task.exclusive and task.num_probabilities <= MAX_CONFUSION_CLASSES and not training:
             self.confusion = ConfusionMatrix(task)
 
@@ -189,9 +209,10 @@ class Epoch(BaseEpoch):
 
     def _compute_metrics(self) -> dict[str, Tensor]:
         values = {f"{self.prefix}loss": self.loss.compute(), **self.metrics.compute()}
-        self.counts = label_counts(self.metrics)
+        counted = self.counted or self.metrics.sources["stat_scores"]
+        self.counts = label_counts(counted)
         if self.prefix != "train/":
-            self.per_class = per_class(self.metrics)
+            self.per_class = per_class(counted, self.metrics)
         if self.confusion is not None:
             self.confusion_counts = self.confusion.compute()
         return values if self.default_metrics is None else values | self.default_metrics.compute()
@@ -221,6 +242,8 @@ class Epoch(BaseEpoch):
 
         batch = make_input(self.task)
         self.metrics.update_checked(batch)
+        if self.counted is not None:
+            self.counted.update(batch.probabilities, batch.target, batch=batch)
         if self.default_metrics is not None:
             self.default_metrics.update_checked(make_input(self.default_metrics.task))
         if self.first_checks is not None:
@@ -232,9 +255,11 @@ class Epoch(BaseEpoch):
 class TopKEpoch(BaseEpoch):
     """Loss and metrics of the highest outputs of a chunked head; only the loss in training."""
 
-    def __init__(self, task: Task, prefix: str, counts: LabelCounts | None = None) -> None:
+    def __init__(
+        self, task: Task, prefix: str, counts: LabelCounts | None = None, metrics: Any = None
+    ) -> None:
         super().__init__(task, prefix)
-        self.metrics = None if prefix == "train/" else TopKMetrics(task, counts)
+        self.metrics = None if prefix == "train/" else TopKMetrics(task, counts, metrics)
 
     def update(self, total: Tensor, count: Tensor, outputs: TopKOutputs | None, target: Any) -> None:
         """Add a step: the numerator and denominator of its loss, and its highest outputs."""

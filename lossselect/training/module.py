@@ -15,6 +15,7 @@ from lossselect.compat.lightning import PrivateHooks, get_trainer, overrides_hoo
 from lossselect.data.batches import Block
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import EncodedBatch, EncodedPair
+from lossselect.metrics.collection import expand
 from lossselect.tasks.registry import Task, make_task
 from lossselect.training.batches import BatchKeys, split_batch
 from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_checkpoint
@@ -53,14 +54,16 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             optimizer is a callable, the attribute `lr` is its learning rate, which `Tuner.lr_find` sets.
         scheduler: The name of a class of torch.optim.lr_scheduler, a dict such as
             `{"name": "CosineAnnealingLR", "T_max": 50}`, a callable that accepts the optimizer, or None.
+        metrics: The metrics to log, such as `["f1_weighted", {"iou": MulticlassJaccardIndex(10)}]` (see
+            `make_metrics`), and the task's default monitor in validation; None for those of the task.
         bias_init: "prior" initialises the last bias from the class frequencies in the training rows, so that
             the first loss is about the entropy of the labels; "zero" sets the bias to 0; None leaves it.
         mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`, applied to each training batch; None
             for no mixing.
         head: "chunked" or `{"name": "chunked", "chunk": 4096}` for very many outputs: the last layer and the
             loss are computed in chunks of the outputs, so that no tensor (N, num_outputs) is ever in memory.
-            Targets may then be `SparseLabels`, and the metrics are `top_metric_names(task)`. "dense" or None
-            for a dense head.
+            Targets may then be `SparseLabels`, and the metrics are those of `top_metric_names(task)`. "dense"
+            or None for a dense head.
         class_dim: The dimension of the classes in the logits that `forward` returns: 1 by default, -1 if they
             are last, None if a binary net returns logits without it, such as (N,).
         batch_keys: The keys of a batch, such as `{"inputs": "image", "target": "diagnosis"}` (also "weight"),
@@ -107,6 +110,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         loss: str | Mapping[str, Any] | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         optimizer: OptimizerSpec = None,
         scheduler: SchedulerSpec = None,
+        metrics: Any = None,
         bias_init: str | None = None,
         mix: str | Mapping[str, Any] | None = None,
         head: str | Mapping[str, Any] | None = None,
@@ -115,6 +119,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         loader_names: Sequence[str] | None = None,
         on_nonfinite: str = "stop",
     ) -> None:
+        self._metrics_spec = expand(metrics)
         super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys)
         self.hparams.update(self._plain_hparams)
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
@@ -132,9 +137,10 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             self._epochs[stage].first.output_buffer = epochs.first.output_buffer
 
     def _make_epoch(self, prefix: str) -> Epoch | TopKEpoch:
-        if self._chunked:
-            return TopKEpoch(self.task, prefix, self.label_counts)
-        return Epoch(self.task, prefix, self.base_task if prefix.startswith("test/") else None)
+        metrics = self._metrics_spec
+        if self._chunked or self._head_spec["name"] == "chunked":  # the net may not exist yet
+            return TopKEpoch(self.task, prefix, self.label_counts, metrics)
+        return Epoch(self.task, prefix, self.base_task if prefix.startswith("test/") else None, metrics)
 
     def _check_chunkable(self, criterion: Any) -> None:
         if self._compiled_step is not None:

@@ -59,10 +59,10 @@ def configure(module: Any, trainer: Any, monitor: str) -> Any:
     """
     lr, fused = getattr(module, "lr", None), _supports_fused(module, trainer)
     optimizer = make_optimizer(module._optimizer_spec, module.named_parameters(), lr, fused)
-    length: dict[str, Any] = {}
+    options: dict[str, Any] = {"directions": module._epochs["val"].first.directions}
     if module._scheduler_spec is not None and trainer is not None and trainer.training:
-        length = {"epochs": trainer.max_epochs, "steps": trainer.estimated_stepping_batches}
-    scheduler = make_scheduler(module._scheduler_spec, optimizer, monitor, **length)
+        options |= {"epochs": trainer.max_epochs, "steps": trainer.estimated_stepping_batches}
+    scheduler = make_scheduler(module._scheduler_spec, optimizer, monitor, **options)
     return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
@@ -139,14 +139,19 @@ def _takes_names(function: Callable[..., Any]) -> bool:
 
 
 def make_scheduler(
-    spec: SchedulerSpec, optimizer: Optimizer, monitor: str, epochs: int | None = None, steps: float = -1
+    spec: SchedulerSpec,
+    optimizer: Optimizer,
+    monitor: str,
+    epochs: int | None = None,
+    steps: float = -1,
+    directions: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any] | None:
     """Return Lightning's dict for a scheduler such as `{"name": "CosineAnnealingLR", "T_max": 50}`.
 
     A spec with a name may also contain `LIGHTNING_KEYS`. A callable accepts the optimizer and returns a
     scheduler or Lightning's dict. The default interval is a step for OneCycleLR and CyclicLR, and an epoch
     for others. If the length of the run is known, as `epochs` and `steps`, a schedule per epoch that seems to
-    count steps raises a warning.
+    count steps raises a warning. `directions` has those of the run's metrics, as in `best_mode`.
 
     Raises:
         ConfigError: the name, an option or a key is unknown or invalid.
@@ -157,7 +162,10 @@ def make_scheduler(
     if callable(spec):
         entry = _make_entry(spec(optimizer))
         scheduler, monitor = entry["scheduler"], entry.setdefault("monitor", monitor)
-        is_plateau, best = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau), direction(monitor)
+        is_plateau, best = (
+            isinstance(scheduler, lr_scheduler.ReduceLROnPlateau),
+            direction(monitor, directions),
+        )
         if is_plateau and best and scheduler.mode != best:
             warn(
                 "plateau_mode",
@@ -170,7 +178,7 @@ def make_scheduler(
         entry = {"monitor": monitor, **{key: value for key, value in spec.items() if key in LIGHTNING_KEYS}}
         options = {key: value for key, value in spec.items() if key not in entry}
         if options.get("name") == "ReduceLROnPlateau" and "mode" not in options:
-            options["mode"] = best_mode(entry["monitor"])
+            options["mode"] = best_mode(entry["monitor"], directions)
         entry["scheduler"] = _build(SCHEDULERS, options, "scheduler", optimizer)
     by_step = isinstance(entry["scheduler"], lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
     if "interval" not in entry and not by_step and epochs and 1 <= epochs < steps < math.inf:

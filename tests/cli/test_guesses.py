@@ -39,7 +39,7 @@ GUESSES = [
     ("accelerator=gpu", "Set trainer=gpu."),
     ("devices=2", "Set trainer=gpu trainer.devices=2."),
     ("trainer.gpus=2", "Set trainer=gpu trainer.devices=2."),
-    ("metric=f1", "Set monitor=val/f1 to choose the best checkpoint"),
+    ("metric=f1", "Set metrics=f1 to log this metric, monitor=val/f1 to choose the best checkpoint"),
     ("metric=f1", "decision.metric=f1 to tune the thresholds"),
     ("num_workers=4", "Remove num_workers."),
     ("workers=4", "Remove workers."),
@@ -141,7 +141,7 @@ def test_the_form_of_a_setting(arguments, fix, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--metric f1", "Unknown setting 'metric'. Set monitor=val/f1"),
+        ("--metric f1", "Unknown setting 'metric'. Set metrics=f1"),
         ("--optimise 3", "Unknown option '--optimise'. Did you mean 'optimizer'? Settings are written KEY=VALUE"),
         ("--multi task=binary", "Unknown option '--multi'."),
         ("multilable", "'multilable' is not a setting. Did you mean task=multilabel?"),

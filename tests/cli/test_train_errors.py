@@ -239,7 +239,7 @@ def test_a_bug_shows_its_traceback_and_runs_nothing(more, command, monkeypatch, 
     code, _, err = command(*more, "task=binary", "hydra.run.dir=run", *SHORT)
     assert code == 1
     assert "Traceback" in err
-    assert "TypeError: Value after * must be an iterable" in err
+    assert "TypeError: 'NoneType' object is not iterable" in err
     assert not list(tmp_path.iterdir())  # by default Hydra prints a warning and continues
 
 

@@ -11,16 +11,18 @@ import warnings
 
 import hydra_plugins
 import torch
+import torchmetrics.classification
 
 import lossselect
 
 PACKAGES = ("lightning.pytorch", "lightning.fabric", "hydra")
-ROOTS = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch")
+ROOTS = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch", "torchmetrics")
 
 
 def main():
     warnings.simplefilter("ignore")
     packages = [lossselect, hydra_plugins, torch.utils.data, torch.nn, torch.optim, torch.ao]
+    packages.append(torchmetrics.classification)
     packages += map(importlib.import_module, PACKAGES)
     for package in packages:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", onerror=lambda _: None):

@@ -3,10 +3,13 @@
 Run by distributed.py.
 """
 
+from typing import Any
+
 import lightning.pytorch as L
 import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
+from torchmetrics import classification as tm
 
 import lossselect as ls
 from lossselect.data.datamodule import TensorData
@@ -143,9 +146,16 @@ def of_built_in(ranks, batch):
 
 def evaluate(ranks, batch, file):
     """Write all results to a file, in the first process."""
+    multiclass, multilabel = ls.Multiclass(4, missing=-100), ls.Multilabel(5)
+    chosen: dict[str, list[Any]] = {
+        "multiclass": [{"auc": tm.MulticlassAUROC(4), "each": tm.MulticlassRecall(4, average=None)}],
+        "multilabel": [{"iou": tm.MultilabelJaccardIndex(5, ignore_index=-100)}, "jaccard_weighted"],
+    }
+    for task in (multiclass, multilabel):
+        chosen[task.name] += [*task.metric_names, "recall_none", "mcc"]
     found = {
-        "multiclass": of_user(ranks, batch, ls.Multiclass(4, missing=-100)),
-        "multilabel": of_user(ranks, batch, ls.Multilabel(5)),
+        "multiclass": of_user(ranks, batch, multiclass, metrics=chosen["multiclass"]),
+        "multilabel": of_user(ranks, batch, multilabel, metrics=chosen["multilabel"]),
         "binary": of_user(ranks, batch, ls.Binary()),
         "built-in": of_built_in(ranks, batch),
         "others": of_other_loaders(ranks, str(file)),

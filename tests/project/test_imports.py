@@ -50,6 +50,8 @@ def test_what_trains_nothing_never_imports_lightning(tmp_path):
         ("task=binary", "trainer.max_epochs=0"),
         ("task=binary", "optimizer.name=adm"),
         ("task=multiclass", "monitor=val/f1"),
+        ("task=multiclass", "metrics=f1_wighted"),
+        ("task=multiclass", "monitor=val/loss", "check_only=true"),
         ("task=binary", "data=table", "data.path=none.csv", "data.target=y"),
     ]
     code = f"""

@@ -22,7 +22,6 @@ from lossselect.chunked.loss import chunkable, chunked_loss
 from lossselect.data.datamodule import TensorData
 from lossselect.data.splits import Splits
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.metrics.registry import make_metric
 from lossselect.metrics.stat_scores import ConfusionMatrix
 from lossselect.metrics.task_metric import MetricInput
 
@@ -350,7 +349,8 @@ def test_predictions_are_counted_without_a_wait_and_in_little_memory(gpu, determ
     predictions = torch.where(torch.rand(400) < 0.5, target, torch.randint(0, 50, (400,)))
     target[::7] = -100
     task = ls.Multiclass(50, ordinal=True, missing=-100)
-    metrics = [ConfusionMatrix(task), make_metric(task, "quadratic_kappa"), make_metric(task, "accuracy")]
+    names = ("quadratic_kappa", "accuracy")
+    metrics = [ConfusionMatrix(task), *(ls.make_metrics(task, names=name)[name] for name in names)]
     on_device, before = (predictions.cuda(), target.cuda()), len(gpu.waits)
     metrics = [metric.cuda() for metric in metrics]
     gpu.largest, moved = 0, len(gpu.waits)

@@ -14,7 +14,7 @@ from trainers import quiet_trainer
 import lossselect as ls
 from lossselect.chunked.options import top_metric_names
 from lossselect.metrics.direction import HIGHER_IS_BETTER, LOWER_IS_BETTER, best_mode
-from lossselect.metrics.registry import METRICS
+from lossselect.metrics.names import AVERAGES
 
 EPOCHS, BATCHES = 4, 25
 STEPS = EPOCHS * BATCHES
@@ -168,7 +168,7 @@ def test_the_direction_of_each_metric_is_known(task):
     names = {
         "loss",
         *task.metric_names,
-        *METRICS[task.name],
+        *AVERAGES[task.name],
         *(top_metric_names(task) if task.num_outputs > 1 else ()),
     }
     assert {best_mode(f"val/{name}") for name in names} == {"min", "max"}

@@ -21,8 +21,8 @@ Module = TypeVar("Module", bound=Any)
 
 # arguments that may be changed at loading without changing the loss
 LOSS_INDEPENDENT = (
-    *("task", "net", "optimizer", "scheduler", "bias_init", "mix", "head", "class_dim", "batch_keys"),
-    *("loader_names", "on_nonfinite"),
+    *("task", "net", "optimizer", "scheduler", "metrics", "bias_init", "mix", "head", "class_dim"),
+    *("batch_keys", "loader_names", "on_nonfinite"),
 )
 
 
@@ -103,7 +103,7 @@ def rebuild(
     arguments |= {name: _make_raising(name, path) for name in missing if name in ("optimizer", "scheduler")}
     if required := [name for name in missing if name not in arguments]:
         raise CheckpointError(
-            f"{path} was trained with a custom {' and '.join(required)}, which a checkpoint cannot contain. "
+            f"{path} was trained with arguments that a checkpoint cannot contain: {', '.join(required)}. "
             f"Pass {', '.join(f'{name}=...' for name in required)} to load_from_checkpoint."
         )
     weights, net = checkpoint["state_dict"], checkpoint["arguments"].get("net")

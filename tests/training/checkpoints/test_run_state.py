@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import (
 )
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchmetrics.classification import MulticlassAUROC, MulticlassJaccardIndex
 from trainers import quiet_trainer
 
 import lossselect as ls
@@ -167,6 +168,10 @@ CASES = {
     "a schedule by a metric, each step": {"module": PLATEAU, "saved": EACH_STEP},
     "stopped early": {"extra": stopping, "max_epochs": 8},
     "a few batches": {"limit_train_batches": 4, "saved": EACH_STEP},
+    "chosen metrics": {
+        "saved": EACH_STEP,
+        "module": {"metrics": [{"auc": MulticlassAUROC(3), "iou": MulticlassJaccardIndex(3)}, "f1_weighted"]},
+    },
     "mixed": {"module": {"mix": "mixup"}, "saved": EACH_STEP},
     "accumulated by a schedule": {
         "extra": lambda: [GradientAccumulationScheduler({0: 1, 1: 3})],
