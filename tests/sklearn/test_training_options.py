@@ -146,12 +146,12 @@ def test_early_stopping_and_repeated_fits():
 
 def test_a_metric_of_held_out_rows_without_a_decision():
     model, recorder = fit(callbacks=[EarlyStopping("val/loss")], decision=None)
-    assert model.module_.counts.rows == 128
+    assert model.module_.label_counts.rows == 128
     assert model.task_.temperature == 1
     model, recorder = fit(scheduler="ReduceLROnPlateau", decision=None)
-    assert model.module_.counts.rows == 128
+    assert model.module_.label_counts.rows == 128
     model, recorder = fit(callbacks=[EarlyStopping("train/loss", min_delta=10, patience=2)], decision=None)
-    assert model.module_.counts.rows == 150
+    assert model.module_.label_counts.rows == 150
     assert model.n_iter_ == 3
     assert "val/loss" not in recorder.logged
 
