@@ -111,11 +111,11 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         optimizer: OptimizerSpec = None,
         scheduler: SchedulerSpec = None,
         metrics: Any = None,
+        class_dim: int | None = 1,
+        batch_keys: BatchKeys = None,
         bias_init: str | None = None,
         mix: str | Mapping[str, Any] | None = None,
         head: str | Mapping[str, Any] | None = None,
-        class_dim: int | None = 1,
-        batch_keys: BatchKeys = None,
         loader_names: Sequence[str] | None = None,
         on_nonfinite: str = "stop",
     ) -> None:
