@@ -70,7 +70,7 @@ class TestCheckpoints:
         assert dict(module.hparams) == {"task": ls.Binary().to_dict(), "width": 4, "folder": "a/b"}
         path = self.saved(tmp_path, module)
         with pytest.raises(
-            ValueError, match=r"with a custom backbone and sizes.*Pass backbone=\.\.\., sizes"
+            ValueError, match=r"cannot contain: backbone, sizes\. Pass backbone=\.\.\., sizes"
         ):
             Fixed.load_from_checkpoint(path)
         again = Fixed.load_from_checkpoint(path, backbone=nn.Identity(), sizes=sizes)
