@@ -27,6 +27,7 @@ NAVIGATION = {
         choosing
         choosing-results
         project
+        porting
         runs
         export
         speed

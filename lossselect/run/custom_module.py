@@ -158,7 +158,8 @@ class CustomModule:
                     f"module.{name} cannot be set: the run passes {name} itself. Set {setting}=... instead."
                 )
         passed = {"task", "net", *SETTINGS, *derived}
-        check_options(names, [n for n in (*self.named, *self.passed_on) if n not in passed], self.place)
+        known = [name for name in (*self.named, *sorted(self.passed_on)) if name not in passed]
+        check_options(names, known, self.place)
         if missing := [name for name in self.required if name not in {*names, *passed, *DERIVED}]:
             settings = " ".join(f"module.{name}=VALUE" for name in missing)
             raise ConfigError(f"{self.place} requires {', '.join(missing)}. Add {settings}.")

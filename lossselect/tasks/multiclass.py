@@ -213,8 +213,9 @@ class Multiclass(Task):
             return f"Soft labels must have one column per class: shape (N, {self.num_classes})."
         if lowest == 1 and highest == self.num_classes:
             return "If the labels start at 1, subtract 1."
-        if lowest < 0:
-            return f"If {lowest:g} marks a missing label, set task.missing={lowest:g}."
+        if lowest < 0 or {value for value in values if value >= self.num_classes} == {255.0}:
+            marker = lowest if lowest < 0 else highest
+            return f"If {marker:g} marks a missing label, set task.missing={marker:g}."
         return f"If there are more classes than num_classes={self.num_classes}, increase it."
 
     def check_values(self, target: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.losses.options import check_sample_weight
 from lossselect.training.forward import Parameters, describe
 from lossselect.utils.checks import check_options
 
@@ -63,10 +64,10 @@ def split_batch(
             return Parts(batch[0] if len(batch) == 1 else batch)
         raise _form_error(batch)
     entries = _find_entries(batch, parameters)
-    target = keys.get("target") or _find_label(batch, entries)
+    target = keys["target"] if "target" in keys else _find_label(batch, entries)
     if target is None and labelled:
         raise _form_error(batch)
-    weight = keys.get("weight") or next((key for key in WEIGHT_KEYS if key in entries), None)
+    weight = keys["weight"] if "weight" in keys else next((k for k in WEIGHT_KEYS if k in entries), None)
 
     def get(key: Any) -> Any:
         if key not in entries and not hasattr(batch, str(key)):
@@ -86,12 +87,14 @@ def split_batch(
     return Parts(_choose_inputs(batch, rest, parameters), *parts)
 
 
-def _find_entries(batch: Any, parameters: Parameters | None) -> Mapping[str, Any]:
-    """Return the entries of a mapping, the fields of a dataclass, or the relevant attributes of an object."""
+def _find_entries(batch: Any, parameters: Parameters | None) -> Mapping[Any, Any]:
+    """Return the entries of a mapping or a tuple, the fields of a dataclass, or attributes of an object."""
     if isinstance(batch, Mapping):
         return batch
     if hasattr(batch, "_asdict"):
         return batch._asdict()
+    if isinstance(batch, tuple | list):
+        return dict(enumerate(batch))
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
     if isinstance(batch, Tensor):
@@ -111,8 +114,10 @@ def _find_label(batch: Any, entries: Mapping[str, Any]) -> str | None:
 
 
 def _choose_inputs(batch: Any, rest: Mapping[str, Any], parameters: Parameters | None) -> Any:
-    """Return the only tensor, or all entries, or the batch itself if it is an object."""
+    """Return the only tensor, or all entries, or the batch itself if it is an object or `forward(batch)`."""
     named = () if parameters is None else parameters.named
+    if named == ("batch",) and "batch" not in rest:
+        return batch
     if any(name in rest for name in named) and (isinstance(batch, Mapping) or len(named) > 1):
         return rest
     tensors = [value for value in rest.values() if isinstance(value, Tensor)]
@@ -121,12 +126,34 @@ def _choose_inputs(batch: Any, rest: Mapping[str, Any], parameters: Parameters |
     return rest if isinstance(batch, Mapping) else batch
 
 
+def as_weight(weight: Any) -> Tensor:
+    """Return the sample weights of a batch as a tensor; values are checked on the CPU.
+
+    Raises:
+        DataError: they are not numbers, or a value is negative or not finite.
+    """
+    try:
+        weight = torch.as_tensor(weight)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"Expected numbers as sample weights, got {describe(weight)}. Correct batch_keys or unpack_batch."
+        ) from None
+    if weight.device.type == "cpu":
+        check_sample_weight(weight)
+    return weight
+
+
 def _form_error(batch: Any) -> DataError:
+    fix = 'Pass batch_keys={"target": ...} to name the key of the labels'
+    if isinstance(batch, tuple | list):
+        fix = "Pass the positions of inputs and target, such as batch_keys=(0, 1)"
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    if any(isinstance(part, tuple | list | Mapping) for part in parts):
+        fix = "If it combines batches of several loaders, override the step and pass one of them to self.step"
     return DataError(
         f"A batch must be a pair (inputs, target), or contain its labels as {', '.join(LABEL_KEYS)}, got "
-        f'{describe(batch)}. Pass batch_keys={{"target": ...}} to name the key of the labels, or override '
-        "unpack_batch(batch) to return (inputs, target) or (inputs, target, sample_weight). If the batch "
-        "combines batches of several loaders, override the step and pass one of them to self.step."
+        f"{describe(batch)}. {fix}, or override unpack_batch(batch) to return (inputs, target) or (inputs, "
+        "target, sample_weight)."
     )
 
 

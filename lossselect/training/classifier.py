@@ -19,13 +19,12 @@ from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedBatch, EncodedPair
 from lossselect.losses.auto import AutoLoss
 from lossselect.losses.loss import Loss, select_loss
-from lossselect.losses.options import check_sample_weight
 from lossselect.losses.torch_compat import check_mixes
 from lossselect.models.head import set_head_bias, use_chunked
 from lossselect.models.nets import check_head_bias, head_options, make_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task
-from lossselect.training.batches import BatchKeys, TargetTransfer, check_batch_keys, split_batch
+from lossselect.training.batches import BatchKeys, TargetTransfer, as_weight, check_batch_keys, split_batch
 from lossselect.training.checkpoints.content import read_checkpoint
 from lossselect.training.checkpoints.load import RecordsArguments, rebuild
 from lossselect.training.criterion import check_fits, compute_loss, make_criterion
@@ -347,10 +346,7 @@ class Classifier(RecordsArguments, ModuleBase):
             )
         inputs, target, weight = (*unpacked, None)[:3]
         encoded = self._transfer.find(target)
-        if weight is not None:
-            weight = torch.as_tensor(weight)
-            if weight.device.type == "cpu":
-                check_sample_weight(weight)
+        weight = None if weight is None else as_weight(weight)
         return EncodedBatch(inputs, self._encode(target) if encoded is None else encoded, weight)
 
     def _encode(self, target: Any) -> Any:

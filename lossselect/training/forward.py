@@ -89,8 +89,8 @@ def bind_inputs(net: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str,
         return (inputs,), {}
     raise ConfigError(
         f"forward requires {' and '.join(map(repr, missing))}, but the batch provides {shorten([*inputs])}. "
-        "Rename a parameter or a key, or override unpack_batch(batch) to return (inputs, target) with "
-        "inputs={'parameter of forward': value, ...}."
+        'Pass batch_keys={"inputs": [...]} with the keys of the arguments in their order, or override '
+        "unpack_batch(batch) to return (inputs, target) with inputs={'parameter of forward': value, ...}."
     )
 
 

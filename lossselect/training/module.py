@@ -68,6 +68,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             are last, None if a binary net returns logits without it, such as (N,).
         batch_keys: The keys of a batch, such as `{"inputs": "image", "target": "diagnosis"}` (also "weight"),
             or (inputs, target) or (inputs, target, weight). Several keys of inputs are positional arguments.
+            The keys of a tuple are its positions, such as (0, 1).
         loader_names: Names of several validation or test loaders, whose values are logged under `val/NAME/`;
             by default the keys of a dict of loaders, or 0, 1, ... The first loader is also logged under
             `val/`.
@@ -120,8 +121,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
     ) -> None:
         self._metrics_spec = expand(metrics)
         super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys)
-        # loggers write `hparams` as text, so tensors are left out
-        self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
+        self.hparams.update(self._plain_hparams)
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
         if not hasattr(self, "lr") and (lr := initial_lr(optimizer)) is not None:
             self.lr = lr  # `configure_optimizers` uses it, and learning rate finders set it

@@ -165,6 +165,7 @@ class TestMulticlassEncode:
             ([0, 1, 3], "Row 2 of the target is 3, but class indices must be integers from 0 to 2"),
             ([1, 2, 3], "If the labels start at 1, subtract 1."),
             ([0, -1], "If -1 marks a missing label, set task.missing=-1."),
+            ([0, 255, 2], "If 255 marks a missing label, set task.missing=255."),
             ([0, -100], "set task.missing=-100"),
             ([0.5, 1.0], "Row 0 of the target is 0.5, but class indices must be integers"),
             ([float("inf"), 1.0], "Row 0 of the target is inf"),

@@ -40,6 +40,15 @@ class TwoInputs(nn.Module):
         return self.layer(x) * scale
 
 
+class TakesBatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, batch):
+        return self.layer(batch["image"])
+
+
 class TakesObject(nn.Module):
     def __init__(self):
         super().__init__()
@@ -63,6 +72,7 @@ FORMS = {
     "named tuple": (nn.Linear(4, 3), Named(X, Y, PATHS), {}),
     "dataclass": (nn.Linear(4, 3), Scan(X, Y, PATHS), {}),
     "object for one parameter": (TakesObject(), SimpleNamespace(x=X, y=Y, edge_index=SCALE), {}),
+    "mapping for a parameter batch": (TakesBatch(), {"image": X, "label": Y}, {}),
     "attributes as arguments": (TwoInputs(), SimpleNamespace(x=X, scale=SCALE, y=Y, idx=Y), {}),
     "batch_keys": (
         nn.Linear(4, 3),
@@ -79,6 +89,8 @@ FORMS = {
         {"image": X, "factor": SCALE, "diagnosis": Y},
         {"inputs": ["image", "factor"], "target": "diagnosis"},
     ),
+    "batch_keys of a tuple": (nn.Linear(4, 3), (X, Y, PATHS), (0, 1)),
+    "batch_keys of a list, target first": (TwoInputs(), [Y, X, SCALE], {"inputs": (1, 2), "target": 0}),
     "batch_keys of a named tuple": (nn.Linear(4, 3), Pair(X, Y), {"inputs": "image", "target": "diagnosis"}),
 }
 
@@ -119,6 +131,13 @@ def test_prediction_with_an_override_that_requires_labels():
         Own(TASK, nn.Linear(4, 3)).predict_step({"x": X}, 0)
 
 
+def test_sample_weights_in_a_tuple():
+    net, weight = nn.Linear(4, 3), torch.rand(8)
+    module = ls.TaskModule(TASK, net, batch_keys=(0, 1, 2))
+    torch.testing.assert_close(module.step((X, Y, weight)).loss, ls.select_loss(TASK)(net(X), Y, weight))
+    assert module.predict_step((X, Y), 0)["prediction"].shape == (8,)
+
+
 @pytest.mark.parametrize("weights", ["sample_weight", "sample_weights"])
 def test_sample_weights_in_a_mapping(weights):
     net, weight = nn.Linear(4, 3), torch.rand(8)
@@ -147,7 +166,14 @@ def test_sample_weights_in_a_mapping(weights):
         ((X, Y), {"target": "label"}, ConfigError, "it is a tuple of 2"),
         (SimpleNamespace(x=X), None, DataError, "got a SimpleNamespace"),
         (X, None, DataError, r"got a tensor of shape \(8, 4\)"),
-        ((X, Y, SCALE), None, DataError, r"got a tuple of 3: \(8, 4\), \(8,\), \(8, 1\)"),
+        (
+            (X, Y, SCALE),
+            None,
+            DataError,
+            r"got a tuple of 3: \(8, 4\), \(8,\), \(8, 1\).*batch_keys=\(0, 1\)",
+        ),
+        ((X, Y, PATHS), (0, 1, 2), DataError, "Expected numbers as sample weights, got a list of 8: str"),
+        ((X, Y), (0, 1, 2), ConfigError, r"batch_keys contains 2.*a tuple of 2"),
         (None, None, DataError, "got a NoneType"),
     ],
 )

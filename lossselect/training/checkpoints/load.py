@@ -36,12 +36,15 @@ class _ConstructorSignature:
 class RecordsArguments:
     """Records constructor arguments: plain values in `_arguments`, the names of others in `_not_plain`.
 
+    `_plain_hparams` also contains the defaults of the constructor.
+
     `save_hyperparameters` reads the local variables of __init__, which may have changed since the call, and
     copies nets. This class records the call itself, including the call of a subclass.
     """
 
     __signature__ = _ConstructorSignature()
     _arguments: dict[str, Any]
+    _plain_hparams: dict[str, Any]
     _not_plain: list[str]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -53,6 +56,10 @@ class RecordsArguments:
             variadic = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
             arguments |= arguments.pop(variadic[0], {}) if variadic else {}
         self._arguments = plain_entries(arguments)
+        defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
+        hparams = plain_entries(defaults) | self._arguments
+        # loggers write hyperparameters as text, so tensors are left out
+        self._plain_hparams = {k: v for k, v in hparams.items() if not isinstance(v, Tensor)}
         self._not_plain = [name for name in arguments if name not in self._arguments]
         return self
 

@@ -125,7 +125,10 @@ def _list_names(epoch: Any) -> list[str]:
     prefix, metrics = epoch.prefix, epoch.metrics
     if isinstance(metrics, TopKMetrics):
         return [f"{prefix}{name}" for name in ("loss", *metrics.names)]
-    return [f"{prefix}loss", *(metrics or {})]  # with prefixes
+    names = ["loss"]
+    for name, metric in metrics.items(keep_base=True) if metrics else ():
+        names += getattr(metric, "outputs", ()) or [name]  # a value for each class, or a name with a dot
+    return [f"{prefix}{name}" for name in names]
 
 
 def _find_monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:

@@ -50,6 +50,14 @@ class TestCheckpoints:
         run.save_checkpoint(tmp_path / "x.ckpt")
         return tmp_path / "x.ckpt"
 
+    def test_hparams_contain_defaults(self):
+        class Sized(ls.TaskModule):
+            def __init__(self, width, depth=2, act=nn.ReLU, **kwargs):
+                super().__init__(ls.Binary(), **kwargs)
+
+        assert dict(Sized(4, loss="focal").hparams) == {"width": 4, "depth": 2, "loss": "focal"}
+        assert Sized(4, depth=3).hparams.depth == 3
+
     def test_only_arguments_of_the_subclass_are_kept(self, tmp_path):
         class Fixed(MyModel):
             def __init__(self, task, width, folder, backbone, *, weights, sizes):
@@ -62,7 +70,7 @@ class TestCheckpoints:
         assert dict(module.hparams) == {"task": ls.Binary().to_dict(), "width": 4, "folder": "a/b"}
         path = self.saved(tmp_path, module)
         with pytest.raises(
-            ValueError, match=r"with a custom backbone and sizes.*Pass backbone=\.\.\., sizes"
+            ValueError, match=r"cannot contain: backbone, sizes\. Pass backbone=\.\.\., sizes"
         ):
             Fixed.load_from_checkpoint(path)
         again = Fixed.load_from_checkpoint(path, backbone=nn.Identity(), sizes=sizes)

@@ -205,6 +205,14 @@ class TestMonitors:
         callbacks = [ModelCheckpoint(tmp_path, f"{i}", name) for i, name in enumerate(names)]
         assert fit(rows(24), rows(24), callbacks, **options) in (3, 6)
 
+    def test_metrics_with_other_names_than_those_logged(self, tmp_path):
+        metrics = ["recall_none", "f0.5", {"acc": "accuracy"}]
+        names = ["val/recall/b", "val/f0.5", "val/acc"]
+        callbacks = [ModelCheckpoint(tmp_path, f"{i}", name) for i, name in enumerate(names)]
+        assert fit(rows(24), rows(24), callbacks, settings={"metrics": metrics}) == 3
+        with pytest.raises(ConfigError, match=r"val/f0\.5, val/recall/a, val/recall/b"):
+            fit(rows(24), rows(24), [EarlyStopping("val/recal")], settings={"metrics": metrics})
+
     @pytest.mark.parametrize(("cls", "more"), [(LogsMore, []), (MyModel, [LogsByCallback()])])
     def test_metrics_that_the_user_logs(self, cls, more, tmp_path):
         callbacks = [*more, ModelCheckpoint(tmp_path, monitor="val/mine"), EarlyStopping("val/mine")]
