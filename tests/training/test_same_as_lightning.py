@@ -167,8 +167,8 @@ class TestSameRows:
         class Weighted(Plain):
             def on_fit_start(self):
                 super().on_fit_start()
-                self.loss, bias = select(counts=task.label_counts), self.net[-1].bias
-                bias.data = self.loss.first_logits(task.label_counts).to(bias)
+                self.loss, bias = select(counts=task._label_counts), self.net[-1].bias
+                bias.data = self.loss.first_logits(task._label_counts).to(bias)
 
             def configure_optimizers(self):
                 optimizer = super().configure_optimizers()
