@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import lightning
 from lightning.fabric.utilities.data import _set_sampler_epoch as set_sampler_epoch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher as IteratorFetcher
@@ -180,6 +181,12 @@ def convert_logged_hparams(owner: Any, convert: Callable[[Any], Any]) -> None:
     """Convert the values of the hyperparameters that loggers receive from a module or a data module."""
     if hasattr(owner, "_hparams_initial"):
         owner._hparams_initial = {key: convert(value) for key, value in owner._hparams_initial.items()}
+
+
+def get_cli_class() -> dict[str, str]:
+    """Return the hyperparameter with the class that LightningCLI is building in subclass mode, else none."""
+    given = _given_hyperparameters.get() or {}
+    return {"_class_path": given["_class_path"]} if "_class_path" in given else {}
 
 
 def compile_forward_only(module: LightningModule) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lossselect.chunked.options import topk_monitor
 from lossselect.chunked.topk_metrics import TopKOutputs
-from lossselect.compat.lightning import PrivateHooks, get_trainer, overrides_hook
+from lossselect.compat.lightning import PrivateHooks, get_cli_class, get_trainer, overrides_hook
 from lossselect.data.batches import Block
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import EncodedBatch, EncodedPair
@@ -121,7 +121,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
     ) -> None:
         self._metrics_spec = expand(metrics)
         super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys)
-        self.hparams.update(self._plain_hparams)
+        self.hparams.update(self._plain_hparams | get_cli_class())
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
         if not hasattr(self, "lr") and (lr := initial_lr(optimizer)) is not None:
             self.lr = lr  # `configure_optimizers` uses it, and learning rate finders set it

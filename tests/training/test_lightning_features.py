@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_summary import ModelSummary
@@ -431,3 +432,46 @@ class TestForeignCheckpoints:
         torch.save(content, path)
         with pytest.raises(CheckpointError, match=r"written by another version .*\.load_state_dict"):
             Own.load_from_checkpoint(path)
+
+
+class ForCLI(ls.TaskModule):
+    """A subclass whose arguments LightningCLI reads from the annotations."""
+
+    def __init__(self, task: ls.Task, width: int = 4):
+        super().__init__(task)
+        self.net = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, self.task.num_outputs))
+
+
+class DataForCLI(L.LightningDataModule):
+    def train_dataloader(self):
+        return loader(ls.Multiclass(3))
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+@pytest.mark.parametrize("subclass_mode", [False, True])
+def test_lightning_cli_tests_a_checkpoint_with_a_task(subclass_mode, tmp_path):
+    pytest.importorskip("jsonargparse")
+    task = {"class_path": "lossselect.Multiclass", "init_args": {"num_classes": 3, "missing": -1}}
+    model = {"task": task, "width": 5}
+    if subclass_mode:
+        model = {"class_path": f"{__name__}.ForCLI", "init_args": model}
+    run = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    settings = {"model": model, "trainer": {**run, "max_epochs": 1, "default_root_dir": str(tmp_path)}}
+
+    def run_cli(command, **more):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return LightningCLI(
+                ls.TaskModule if subclass_mode else ForCLI,
+                DataForCLI,
+                subclass_mode_model=subclass_mode,
+                save_config_callback=None,
+                args={"subcommand": command, command: {**settings, **more}},
+            )
+
+    run_cli("fit").trainer.save_checkpoint(path := tmp_path / "model.ckpt")
+    tested = run_cli("test", ckpt_path=str(path))
+    assert tested.model.task == ls.Multiclass(3, missing=-1)
+    assert "test/accuracy" in tested.trainer.callback_metrics
+    assert ForCLI.load_from_checkpoint(path).task == tested.model.task

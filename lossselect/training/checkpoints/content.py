@@ -6,6 +6,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ from lossselect.training.checkpoints.validation import LOAD_WEIGHTS, check_conte
 from lossselect.utils.atomic_write import atomic_write, check_regular_file
 from lossselect.utils.checks import shorten, suggestion
 
+_NOT_PLAIN = "it contains more than tensors and plain values"
+_LEAVE_OUT = (
+    "Use another file. To train again, save with save_weights_only=True, or leave the object out of the "
+    "state_dict of the scheduler or callback that saves it."
+)
 _FOREIGN = "it was not written by torch.save, or it is truncated"
 
 
@@ -49,7 +55,7 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
 def _find_cause(error: Exception) -> str:
     """Return why torch.load cannot read a file, without torch's advice to load it unsafely."""
     if unsafe := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"it contains more than tensors and plain values, for example {unsafe[1]}"
+        return f"{_NOT_PLAIN}, for example {unsafe[1]}"
     if not isinstance(error, RuntimeError | pickle.UnpicklingError):
         return _FOREIGN
     cause = re.split(r"\n|\. ", str(error))[0]
@@ -58,7 +64,7 @@ def _find_cause(error: Exception) -> str:
 
 def _unreadable(path: Path, cause: str) -> CheckpointError:
     problem = f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: {cause.rstrip('.')}."
-    return CheckpointError(f"{problem} {COPY}")
+    return CheckpointError(f"{problem} {_LEAVE_OUT if cause.startswith(_NOT_PLAIN) else COPY}")
 
 
 def _suggest_files(path: Path) -> str:
@@ -123,6 +129,17 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint.pop(f"{prefix}hparams_type", None)
         if (key := f"{prefix}hyper_parameters") in checkpoint:
             checkpoint[key] = plain_entries(checkpoint[key])
+    hparams = checkpoint.get("hyper_parameters", {})
+    for name, task in module._task_arguments.items():
+        if isinstance(hparams.get(name), Mapping):
+            hparams[name] = _class_and_arguments(task)
+
+
+def _class_and_arguments(task: Task) -> dict[str, Any]:
+    """Return a task in the form in which LightningCLI reads an object from the hparams of a checkpoint."""
+    values = {field.name: getattr(task, field.name) for field in fields(task)}
+    changed = {f.name: to_plain(values[f.name]) for f in fields(task) if values[f.name] != f.default}
+    return {"class_path": f"{type(task).__module__}.{type(task).__qualname__}", "init_args": changed}
 
 
 def plain_name(name: str) -> str:

@@ -46,6 +46,7 @@ class RecordsArguments:
     _arguments: dict[str, Any]
     _plain_hparams: dict[str, Any]
     _not_plain: list[str]
+    _task_arguments: dict[str, Task]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
@@ -61,6 +62,7 @@ class RecordsArguments:
         # loggers write hyperparameters as text, so tensors are left out
         self._plain_hparams = {k: v for k, v in hparams.items() if not isinstance(v, Tensor)}
         self._not_plain = [name for name in arguments if name not in self._arguments]
+        self._task_arguments = {name: v for name, v in arguments.items() if isinstance(v, Task)}
         return self
 
 

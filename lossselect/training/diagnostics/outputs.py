@@ -114,9 +114,12 @@ class OutputChecks:
                 raise
             shape = f" of shape {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else ""
             shape = shape or f", {describe(inputs)}"
-            fix = "Set HYDRA_FULL_ERROR=1 to see the traceback."
+            fix = (
+                "Correct forward or the inputs. At the command line, HYDRA_FULL_ERROR=1 shows the traceback."
+            )
             if isinstance(inputs, Mapping):
-                fix = 'Name the inputs of forward, such as batch_keys={"inputs": "image"}.'
+                key = next((key for key, value in inputs.items() if isinstance(value, Tensor)), "image")
+                fix = f'Name the inputs of forward, such as batch_keys={{"inputs": "{key}"}}.'
             raise ConfigError(f"The net fails for inputs{shape}: {first_line(error)}. {fix}") from error
 
     def _call_in_evaluation(self, module: Any, inputs: Any) -> Any:
