@@ -212,7 +212,8 @@ class Classifier(RecordsArguments, ModuleBase):
         except ConfigError as error:
             if logits is outputs:
                 raise
-            raise ConfigError(f"forward returned {describe(outputs)}. {error}") from None
+            moved = f" (class_dim={self._class_dim})" * (self._class_dim != 1)
+            raise ConfigError(f"forward returned {describe(outputs)}{moved}. {error}") from None
         return logits
 
     def unpack_batch(self, batch: Any) -> tuple[Any, ...]:

@@ -123,7 +123,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys)
         self.hparams.update(self._plain_hparams | get_cli_class())
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
-        if not hasattr(self, "lr") and (lr := initial_lr(optimizer)) is not None:
+        if not hasattr(self, "lr") and (lr := initial_lr(optimizer, type(self))) is not None:
             self.lr = lr  # `configure_optimizers` uses it, and learning rate finders set it
         self._loader_names = loader_names
         self._step_mean = StepMean()

@@ -35,9 +35,13 @@ OPTIMIZERS = _find_classes(optim, Optimizer)
 SCHEDULERS = _find_classes(lr_scheduler, lr_scheduler.LRScheduler)
 
 
-def initial_lr(spec: OptimizerSpec) -> Any:
-    """Return the learning rate of a spec, or the default of its class; None for a callable."""
-    if callable(spec):
+def initial_lr(spec: OptimizerSpec, cls: type) -> Any:
+    """Return the learning rate of a spec, or the default of its class.
+
+    None for a callable, and without a spec if `cls` configures optimizers itself, as a learning rate finder
+    would otherwise set `lr` rather than its `learning_rate`.
+    """
+    if callable(spec) or (spec is None and ignores_specs(cls)):
         return None
     spec = _as_mapping(spec)
     parameters = inspect.signature(OPTIMIZERS.get(str(spec.get("name")), Optimizer)).parameters

@@ -210,6 +210,8 @@ def test_no_warning_about_other_entries():
 def test_several_tensors_for_a_single_input():
     with pytest.raises(ConfigError, match=r'a dict with the keys .image., .size.*batch_keys={"inputs"'):
         ls.TaskModule(TASK, nn.Linear(4, 3)).step({"image": X, "size": SCALE, "y": Y})
+    with pytest.raises(ConfigError, match=r'batch_keys={"inputs": "scan"}'):
+        ls.TaskModule(TASK, nn.Linear(4, 3)).step({"path": PATHS, "scan": X, "size": SCALE, "y": Y})
 
 
 def test_inputs_that_forward_lacks():

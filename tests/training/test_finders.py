@@ -87,3 +87,19 @@ def test_an_optimizer_without_lr(tmp_path):
     module = make_module(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
     with pytest.raises(AttributeError, match="should have one of these fields"):
         Tuner(make_trainer(tmp_path)).lr_find(module, Data(16), num_training=30)
+
+
+def test_a_subclass_with_its_own_name_and_optimizer(tmp_path):
+    class Own(ls.TaskModule):
+        def __init__(self, learning_rate=1e-3):
+            super().__init__(ls.Binary(), nn.Linear(8, 1))
+            self.learning_rate = learning_rate
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
+
+    module, trainer = Own(), make_trainer(tmp_path)
+    found = Tuner(trainer).lr_find(module, Data(16), num_training=30).suggestion()
+    assert module.learning_rate == found != 1e-3
+    trainer.fit(module, Data(16))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == found

@@ -83,7 +83,10 @@ class TestTraining:
         run.fit(module, data)
         run.save_checkpoint(tmp_path / "x.ckpt")
         content = torch.load(tmp_path / "x.ckpt", weights_only=True)
-        assert content["task"] == content["hyper_parameters"]["task"] == task.to_dict()
+        assert content["task"] == task.to_dict()
+        cli_task = content["hyper_parameters"]["task"]  # in the form that LightningCLI reads
+        assert cli_task["class_path"].endswith(f".{type(task).__name__}")
+        assert type(task)(**cli_task["init_args"]) == task
         again = MyModel.load_from_checkpoint(tmp_path / "x.ckpt")
         assert again.task == task
         assert again.criterion.options == {"gamma": 1.5}

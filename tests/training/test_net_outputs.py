@@ -108,6 +108,8 @@ def test_classes_last_without_class_dim():
 def test_a_dimension_that_the_logits_lack():
     with pytest.raises(ConfigError, match=r"shape \(8, 3\), which have no dimension 3 \(class_dim\)"):
         ls.TaskModule(TASK, nn.Linear(4, 3), class_dim=3).step((X, Y))
+    with pytest.raises(ConfigError, match=r"float32 \(class_dim=0\). Expected logits of shape \(N, 3\)"):
+        ls.TaskModule(TASK, nn.Linear(4, 3), class_dim=0).step((X, Y))
 
 
 @pytest.mark.parametrize("value", ["last", 1.0, True])

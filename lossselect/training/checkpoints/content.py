@@ -25,8 +25,8 @@ from lossselect.utils.checks import shorten, suggestion
 
 _NOT_PLAIN = "it contains more than tensors and plain values"
 _LEAVE_OUT = (
-    "Use another file. To train again, save with save_weights_only=True, or leave the object out of the "
-    "state_dict of the scheduler or callback that saves it."
+    "Use another file. To train again, save with save_weights_only=True, or leave the object out of what the "
+    "scheduler, the callback or the module saves."
 )
 _FOREIGN = "it was not written by torch.save, or it is truncated"
 
