@@ -67,10 +67,10 @@ def plan(
     value, change = "the last epoch", "monitor=val/loss (keeps the best epoch)"
     if monitor.metric != "last":
         directions = {}
-        if module._metrics_spec is not None:  # else torchmetrics need not be imported
-            from lossselect.metrics.collection import chosen_directions
+        if module._metrics_spec is not None and not module._chunked:  # the others are built-in
+            from lossselect.metrics.collection import make_metrics
 
-            directions = chosen_directions(module)
+            directions = make_metrics(task, names=module._metrics_spec).directions
         value = f"the epoch with the best {monitor.metric} ({best_mode(monitor.metric, directions)})"
         change = "monitor=val/f1_macro, monitor=last (keeps the last epoch)"
     lines.append(Line("checkpoint", value, monitor.why, change))
