@@ -78,7 +78,7 @@ class MetricName(NamedTuple):
 
     @property
     def per_class(self) -> bool:
-        """Whether there is a value for each class."""
+        """True if there is a value for each class."""
         return self.average == "none"
 
 
@@ -196,13 +196,10 @@ def _as_classes(exclude: Any) -> tuple[Any, ...]:
 
 
 def _snake_case(metric: Any) -> str:
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", _class_name(metric))
-    return words.lower()
-
-
-def _class_name(metric: Any) -> str:
-    name = metric["_target_"] if isinstance(metric, Mapping) else type(metric).__name__
-    return str(name).rpartition(".")[2]
+    """Return the name of a metric's class, such as multiclass_jaccard_index."""
+    name = str(metric["_target_"]) if isinstance(metric, Mapping) else type(metric).__name__
+    boundary = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+    return re.sub(boundary, "_", name.rpartition(".")[2]).lower()
 
 
 def _parse(kind: str, options: dict[str, Any], exclude: tuple[Any, ...]) -> tuple[str, MetricName]:
@@ -272,11 +269,9 @@ def list_outputs(task: "Task", name: MetricName) -> list[str]:
     """Return the names under which a metric is logged."""
     if not name.per_class:
         return [name.log]
-    keys, kept = (
-        class_keys(task.names if averages_both(task, name) else task.output_names),
-        find_kept(task, name),
-    )
-    return [f"{name.log}/{keys[i]}" for i in (range(len(keys)) if kept is None else kept)]
+    keys = class_keys(task.names if averages_both(task, name) else task.output_names)
+    kept = find_kept(task, name)
+    return [f"{name.log}/{key}" for i, key in enumerate(keys) if kept is None or i in kept]
 
 
 def find_kept(task: "Task", name: MetricName) -> tuple[int, ...] | None:
