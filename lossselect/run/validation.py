@@ -252,14 +252,10 @@ def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> 
             metric == name or (name.endswith("/...") and str(metric).startswith(name[:-3])) for name in known
         )
         if metric is not None and not is_known and metric not in last:
+            others = "For other metrics, set head=dense." if head == "chunked" else "Set others in metrics."
             raise ConfigError(
                 f"Unknown metric {metric!r} of {setting}.{suggestion(str(metric), known + last)} "
-                f"Choose one of: {', '.join(listed + last)}."
-                + (
-                    " For other metrics, set head=dense."
-                    if head == "chunked"
-                    else " Others can be set in metrics."
-                )
+                f"Choose one of: {', '.join(listed + last)}. {others}"
             )
 
 

@@ -162,11 +162,8 @@ def make_scheduler(
     if callable(spec):
         entry = _make_entry(spec(optimizer))
         scheduler, monitor = entry["scheduler"], entry.setdefault("monitor", monitor)
-        is_plateau, best = (
-            isinstance(scheduler, lr_scheduler.ReduceLROnPlateau),
-            direction(monitor, directions),
-        )
-        if is_plateau and best and scheduler.mode != best:
+        best = direction(monitor, directions)
+        if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and best and scheduler.mode != best:
             warn(
                 "plateau_mode",
                 f"ReduceLROnPlateau monitors {monitor} with mode={scheduler.mode!r}, but the {best}imum of "
