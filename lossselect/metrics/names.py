@@ -83,28 +83,26 @@ class MetricName(NamedTuple):
 
 
 def choose_metrics(
-    task: "Task",
-    spec: Any,
-    exclude: Iterable[Any] = (),
-    defaults: Iterable[str] | None = None,
-    also: str = "",
+    task: "Task", spec: Any, exclude: Iterable[Any] = (), stage: str = "test"
 ) -> dict[str, Any]:
     """Return the metrics of a task by name, as `parse_metrics` does.
 
     Args:
         task: The task.
-        spec: A choice of metrics, as in `make_metrics`; None, or only classes to exclude, for the defaults.
+        spec: A choice of metrics, as in `make_metrics`; None, or only classes to exclude, for those of the
+            task.
         exclude: Classes to exclude from all built-in metrics, in addition to those in `spec`.
-        defaults: Names of the metrics without a choice; `task.metric_names` by default.
-        also: The name of a metric that is added if it is not chosen.
+        stage: "train", for which the task has fewer metrics; "val", which always includes the default
+            monitor; or "test".
     """
     excluded = (*_as_classes(exclude), *_find_excluded(spec))
     if spec is None or (isinstance(spec, Mapping) and spec.keys() == {"exclude"}):
-        names = task.metric_names if defaults is None else defaults
+        names = task.train_metrics if stage == "train" else task.metric_names
         spec = [name for name in names if not excluded or can_exclude(task.kind, _split(task.kind, name)[0])]
     chosen = parse_metrics(task.kind, spec, excluded)
-    added = parse_metrics(task.kind, also, excluded) if also else {}
-    return {**chosen, **{name: entry for name, entry in added.items() if name not in chosen}}
+    if stage == "val" and task.monitor not in ("loss", *chosen):
+        chosen |= parse_metrics(task.kind, task.monitor, excluded)
+    return chosen
 
 
 def can_exclude(kind: str, base: str) -> bool:

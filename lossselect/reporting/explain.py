@@ -142,7 +142,7 @@ def _task_lines(
         reason = "fitted on the validation split after training" if decision else "it is not tuned"
         change = "task.threshold=0.3, " if task.threshold is not None and not task.top_k else ""
         yield Line("decision", rule, reason, change + ("decision=none" if decision else "decision=tuned"))
-        names = tuple(choose_metrics(task, metrics, also="" if task.monitor == "loss" else task.monitor))
+        names = tuple(choose_metrics(task, metrics, stage="val"))
         reason = f"computed over the whole epoch from probabilities; {task.averages}"
     yield Line("metrics", ", ".join(("loss", *names)), reason, "metrics=...")
 
