@@ -81,12 +81,8 @@ def _supports_fused(module: Any, trainer: Any) -> bool:
 
 def ignores_specs(cls: type) -> bool:
     """Return whether a subclass of `TaskModule` overrides configure_optimizers without calling super()'s."""
-    overrides = [vars(base).get("configure_optimizers") for base in cls.__mro__]
-    codes = [
-        getattr(override, "__code__", None)
-        for override in overrides
-        if not str(getattr(override, "__module__", "")).startswith(("lossselect.", "lightning."))
-    ]
+    bases = [base for base in cls.__mro__ if not base.__module__.startswith(("lossselect.", "lightning."))]
+    codes = [getattr(vars(base).get("configure_optimizers"), "__code__", None) for base in bases]
     return any(code is not None and "configure_optimizers" not in code.co_names for code in codes)
 
 
