@@ -78,7 +78,7 @@ class MetricName(NamedTuple):
 
     @property
     def per_class(self) -> bool:
-        """Whether there is a value for each class."""
+        """True if there is a value for each class."""
         return self.average == "none"
 
 
