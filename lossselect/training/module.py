@@ -14,7 +14,7 @@ from lossselect.chunked.topk_metrics import TopKOutputs
 from lossselect.compat.lightning import PrivateHooks, get_cli_class, get_trainer, overrides_hook
 from lossselect.data.batches import Block
 from lossselect.exceptions import ConfigError
-from lossselect.labels.targets import EncodedBatch, EncodedPair
+from lossselect.labels.targets import Encoded
 from lossselect.metrics.collection import expand
 from lossselect.tasks.registry import Task, make_task
 from lossselect.training.batches import BatchKeys, split_batch
@@ -182,7 +182,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         Raises:
             ConfigError: an override of `unpack_batch` fails for a batch without labels.
         """
-        if isinstance(batch, EncodedPair | EncodedBatch):
+        if isinstance(batch, Encoded):
             return self.predict(batch.inputs)
         if type(self).unpack_batch is Classifier.unpack_batch:
             parameters = find_parameters(self._called())
@@ -272,7 +272,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         self._transfer.clear()
         if self.trainer.predicting:
             return
-        if isinstance(batch, EncodedPair | EncodedBatch):
+        if isinstance(batch, Encoded):
             self._transfer.start(batch.target, batch.target)  # a hook may return a plain tuple
         elif self.trainer.strategy.root_device.type != "cpu":
             try:
@@ -286,8 +286,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         if torch.is_inference_mode_enabled() and overrides_hook(self, "on_after_batch_transfer"):
             self._transfer.clear()
         if self._transfer.pending:
-            is_encoded = isinstance(batch, EncodedPair | EncodedBatch)
-            target = batch.target if is_encoded else self.unpack_batch(batch)[1]
+            target = batch.target if isinstance(batch, Encoded) else self.unpack_batch(batch)[1]
             self._transfer.arrive(target, device)
 
     def _transfer_block(self, block: Block) -> list[Any]:
@@ -296,7 +295,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         def move(batch: Any) -> Any:
             moved = self._to_device(batch)
             # `_transfer` has only the target of the last batch
-            return moved if isinstance(moved, EncodedPair | EncodedBatch) else self._encode_batch(moved)
+            return moved if isinstance(moved, Encoded) else self._encode_batch(moved)
 
         return list(map(move, block) if self._chunked else block.moved(move))
 
