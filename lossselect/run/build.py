@@ -241,7 +241,7 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
 def _find_overrides(config: DictConfig) -> Sequence[str]:
     """Return the settings of the command line; Hydra's part of the config exists only before the run."""
     if "hydra" in config:
-        return config.hydra.overrides.task  # type: ignore[no-any-return]
+        return config.hydra.overrides.task
     return HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
 
 

@@ -286,8 +286,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             is_encoded = isinstance(batch, EncodedPair | EncodedBatch)
             target = batch.target if is_encoded else self.unpack_batch(batch)[1]
             # in inference mode, torch does not count changes in place that a hook may make
-            hooks = ("transfer_batch_to_device", "on_after_batch_transfer")
-            hooks = hooks if torch.is_inference_mode_enabled() else hooks[:1]
+            hooks = ["transfer_batch_to_device"]
+            hooks += ["on_after_batch_transfer"] * torch.is_inference_mode_enabled()
             self._transfer.arrive(target, device, any(overrides_hook(self, hook) for hook in hooks))
 
     def _transfer_block(self, block: Block) -> list[Any]:
