@@ -66,6 +66,7 @@ nitpick_ignore_regex = [
     # other libraries: their inventories would have to be fetched
     ("py:.*", r"(collections|os|pathlib|torch|nn|lightning|numpy|torchmetrics)\..*"),
     ("py:exc", "NotFittedError"),
+    ("py:class", "Callback"),
     # a base class of TaskModule and two types of results, which are not public
     ("py:class", r"lossselect\..*\.(Classifier|ExportedModel|Plan)"),
 ]

@@ -191,7 +191,6 @@ def train(config: DictConfig) -> float | None:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
 
-    from lossselect.metrics.collection import chosen_directions
     from lossselect.reporting.explain import decision_lines, loss_lines, plan
     from lossselect.reporting.plan import Line, Plan, by_stage, print_renderable, print_table
     from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
@@ -204,7 +203,7 @@ def train(config: DictConfig) -> float | None:
 
     has_default_monitor = config.monitor is None
     module, data, monitor = prepare(config)
-    trainer, best_callback = make_trainer(config, folder, chosen_directions(module))
+    trainer, best_callback = make_trainer(config, folder, module._epochs["val"].first.directions)
     smoke_test = bool(config.trainer.get("fast_dev_run"))
     writes = is_first_process() and not smoke_test
     start = resume_path(config.resume, folder)

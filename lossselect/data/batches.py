@@ -12,9 +12,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.labels.targets import EncodedBatch, EncodedPair
-
-Encoded = EncodedPair | EncodedBatch
+from lossselect.labels.targets import Encoded, EncodedBatch, EncodedPair
 
 ALIGNED = 64
 """Alignment of torch's allocator in bytes. With another alignment, a matrix product may round differently."""

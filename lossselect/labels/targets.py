@@ -30,6 +30,10 @@ class EncodedBatch(NamedTuple):
     weight: Tensor | None = None
 
 
+Encoded = EncodedPair | EncodedBatch
+"""A batch of `TensorData`, whose target need not be encoded."""
+
+
 def flatten_positions(values: Tensor) -> Tensor:
     """Return (N, C, ...) as rows (N ..., C), one for each pixel or time step."""
     return values.movedim(1, -1).flatten(0, -2)

@@ -198,13 +198,6 @@ def build_metrics(task: Task, chosen: Mapping[str, Any], prefix: str | None) -> 
     return TaskMetrics(task, metrics, prefix)
 
 
-def chosen_directions(module: Any) -> dict[str, str | None]:
-    """Return the directions of the metrics that were chosen for a `TaskModule` or `Classifier`."""
-    if module._metrics_spec is None or module._chunked:
-        return {}
-    return make_metrics(module.task, names=module._metrics_spec).directions
-
-
 def expand(spec: Any) -> Any:
     """Return a choice of metrics with each `MetricCollection` replaced by a mapping of its metrics.
 

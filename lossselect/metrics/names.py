@@ -78,33 +78,31 @@ class MetricName(NamedTuple):
 
     @property
     def per_class(self) -> bool:
-        """Whether there is a value for each class."""
+        """True if there is a value for each class."""
         return self.average == "none"
 
 
 def choose_metrics(
-    task: "Task",
-    spec: Any,
-    exclude: Iterable[Any] = (),
-    defaults: Iterable[str] | None = None,
-    also: str = "",
+    task: "Task", spec: Any, exclude: Iterable[Any] = (), stage: str = "test"
 ) -> dict[str, Any]:
     """Return the metrics of a task by name, as `parse_metrics` does.
 
     Args:
         task: The task.
-        spec: A choice of metrics, as in `make_metrics`; None, or only classes to exclude, for the defaults.
+        spec: A choice of metrics, as in `make_metrics`; None, or only classes to exclude, for those of the
+            task.
         exclude: Classes to exclude from all built-in metrics, in addition to those in `spec`.
-        defaults: Names of the metrics without a choice; `task.metric_names` by default.
-        also: The name of a metric that is added if it is not chosen.
+        stage: "train", for which the task has fewer metrics; "val", which always includes the default
+            monitor; or "test".
     """
     excluded = (*_as_classes(exclude), *_find_excluded(spec))
     if spec is None or (isinstance(spec, Mapping) and spec.keys() == {"exclude"}):
-        names = task.metric_names if defaults is None else defaults
+        names = task.train_metrics if stage == "train" else task.metric_names
         spec = [name for name in names if not excluded or can_exclude(task.kind, _split(task.kind, name)[0])]
     chosen = parse_metrics(task.kind, spec, excluded)
-    added = parse_metrics(task.kind, also, excluded) if also else {}
-    return {**chosen, **{name: entry for name, entry in added.items() if name not in chosen}}
+    if stage == "val" and task.monitor not in ("loss", *chosen):
+        chosen |= parse_metrics(task.kind, task.monitor, excluded)
+    return chosen
 
 
 def can_exclude(kind: str, base: str) -> bool:
@@ -197,13 +195,10 @@ def _as_classes(exclude: Any) -> tuple[Any, ...]:
 
 
 def _snake_case(metric: Any) -> str:
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", _class_name(metric))
-    return words.lower()
-
-
-def _class_name(metric: Any) -> str:
-    name = metric["_target_"] if isinstance(metric, Mapping) else type(metric).__name__
-    return str(name).rpartition(".")[2]
+    """Return the name of a metric's class, such as multiclass_jaccard_index."""
+    name = str(metric["_target_"]) if isinstance(metric, Mapping) else type(metric).__name__
+    boundary = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+    return re.sub(boundary, "_", name.rpartition(".")[2]).lower()
 
 
 def _parse(kind: str, options: dict[str, Any], exclude: tuple[Any, ...]) -> tuple[str, MetricName]:
@@ -273,11 +268,9 @@ def list_outputs(task: "Task", name: MetricName) -> list[str]:
     """Return the names under which a metric is logged."""
     if not name.per_class:
         return [name.log]
-    keys, kept = (
-        class_keys(task.names if averages_both(task, name) else task.output_names),
-        find_kept(task, name),
-    )
-    return [f"{name.log}/{keys[i]}" for i in (range(len(keys)) if kept is None else kept)]
+    keys = class_keys(task.names if averages_both(task, name) else task.output_names)
+    kept = find_kept(task, name)
+    return [f"{name.log}/{key}" for i, key in enumerate(keys) if kept is None or i in kept]
 
 
 def find_kept(task: "Task", name: MetricName) -> tuple[int, ...] | None:

@@ -1,6 +1,7 @@
 """Conversion of the states and values of metrics for checkpoints."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -38,11 +39,9 @@ def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
 
 
 def _find_parts(module: nn.Module) -> list[Metric]:
-    """Return the metrics that a wrapper contains."""
-    children = list(module.children())
-    return [
-        part for child in children for part in ([child] if isinstance(child, Metric) else _find_parts(child))
-    ]
+    """Return the metrics that a wrapper contains, without those within them."""
+    parts = [[child] if isinstance(child, Metric) else _find_parts(child) for child in module.children()]
+    return list(chain.from_iterable(parts))
 
 
 def _move(state: Tensor | list[Tensor], device: torch.device | str) -> Tensor | list[Tensor]:

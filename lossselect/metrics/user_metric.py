@@ -4,6 +4,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -139,24 +140,21 @@ class UserMetric(TaskMetric):
             str(("M", *values.shape[1:])).replace("'", "") for values in (outputs, target)
         )
         trial = self.metric.clone().cpu()
+        value: Any = 0.0
         problem = self._find_misfit()  # torchmetrics does not notice each of them
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
                 trial.update(outputs, target)
-        except Exception as error:  # a user's metric may raise any
-            problem = str(error).strip() or type(error).__name__
+            except Exception as error:  # a user's metric may raise any
+                problem = str(error).strip() or type(error).__name__
+            with suppress(Exception):  # eight rows may be too few
+                value = trial.compute()
         if problem:
             raise ConfigError(
                 f"metrics: {self._title} cannot be updated with {kind} of shape {shapes}: "
                 f"{problem.rstrip('.')}. Build it for {task}."
             )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                value = trial.compute()
-        except Exception:  # eight rows may be too few
-            return
         self._outputs(value)
 
     def _find_misfit(self) -> str:

@@ -67,10 +67,10 @@ def plan(
     value, change = "the last epoch", "monitor=val/loss (keeps the best epoch)"
     if monitor.metric != "last":
         directions = {}
-        if module._metrics_spec is not None:  # else torchmetrics need not be imported
-            from lossselect.metrics.collection import chosen_directions
+        if module._metrics_spec is not None and not module._chunked:  # the others are built-in
+            from lossselect.metrics.collection import make_metrics
 
-            directions = chosen_directions(module)
+            directions = make_metrics(task, names=module._metrics_spec).directions
         value = f"the epoch with the best {monitor.metric} ({best_mode(monitor.metric, directions)})"
         change = "monitor=val/f1_macro, monitor=last (keeps the last epoch)"
     lines.append(Line("checkpoint", value, monitor.why, change))
@@ -142,7 +142,7 @@ def _task_lines(
         reason = "fitted on the validation split after training" if decision else "it is not tuned"
         change = "task.threshold=0.3, " if task.threshold is not None and not task.top_k else ""
         yield Line("decision", rule, reason, change + ("decision=none" if decision else "decision=tuned"))
-        names = tuple(choose_metrics(task, metrics, also="" if task.monitor == "loss" else task.monitor))
+        names = tuple(choose_metrics(task, metrics, stage="val"))
         reason = f"computed over the whole epoch from probabilities; {task.averages}"
     yield Line("metrics", ", ".join(("loss", *names)), reason, "metrics=...")
 

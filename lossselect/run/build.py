@@ -212,27 +212,25 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
         "mix": component_spec(config, "mix"),
         "head": resolve_head(plain, task),
     }
-    metrics = build_metrics(config)
     optimizer, scheduler = component_spec(config, "optimizer"), component_spec(config, "scheduler")
     monitors = isinstance(scheduler, dict) and scheduler.get("name") == "ReduceLROnPlateau"
     if monitors and monitor.metric != "last":
         scheduler = {"monitor": monitor.metric, **scheduler}
-    steps = {"optimizer": optimizer, "scheduler": scheduler, "on_nonfinite": config.on_nonfinite}
-    steps["metrics"] = metrics
+    specs = {"optimizer": optimizer, "scheduler": scheduler, "metrics": build_metrics(config)}
     module: Any
     if custom:
+        arguments |= {**specs, "on_nonfinite": config.on_nonfinite}
         derived = _derived_arguments(task, data)
-        module = custom.build({**arguments, **steps}, _find_overrides(config), **derived)
+        module = custom.build(arguments, _find_overrides(config), **derived)
     elif trains:
         from lossselect.training.module import TaskModule
 
-        module = TaskModule(**arguments, **steps)
+        module = TaskModule(**arguments, **specs, on_nonfinite=config.on_nonfinite)
     else:  # without importing Lightning
         from lossselect.training.classifier import Classifier
 
         module = Classifier(**arguments)
-        module._optimizer_spec, module._scheduler_spec = optimizer, scheduler
-        module._metrics_spec = metrics
+        module._optimizer_spec, module._scheduler_spec, module._metrics_spec = specs.values()
     if "_target_" not in config.data:  # labels of custom data are counted by fit
         module.set_label_counts(data.counts["train"])
     return module, monitor

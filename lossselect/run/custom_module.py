@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,32 +64,25 @@ def find_module_class(target: str, setting: str = "module._target_") -> "type[Ta
 
 def _import(target: str, place: str) -> Any:
     """Return the object with this import path, such as my.Model or my.package.Model."""
-    first, *names = target.split(".")
-    if not names or not all(map(str.isidentifier, (first, *names))):
+    module, _, name = target.rpartition(".")
+    if not module or not all(map(str.isidentifier, target.split("."))):
         raise ConfigError(f"{place}: expected the import path of a class, such as my.Model.")
     try:
-        found, name = import_module(first), first
-        for part in names:
-            name = f"{name}.{part}"
-            if not hasattr(found, part) and hasattr(found, "__path__") and find_spec(name):
-                import_module(name)
-            if not hasattr(found, part):
-                owner = name.rpartition(".")[0]
-                raise ConfigError(f"{place}: {owner} has no {part!r}.{suggestion(part, dir(found))}")
-            found = getattr(found, part)
-        return found
-    except LossSelectError:
-        raise
+        found = import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != first:  # a package that the user's code imports
+        if not f"{module}.".startswith(f"{error.name}."):  # a package that the user's code imports
             raise ConfigError(f"{place} cannot be imported: {error}. Install this package.") from error
+        first = module.partition(".")[0]
         raise ConfigError(
-            f"{place}: no module {first!r} was found in the folder {Path.cwd()}, in PYTHONPATH or among the "
-            f"installed packages. Run the command in the folder that contains {first}.py or {first}/."
+            f"{place}: no module {error.name!r} was found in the folder {Path.cwd()}, in PYTHONPATH or among "
+            f"the installed packages. Run the command in the folder that contains {first}.py or {first}/."
         ) from None
     except Exception as error:  # the user's code may raise anything
         cause = f"{type(error).__name__}: {first_line(error)}"
         raise ConfigError(f"{place} cannot be imported: {cause}. {TRACEBACK}") from error
+    if not hasattr(found, name):
+        raise ConfigError(f"{place}: {module} has no {name!r}.{suggestion(name, dir(found))}")
+    return getattr(found, name)
 
 
 class CustomModule:
@@ -105,12 +97,12 @@ class CustomModule:
         check_part(part, "module")  # before the class is imported
         self.part, self.place = part, f"module._target_={part['_target_']}"
         self.cls = find_module_class(str(part["_target_"]))
-        # as in the class statement, without the bases of `TaskModule`
-        self.bases = [*takewhile(lambda base: base is not TaskModule, self.cls.__mro__)]
+        # the user's classes, without `TaskModule` and its bases
+        bases = takewhile(lambda base: base is not TaskModule, self.cls.__mro__)
         self.named: list[str] = []  # the parameters that the user's constructors name
         self.passed_on: set[str] = set()  # the other parameters of `TaskModule`, if **kwargs reach it
         self.required: list[str] = []
-        constructors = [base for base in self.bases if "__init__" in vars(base)]
+        constructors = [base for base in bases if "__init__" in vars(base)]
         for base in constructors or [TaskModule]:
             parameters = [*inspect.signature(base.__init__).parameters.values()][1:]  # type: ignore[misc]
             named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

@@ -252,24 +252,18 @@ def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> 
             metric == name or (name.endswith("/...") and str(metric).startswith(name[:-3])) for name in known
         )
         if metric is not None and not is_known and metric not in last:
+            others = "For other metrics, set head=dense." if head == "chunked" else "Set others in metrics."
             raise ConfigError(
                 f"Unknown metric {metric!r} of {setting}.{suggestion(str(metric), known + last)} "
-                f"Choose one of: {', '.join(listed + last)}."
-                + (
-                    " For other metrics, set head=dense."
-                    if head == "chunked"
-                    else " Others can be set in metrics."
-                )
+                f"Choose one of: {', '.join(listed + last)}. {others}"
             )
 
 
 def _list_values(spec: Any, task: "Task", is_final: bool) -> Iterator[str]:
     """Yield the names of the values that are logged; "val/iou/..." stands for any number of names."""
-    also = "" if task.monitor == "loss" else task.monitor
-    stages = {"val": (None, also), "train": (task.train_metrics, "")}
-    for stage, (defaults, added) in stages.items():
+    for stage in ("val", "train"):
         yield f"{stage}/loss"
-        for name, entry in choose_metrics(task, spec, (), defaults, added).items():
+        for name, entry in choose_metrics(task, spec, stage=stage).items():
             if not isinstance(entry, MetricName):  # the values of a user's metric are not known
                 yield from (f"{stage}/{name}", f"{stage}/{name}/...")
             elif entry.per_class and not is_final:

@@ -25,7 +25,6 @@ LISTS = (
     "scikit-learn's scores and splits require a matrix of 0 and 1. Convert lists of labels with "
     "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)."
 )
-# warnings about metrics of the held-out rows and about the initial bias, which the user did not request
 TRAINER_PARAMETERS = {
     "max_epochs": "max_epochs",
     "accelerator": "device",
@@ -36,6 +35,7 @@ TRAINER_PARAMETERS = {
 }
 """Arguments of the trainer that the estimator sets, and its parameters for them."""
 
+# warnings about metrics of the held-out rows and about the initial bias, which the user did not request
 SILENCED = ("duplicate_rows", "no_positives", "one_class", "no_head_bias")
 
 

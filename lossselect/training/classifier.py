@@ -16,7 +16,7 @@ from lossselect.chunked.loss import check_chunkable, chunked_loss
 from lossselect.chunked.options import check_topk_task, requires_counts
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.labels.targets import EncodedBatch, EncodedPair
+from lossselect.labels.targets import Encoded, EncodedBatch
 from lossselect.losses.auto import AutoLoss
 from lossselect.losses.loss import Loss, select_loss
 from lossselect.losses.torch_compat import check_mixes
@@ -327,8 +327,7 @@ class Classifier(RecordsArguments, ModuleBase):
 
     def _encode_batch(self, batch: Any) -> EncodedBatch:
         """Return the inputs, the canonical target and the sample weights of a raw or an encoded batch."""
-        is_encoded = isinstance(batch, EncodedBatch | EncodedPair)
-        encoded = EncodedBatch(*batch) if is_encoded else self._unpack_and_encode(batch)
+        encoded = EncodedBatch(*batch) if isinstance(batch, Encoded) else self._unpack_and_encode(batch)
         return encoded._replace(target=self._to_sparse(encoded.target))
 
     def _to_sparse(self, target: Any) -> Any:

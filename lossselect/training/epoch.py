@@ -181,8 +181,7 @@ class Epoch(BaseEpoch):
     def __init__(self, task: Task, prefix: str, base_task: Task | None = None, metrics: Any = None) -> None:
         super().__init__(task, prefix)
         training = prefix == "train/"
-        also = task.monitor if self.stage == "val" and task.monitor != "loss" else ""
-        chosen = choose_metrics(task, metrics, (), task.train_metrics if training else None, also)
+        chosen = choose_metrics(task, metrics, stage=self.stage)
         self.metrics = build_metrics(task, chosen, prefix)
         if "stat_scores" not in self.metrics.sources:
             self.counted = StatScores(task, "accuracy", "stat_scores")

@@ -14,7 +14,7 @@ from lossselect.chunked.topk_metrics import TopKOutputs
 from lossselect.compat.lightning import PrivateHooks, get_trainer, overrides_hook
 from lossselect.data.batches import Block
 from lossselect.exceptions import ConfigError
-from lossselect.labels.targets import EncodedBatch, EncodedPair
+from lossselect.labels.targets import Encoded
 from lossselect.metrics.collection import expand
 from lossselect.tasks.registry import Task, make_task
 from lossselect.training.batches import BatchKeys, split_batch
@@ -182,7 +182,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         Raises:
             ConfigError: an override of `unpack_batch` fails for a batch without labels.
         """
-        if isinstance(batch, EncodedPair | EncodedBatch):
+        if isinstance(batch, Encoded):
             return self.predict(batch.inputs)
         if type(self).unpack_batch is Classifier.unpack_batch:
             parameters = find_parameters(self._called())
@@ -272,7 +272,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         self._transfer.clear()
         if self.trainer.predicting:
             return
-        if isinstance(batch, EncodedPair | EncodedBatch):
+        if isinstance(batch, Encoded):
             self._transfer.start(batch.target)  # a hook may return a plain tuple
         elif self.trainer.strategy.root_device.type != "cpu":
             try:
@@ -283,8 +283,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
 
     def _on_batch_transferred(self, batch: Any, device: Any) -> None:
         if self._transfer.pending:
-            is_encoded = isinstance(batch, EncodedPair | EncodedBatch)
-            target = batch.target if is_encoded else self.unpack_batch(batch)[1]
+            target = batch.target if isinstance(batch, Encoded) else self.unpack_batch(batch)[1]
             # in inference mode, torch does not count changes in place that a hook may make
             hooks = ["transfer_batch_to_device"]
             hooks += ["on_after_batch_transfer"] * torch.is_inference_mode_enabled()
@@ -296,7 +295,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         def move(batch: Any) -> Any:
             moved = self._to_device(batch)
             # `_transfer` has only the target of the last batch
-            return moved if isinstance(moved, EncodedPair | EncodedBatch) else self._encode_batch(moved)
+            return moved if isinstance(moved, Encoded) else self._encode_batch(moved)
 
         return list(map(move, block) if self._chunked else block.moved(move))
 

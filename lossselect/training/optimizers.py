@@ -81,12 +81,8 @@ def _supports_fused(module: Any, trainer: Any) -> bool:
 
 def ignores_specs(cls: type) -> bool:
     """Return whether a subclass of `TaskModule` overrides configure_optimizers without calling super()'s."""
-    overrides = [vars(base).get("configure_optimizers") for base in cls.__mro__]
-    codes = [
-        getattr(override, "__code__", None)
-        for override in overrides
-        if not str(getattr(override, "__module__", "")).startswith(("lossselect.", "lightning."))
-    ]
+    bases = [base for base in cls.__mro__ if not base.__module__.startswith(("lossselect.", "lightning."))]
+    codes = [getattr(vars(base).get("configure_optimizers"), "__code__", None) for base in bases]
     return any(code is not None and "configure_optimizers" not in code.co_names for code in codes)
 
 
@@ -162,11 +158,8 @@ def make_scheduler(
     if callable(spec):
         entry = _make_entry(spec(optimizer))
         scheduler, monitor = entry["scheduler"], entry.setdefault("monitor", monitor)
-        is_plateau, best = (
-            isinstance(scheduler, lr_scheduler.ReduceLROnPlateau),
-            direction(monitor, directions),
-        )
-        if is_plateau and best and scheduler.mode != best:
+        best = direction(monitor, directions)
+        if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and best and scheduler.mode != best:
             warn(
                 "plateau_mode",
                 f"ReduceLROnPlateau monitors {monitor} with mode={scheduler.mode!r}, but the {best}imum of "

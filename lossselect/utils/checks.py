@@ -17,39 +17,9 @@ T = TypeVar("T")
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 """Names of the splits in messages."""
 
-RENAMED = {
-    "allow": "ignore_warnings",
-    "head_bias": "bias_init",
-    "unseen": "handle_unknown",
-    "ordered": "ordinal",
-    "decision_weight": "prior_correction",
-    "at_least": "min_labels",
-    "epoch": "last",
-    "map": "average_precision",
-    "brier": "brier_score",
-    "kappa": "quadratic_kappa",
-    "hamming": "hamming_distance",
-    "label_copy": "target_leakage",
-    "row_number": "index_column",
-    "absent_class": "class_without_rows",
-    "one_label_each": "looks_multiclass",
-    "unlike_train": "unseen_category",
-    "likely_mark": "likely_missing_marker",
-    "label_everywhere": "constant_label",
-    "unit_outputs": "outputs_look_like_probabilities",
-    "ended_early": "stopped_before_schedule_end",
-    "other_loss": "loss_changed_on_resume",
-}
-"""Names used before the first release, for suggestions; remove this table after the release."""
-
 
 def suggestion(name: str, names: Iterable[str]) -> str:
     """Return a sentence such as " Did you mean 'focal'?", or "" if no name is close."""
-    stem = re.split(r"[./]", name)[-1]
-    new = name.removesuffix(stem) + RENAMED.get(stem, stem)
-    names = [*names]
-    if new != name and new in names:
-        return f" It was renamed to {new!r}."
     lower = {known.lower(): known for known in names}
     close = [known for known in lower if name and known.startswith(name.lower())]
     close = close or difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)

@@ -174,4 +174,4 @@ def test_test_rows_of_another_width_are_one_message(own, tmp_path):
         file.write(code)
     code, _, err = own("Wide")
     assert code == 1
-    assert err.startswith("The net fails for inputs of shape (4, 9), torch.float32: mat1 and mat2 shapes")
+    assert err.startswith("The net fails for a tensor of shape (4, 9), torch.float32: mat1 and mat2 shapes")

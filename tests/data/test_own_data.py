@@ -309,7 +309,7 @@ def test_a_net_of_another_width(files, command):
     code, _, err = command("task=multiclass", *table("species"), *own, "check_only=true")
     assert code == 1
     assert err.startswith(
-        "The net fails for inputs of shape (64, 6), torch.float32: mat1 and mat2 shapes cannot be multiplied"
+        "The net fails for a tensor of shape (64, 6), torch.float32: mat1 and mat2 shapes cannot be multiplied"
     )
 
 

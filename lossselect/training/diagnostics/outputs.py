@@ -106,18 +106,13 @@ class OutputChecks:
             return self._call_in_evaluation(module, inputs)
         except (RuntimeError, TypeError) as error:
             # subclasses (out of memory, not implemented) and lost processes are other causes
-            if type(error) is not RuntimeError and (
-                isinstance(inputs, Tensor) or type(error) is not TypeError
-            ):
+            likely = (RuntimeError,) if isinstance(inputs, Tensor) else (RuntimeError, TypeError)
+            if type(error) not in likely or (dist.is_available() and dist.is_initialized()):
                 raise
-            if dist.is_available() and dist.is_initialized():
-                raise
-            shape = f" of shape {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else ""
-            shape = shape or f", {describe(inputs)}"
             fix = "Set HYDRA_FULL_ERROR=1 to see the traceback."
             if isinstance(inputs, Mapping):
                 fix = 'Name the inputs of forward, such as batch_keys={"inputs": "image"}.'
-            raise ConfigError(f"The net fails for inputs{shape}: {first_line(error)}. {fix}") from error
+            raise ConfigError(f"The net fails for {describe(inputs)}: {first_line(error)}. {fix}") from error
 
     def _call_in_evaluation(self, module: Any, inputs: Any) -> Any:
         self.evaluation_checked = True

@@ -1,8 +1,7 @@
 """Checks of a fit with the user's own loaders and callbacks: its batches, its labels and its monitors."""
 
 import difflib
-import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ CHANGE_LABELS = (
 )
 """Methods that may change labels after a loader has returned them."""
 PACKAGES = ("lightning", "pytorch_lightning", "lossselect", "torch")
-LOGGING = ("log", "log_dict", "callback_metrics")
+LOGGING = {"log", "log_dict", "callback_metrics"}
 """Names in code that logs metrics."""
 SIMILAR = 0.8  # similarity of a monitor and a metric that suggests a spelling mistake
 
@@ -88,7 +87,7 @@ def check_epoch(trainer: Trainer, epoch: Any, split: str) -> bool:
 def check_monitors(trainer: Trainer, module: Any) -> None:
     """Check that the metrics that callbacks and schedulers monitor will be computed.
 
-    If hooks of the user may log more metrics, only likely mistakes raise a warning.
+    If code of the user may log more metrics, likely mistakes raise a warning instead of an error.
 
     Raises:
         ConfigError: a name is unknown.
@@ -97,7 +96,7 @@ def check_monitors(trainer: Trainer, module: Any) -> None:
     known = [name for stage in ("val", "train") for name in _list_names(module._epochs[stage].first)]
     val_batches = trainer.num_val_batches
     validates = trainer.enable_validation and (not val_batches or sum(val_batches) > 0)
-    texts = _logged_texts((module, *trainer.callbacks))  # type: ignore[attr-defined]
+    may_log = any(map(_may_log, (module, *trainer.callbacks)))  # type: ignore[attr-defined]
     for owner, monitor in _find_monitors(trainer):
         error: type[Exception] = DataError
         if not _is_known(monitor, known, len(val_batches)):
@@ -114,9 +113,9 @@ def check_monitors(trainer: Trainer, module: Any) -> None:
             )
         else:
             continue
-        if texts is None:
+        if not may_log:
             raise error(message)
-        if similar and not any(len(text) > 2 and text in monitor for text in texts):
+        if similar:
             warn("unknown_monitor", message)
 
 
@@ -150,28 +149,21 @@ def _is_known(monitor: str, known: list[str], num_val_loaders: int) -> bool:
 
 
 def _has_similar(monitor: str, known: list[str]) -> bool:
-    """Return whether a monitor is a likely spelling mistake: "val/los" is, but "val/f2" is not."""
+    """Return whether a monitor is a likely spelling mistake: "val/los" is, but "val/my_loss" is not."""
     prefix, _, name = monitor.rpartition("/")
     names = [other.removeprefix(f"{prefix}/") for other in known if other.startswith(prefix)]
-    return bool(difflib.get_close_matches(name, names, cutoff=SIMILAR))
+    return bool(difflib.get_close_matches(name, [n for n in names if n not in name], cutoff=SIMILAR))
 
 
-def _logged_texts(parts: Iterable[Any]) -> set[str] | None:
-    """Return the strings in the user's code, such as names of metrics; None if it certainly logs nothing.
-
-    Code that may log is a hook or a step of the module or of a callback, or another method that calls `log`.
-    """
-    texts, may_log = set(), False
-    for part in parts:
-        functions = [item for cls in _user_classes(part) for item in vars(cls).items()]
-        functions += [item for item in vars(part).items() if _is_hook(item[0])]  # set on the object
-        for name, function in functions:
-            code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
-            if isinstance(code, types.CodeType):
-                names, strings = _names_and_strings(code)
-                texts |= {text.rpartition("/")[2] for text in strings}
-                may_log |= _is_hook(name) or not names.isdisjoint(LOGGING)
-    return texts if may_log else None
+def _may_log(part: Any) -> bool:
+    """Return whether the user's code in a module or a callback has a hook or a step, or calls `log`."""
+    functions = [item for cls in _user_classes(part) for item in vars(cls).items()]
+    functions += [item for item in vars(part).items() if _is_hook(item[0])]  # set on the object
+    for name, function in functions:
+        code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
+        if code is not None and (_is_hook(name) or not LOGGING.isdisjoint(code.co_names)):
+            return True
+    return False
 
 
 def _is_hook(name: str) -> bool:
@@ -182,13 +174,3 @@ def _user_classes(part: Any) -> list[type]:
     """Return the classes of an object that belong neither to Lightning nor to this package."""
     classes = type(part).__mro__[:-1]  # without `object`
     return [cls for cls in classes if cls.__module__.partition(".")[0] not in PACKAGES]
-
-
-def _names_and_strings(code: types.CodeType) -> tuple[set[str], set[str]]:
-    """Return the names that code uses, and the strings that it contains."""
-    names, strings = set(code.co_names), {value for value in code.co_consts if isinstance(value, str)}
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            more_names, more_strings = _names_and_strings(inner)
-            names, strings = names | more_names, strings | more_strings
-    return names, strings

@@ -161,6 +161,14 @@ class TestLabels:
 class LogsMore(MyModel):
     def on_validation_epoch_end(self):
         self.log("val/mine", 1.0)
+        self.log("val/my_accuracy", 1.0)
+
+
+class LogsInForward(MyModel):
+    def forward(self, inputs):
+        if not torch.is_grad_enabled():
+            self.log("val/mine", 1.0)
+        return super().forward(inputs)
 
 
 class LogsByCallback(L.Callback):
@@ -213,10 +221,15 @@ class TestMonitors:
         with pytest.raises(ConfigError, match=r"val/f0\.5, val/recall/a, val/recall/b"):
             fit(rows(24), rows(24), [EarlyStopping("val/recal")], settings={"metrics": metrics})
 
-    @pytest.mark.parametrize(("cls", "more"), [(LogsMore, []), (MyModel, [LogsByCallback()])])
+    @pytest.mark.parametrize(
+        ("cls", "more"), [(LogsMore, []), (LogsInForward, []), (MyModel, [LogsByCallback()])]
+    )
     def test_metrics_that_the_user_logs(self, cls, more, tmp_path):
         callbacks = [*more, ModelCheckpoint(tmp_path, monitor="val/mine"), EarlyStopping("val/mine")]
         assert fit(rows(24), rows(24), callbacks, cls) == 3
+
+    def test_a_name_that_contains_that_of_a_metric_is_not_a_mistake(self, tmp_path):
+        assert fit(rows(24), rows(24), [EarlyStopping("val/my_accuracy")], LogsMore) == 3
 
     def test_a_likely_mistake_next_to_own_metrics_is_a_warning(self, tmp_path):
         callbacks = [ModelCheckpoint(tmp_path, monitor="val/los")]
