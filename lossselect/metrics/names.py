@@ -121,19 +121,20 @@ def parse_metrics(kind: str, spec: Any, excluded: Iterable[Any] = ()) -> dict[st
     """
     excluded = tuple(excluded)
     chosen: dict[str, Any] = {}
-    logged: list[str] = []
+    keys, logged = [], []
     for name, entry in _iterate(spec):
         if isinstance(entry, str | Mapping) and "_target_" not in entry:
             options = {"name": entry} if isinstance(entry, str) else dict(entry)
             key, parsed = _parse(kind, options, excluded)
             parsed = parsed if name is None else parsed._replace(log=name)
-            chosen.setdefault(name or key, parsed)
+            key, entry = name or key, parsed
             logged.append(f"{parsed.log}/" if parsed.per_class else parsed.log)
         else:
-            name = name or _snake_case(entry)
-            chosen.setdefault(name, entry)
-            logged.append(name)
-    if (twice := first_duplicate(logged)) is not None:
+            key = name or _check_log_name(_snake_case(entry))
+            logged.append(key)
+        chosen[key] = entry
+        keys.append(key.replace(".", "_"))  # the name of a module must not contain a dot
+    if (twice := first_duplicate(logged) or first_duplicate(keys)) is not None:
         raise ConfigError(
             f"metrics: several metrics are named {twice.rstrip('/')!r}. Remove one of them, or choose other "
             'names in a mapping such as {"first": ..., "second": ...}.'

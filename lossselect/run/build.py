@@ -1,13 +1,14 @@
 """The parts of a run, built from its config."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lossselect.exceptions import ConfigError
@@ -219,7 +220,8 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
     module: Any
     if custom:
         arguments |= {**specs, "on_nonfinite": config.on_nonfinite}
-        module = custom.build(arguments, **_derived_arguments(task, data))
+        derived = _derived_arguments(task, data)
+        module = custom.build(arguments, _find_overrides(config), **derived)
     elif trains:
         from lossselect.training.module import TaskModule
 
@@ -232,6 +234,13 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
     if "_target_" not in config.data:  # labels of custom data are counted by fit
         module.set_label_counts(data.counts["train"])
     return module, monitor
+
+
+def _find_overrides(config: DictConfig) -> Sequence[str]:
+    """Return the settings of the command line; Hydra's part of the config exists only before the run."""
+    if "hydra" in config:
+        return config.hydra.overrides.task
+    return HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
 
 
 def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":

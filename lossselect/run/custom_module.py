@@ -155,7 +155,7 @@ class CustomModule:
         if missing := [name for name in self.required if name not in {*names, *passed, *DERIVED}]:
             settings = " ".join(f"module.{name}=VALUE" for name in missing)
             raise ConfigError(f"{self.place} requires {', '.join(missing)}. Add {settings}.")
-        typed = {re.split(r"[.=@]", override.lstrip("+~"))[0] for override in overrides}
+        typed = _find_settings(overrides)
         unused = [name for name in SETTINGS if not self.takes(name)]
         for name in unused + ["model"] * (not self.takes_net):
             if config.get(name) is None or (name not in typed and _is_packaged(config, name)):
@@ -169,10 +169,11 @@ class CustomModule:
                 why, fix = "overrides configure_optimizers", "call super().configure_optimizers()"
             raise ConfigError(f"{name} has no effect: {self.place} {why}. Remove {name}, or {fix}.")
 
-    def build(self, arguments: Mapping[str, Any], **derived: Any) -> "TaskModule":
+    def build(self, arguments: Mapping[str, Any], overrides: Iterable[str], **derived: Any) -> "TaskModule":
         """Return the module, built with the arguments of `TaskModule` and those that follow from the data.
 
-        **kwargs only receive what is not the default of `TaskModule`, as a class may set some itself.
+        **kwargs receive neither None nor a default of `TaskModule` that is not in `overrides`, as a class may
+        have its own.
 
         Raises:
             ConfigError: the constructor raises an error, or there is no net.
@@ -184,9 +185,13 @@ class CustomModule:
         from lossselect.training.module import TaskModule
 
         values = {name: value for name, value in {**derived, **arguments}.items() if name in self.named}
+        typed = _find_settings(overrides)
         for name in self.passed_on & {*arguments} - {"net"}:
-            if arguments[name] not in (None, *DEFAULTS, packaged_config("optimizer", "adamw")):
-                values[name] = arguments[name]
+            value = arguments[name]
+            if value is None:
+                continue
+            if name in typed or value not in (*DEFAULTS, packaged_config("optimizer", "adamw")):
+                values[name] = value
         settings = self.part.copy()
         OmegaConf.set_struct(settings, False)
         del settings["_target_"]
@@ -202,7 +207,9 @@ class CustomModule:
             text = f"{self.place} cannot be created: {type(error).__name__}: {first_line(error)}. "
             twice = re.search(r"multiple values for (?:keyword )?argument '(\w+)'", text)
             if twice and twice[1] in SETTINGS:
-                text += f"The class sets {twice[1]} itself. Set {twice[1]}={SETTINGS[twice[1]]}. "
+                default = SETTINGS[twice[1]]
+                fix = f"Set {twice[1]}={default}" if default in ("none", "null") else f"Remove {twice[1]}"
+                text += f"The class sets {twice[1]} itself. {fix}. "
             raise ConfigError(text + TRACEBACK) from error
         if not has_net and self.cls.configure_model is TaskModule.configure_model:
             raise ConfigError(
@@ -210,6 +217,11 @@ class CustomModule:
                 "the constructor and pass it to super().__init__, to use the net of model=..."
             )
         return module
+
+
+def _find_settings(overrides: Iterable[str]) -> set[str]:
+    """Return the first parts of the settings in Hydra's overrides, such as "optimizer" of optimizer.lr=1."""
+    return {re.split(r"[.=@]", override.lstrip("+~"))[0] for override in overrides}
 
 
 def _is_packaged(config: DictConfig, name: str) -> bool:

@@ -1,7 +1,7 @@
 """The parts of a user's batch: inputs, target and sample weights."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.losses.options import check_sample_weight
 from lossselect.training.forward import Parameters, describe
-from lossselect.utils.checks import check_options
+from lossselect.utils.checks import check_options, first_duplicate
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y", "mask")
 """Keys under which a batch may contain its labels."""
@@ -33,13 +33,24 @@ def check_batch_keys(keys: BatchKeys) -> dict[str, Any]:
         return {}
     if isinstance(keys, Mapping):
         check_options(keys, Parts._fields, "batch_keys")
-        return dict(keys)
-    if isinstance(keys, str) or not isinstance(keys, Sequence) or len(keys) not in (2, 3):
+    elif isinstance(keys, str) or not isinstance(keys, Sequence) or len(keys) not in (2, 3):
         raise OptionTypeError(
             'batch_keys must be a dict such as {"inputs": "image", "target": "diagnosis"}, or the keys '
             f"(inputs, target) or (inputs, target, weight), got {keys!r}."
         )
-    return dict(zip(Parts._fields, keys, strict=False))
+    parts = dict(keys if isinstance(keys, Mapping) else zip(Parts._fields, keys, strict=False))
+    inputs = parts.get("inputs")
+    if isinstance(inputs, list | tuple) and len(inputs) == 1:
+        inputs = parts["inputs"] = inputs[0]
+    named = [*(inputs if isinstance(inputs, list | tuple) else [inputs])]
+    if (
+        twice := first_duplicate([*dict.fromkeys(named), parts.get("target"), parts.get("weight")])
+    ) is not None:
+        raise ConfigError(
+            f"batch_keys contains {twice!r} as two of inputs, target and weight, got {keys!r}. Name a "
+            "different entry for each."
+        )
+    return parts
 
 
 def split_batch(
@@ -57,8 +68,13 @@ def split_batch(
         ConfigError: an entry of `keys` is missing, or several entries may be the labels.
         DataError: the batch has another form, or no labels.
     """
-    if isinstance(batch, tuple | list) and (len(batch) == 2 or not hasattr(batch, "_asdict")) and not keys:
-        if len(batch) == 2:
+    if isinstance(batch, Tensor) and not labelled:
+        return Parts(batch)
+    is_pair = isinstance(batch, tuple | list) and len(batch) == 2
+    if is_pair and getattr(batch, "_fields", ("inputs",))[0] in LABEL_KEYS:
+        is_pair = False  # a namedtuple that starts with the labels
+    if isinstance(batch, tuple | list) and (is_pair or not hasattr(batch, "_asdict")) and not keys:
+        if is_pair:
             return Parts(batch[0], batch[1])
         if not labelled:
             return Parts(batch[0] if len(batch) == 1 else batch)
@@ -123,7 +139,9 @@ def _choose_inputs(batch: Any, rest: Mapping[str, Any], parameters: Parameters |
     tensors = [value for value in rest.values() if isinstance(value, Tensor)]
     if len(tensors) == 1 or len(rest) == 1:
         return (tensors or [*rest.values()])[0]
-    return rest if isinstance(batch, Mapping) else batch
+    if isinstance(batch, Mapping):
+        return rest
+    return tuple(rest.values()) if type(batch) in (tuple, list) else batch
 
 
 def as_weight(weight: Any) -> Tensor:
@@ -161,8 +179,9 @@ class TargetTransfer:
     """The canonical target of a batch on its way to a GPU.
 
     A target is encoded while it is on the CPU, where its values can be checked without a sync, and the result
-    is copied to the device. A step uses it if the target in its batch is the one that was transferred. A hook
-    may have replaced or changed it; then the step encodes it on the device.
+    is copied to the device. A step uses it, or raises the error of encoding, if the target in its batch is
+    the one that was transferred. A hook may have replaced or changed it; then the step encodes it on the
+    device.
     """
 
     def __init__(self) -> None:
@@ -180,15 +199,26 @@ class TargetTransfer:
         """True if a target has been encoded, but has not arrived yet."""
         return self._encoded is not None and self._transferred is None
 
-    def start(self, target: Any, encoded: Any) -> None:
+    def start(self, target: Any, encode: Callable[[Any], Any] = lambda target: target) -> None:
         """Store the canonical form of the target of a batch before the transfer."""
-        self._raw, self._encoded = target, encoded
+        self._raw = target
+        try:
+            self._encoded = encode(target)
+        except (ConfigError, DataError) as error:  # a hook may correct the target
+            self._encoded = error
 
-    def arrive(self, transferred: Any, device: Any) -> None:
-        """Copy the canonical target to the device, given the target in the transferred batch."""
+    def arrive(self, transferred: Any, device: Any, may_differ: bool) -> None:
+        """Copy the canonical target to the device, given the target in the transferred batch.
+
+        If a hook may have changed it unnoticed, the step encodes it, unless it is canonical.
+        """
+        if not isinstance(self._encoded, Exception):
+            is_canonical = self._encoded is self._raw and isinstance(transferred, Tensor)
+            if may_differ and not is_canonical:
+                self.clear()
+                return
+            self._encoded = transferred if is_canonical else self._encoded.to(device, non_blocking=True)
         self._transferred, self._version = transferred, _version(transferred)
-        is_canonical = self._encoded is self._raw and isinstance(transferred, Tensor)
-        self._encoded = transferred if is_canonical else self._encoded.to(device, non_blocking=True)
 
     def find(self, target: Any) -> Any:
         """Return the canonical form of a target if it is the transferred one, else None."""
@@ -204,6 +234,8 @@ class TargetTransfer:
             and target.data_ptr() == known.data_ptr()
             and (target.shape, target.stride(), target.dtype) == (known.shape, known.stride(), known.dtype)
         )
+        if same and isinstance(self._encoded, Exception):
+            raise self._encoded
         return self._encoded if same else None
 
 

@@ -70,6 +70,7 @@ class RunHooks(Callback):
         check_end(pl_module.net, pl_module.task)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module._step_mean.start()
         self.run_state.start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:

@@ -273,21 +273,21 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         if self.trainer.predicting:
             return
         if isinstance(batch, Encoded):
-            self._transfer.start(batch.target, batch.target)  # a hook may return a plain tuple
+            self._transfer.start(batch.target)  # a hook may return a plain tuple
         elif self.trainer.strategy.root_device.type != "cpu":
             try:
                 target = self.unpack_batch(batch)[1]
             except Exception:  # an override may pass another batch to `step`, which raises the error
                 return
-            self._transfer.start(target, self._encode(target))
+            self._transfer.start(target, self._encode)
 
     def _on_batch_transferred(self, batch: Any, device: Any) -> None:
-        # in inference mode, torch does not count changes in place that a hook may make
-        if torch.is_inference_mode_enabled() and overrides_hook(self, "on_after_batch_transfer"):
-            self._transfer.clear()
         if self._transfer.pending:
             target = batch.target if isinstance(batch, Encoded) else self.unpack_batch(batch)[1]
-            self._transfer.arrive(target, device)
+            # in inference mode, torch does not count changes in place that a hook may make
+            hooks = ["transfer_batch_to_device"]
+            hooks += ["on_after_batch_transfer"] * torch.is_inference_mode_enabled()
+            self._transfer.arrive(target, device, any(overrides_hook(self, hook) for hook in hooks))
 
     def _transfer_block(self, block: Block) -> list[Any]:
         """Return the batches of a block, encoded and on the device."""
@@ -343,9 +343,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         trainer = get_trainer(self)
         fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
         if checkpoint.get("base_task") and self._base_task is None and not fitting:
-            if (
-                self._epochs["val"].first.output_buffer is not None
-            ):  # `tune_decision` will fit another decision
+            # with a buffer, `tune_decision` will fit another decision
+            if self._epochs["val"].first.output_buffer is not None:
                 self.task = make_task(**checkpoint["base_task"])
             else:
                 self.set_decision(make_task(**checkpoint["task"]))

@@ -49,6 +49,11 @@ class SetsScheduler(Model):
     def __init__(self, task, num_features, **kwargs):
         super().__init__(task, num_features, loss="focal", scheduler="ConstantLR", **kwargs)
 
+class HasDefaults(Model):
+    def __init__(self, task, num_features, **kwargs):
+        own = {"loss": "focal", "optimizer": {"name": "SGD", "lr": 0.5}}
+        super().__init__(task, num_features, **{**own, **kwargs})
+
 class Optimizes(Model):
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
@@ -241,6 +246,12 @@ def test_custom_data(train, tmp_path):
             {"optimizer": "Optimizes.configure_optimizers", "checkpoint": "the epoch with the best"},
         ),
         ("SetsScheduler", ["scheduler=none"], {"schedule": "ConstantLR", "loss": "focal"}),
+        ("HasDefaults", [], {"loss": "focal", "optimizer": "SGD, lr=0.5"}),
+        (
+            "HasDefaults",
+            ["loss=cross_entropy", "optimizer=adamw"],
+            {"loss": "cross_entropy", "optimizer": "AdamW"},
+        ),
     ],
     ids=str,
 )
@@ -285,6 +296,7 @@ INVALID = {
     "NoNet": "has no net",
     "Fails": "cannot be created: KeyError: 'vocabulary'",
     "SetsScheduler": "The class sets scheduler itself. Set scheduler=none.",
+    "SetsScheduler scheduler=none loss=cross_entropy": "The class sets loss itself. Remove loss.",
     "Model module.hiden=3": "Did you mean 'hidden'? Its options: hidden",
     "Model module._partial_=true": "has no option '_partial_'",
     "Model module.task=binary": "the run passes task itself. Set task=... instead.",

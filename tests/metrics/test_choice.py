@@ -313,6 +313,8 @@ def test_names_of_the_values(names, keys):
         ({"name": "mcc", "average": "macro"}, "'mcc' has no option 'average'"),
         ({"name": "f1_macro", "average": "micro"}, "average=micro contradicts"),
         ({"name": "f1", "average": "mean"}, "Unknown average of metric 'f1' 'mean'"),
+        (["f0.5", {"f0_5": "f1"}], "several metrics are named 'f0_5'"),
+        (["recall_none", {"recall_none": "f1"}], "several metrics are named 'recall_none'"),
         (["f1", "f1"], "several metrics are named 'f1'"),
         (["recall_none", {"recall": "f1_none"}], "several metrics are named 'recall'"),
         ({"loss": "f1"}, "'loss' cannot be the name of a metric"),

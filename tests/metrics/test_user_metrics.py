@@ -381,3 +381,11 @@ def test_no_step_on_a_device_waits_for_it():
         trainer.fit(module, loader(), loader())
         assert waits.found == []
         assert module._epochs["val"].first.metrics["own"].metric.device.type == "cuda"
+
+
+def test_a_class_whose_name_is_that_of_the_loss():
+    class Loss(Seen):
+        pass
+
+    with pytest.raises(ConfigError, match="'loss' cannot be the name of a metric"):
+        ls.make_metrics(MULTICLASS, names=[Loss()])

@@ -21,6 +21,7 @@ TASK = ls.Multiclass(3)
 X, Y = torch.randn(8, 4), torch.arange(8) % 3
 Pair = namedtuple("Pair", "image diagnosis")
 Named = namedtuple("Named", "image label path")
+LabelFirst = namedtuple("LabelFirst", "label image")
 PATHS = [f"{i}.png" for i in range(8)]
 
 
@@ -91,6 +92,9 @@ FORMS = {
     ),
     "batch_keys of a tuple": (nn.Linear(4, 3), (X, Y, PATHS), (0, 1)),
     "batch_keys of a list, target first": (TwoInputs(), [Y, X, SCALE], {"inputs": (1, 2), "target": 0}),
+    "batch_keys with a list of one input": (nn.Linear(4, 3), {"i": X, "y": Y}, {"inputs": ["i"]}),
+    "batch_keys of a tuple, several inputs": (TwoInputs(), (X, SCALE, Y), {"target": 2}),
+    "a named pair that starts with the labels": (nn.Linear(4, 3), LabelFirst(Y, X), {}),
     "batch_keys of a named tuple": (nn.Linear(4, 3), Pair(X, Y), {"inputs": "image", "target": "diagnosis"}),
 }
 
@@ -120,6 +124,8 @@ def test_prediction_with_and_without_labels(form):
 @pytest.mark.parametrize("batch", [X, (X,), [X]])
 def test_prediction_for_inputs_alone(batch):
     assert ls.TaskModule(TASK, nn.Linear(4, 3)).predict_step(batch, 0)["prediction"].shape == (8,)
+    module = ls.TaskModule(TASK, nn.Linear(4, 3), batch_keys=(0, 1))
+    assert module.predict_step(batch, 0)["prediction"].shape == (8,)
 
 
 def test_prediction_with_an_override_that_requires_labels():
@@ -182,7 +188,10 @@ def test_a_batch_of_another_form(batch, keys, error, message):
         ls.TaskModule(TASK, nn.Linear(4, 3), batch_keys=keys).step(batch)
 
 
-@pytest.mark.parametrize("keys", ["label", ("image",), {"label": "y"}, 3])
+TWICE = [("x", "x"), {"inputs": ["x", "z"], "target": "x"}, {"target": "y", "weight": "y"}]
+
+
+@pytest.mark.parametrize("keys", ["label", ("image",), {"label": "y"}, 3, *TWICE])
 def test_batch_keys_of_another_form(keys):
     with pytest.raises((ConfigError, OptionTypeError), match="batch_keys"):
         ls.TaskModule(TASK, nn.Linear(4, 3), batch_keys=keys)
@@ -365,6 +374,27 @@ class TestGpu:
         wanted = Y.flip(0) if change == "a view" else 2 - Y
         expected = nn.functional.cross_entropy(module.net.cpu()(X), wanted)
         assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+    @pytest.mark.parametrize("evaluate", [False, True])
+    def test_an_own_transfer_changes_the_target(self, gpu, evaluate):
+        class Flips(ls.TaskModule):
+            def transfer_batch_to_device(self, batch, device, dataloader_idx):
+                return batch[0].to(device), (2 - batch[1]).to(device)
+
+        module = Flips(TASK, nn.Linear(4, 3), optimizer={"name": "SGD", "lr": 0.0})
+        _, loss = self.fit(module, [(X, Y)] * 2, evaluate)
+        expected = nn.functional.cross_entropy(module.net.cpu()(X), 2 - Y)
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+    @pytest.mark.parametrize("evaluate", [False, True])
+    def test_a_hook_corrects_the_target(self, gpu, evaluate):
+        class FromOne(ls.TaskModule):
+            def on_after_batch_transfer(self, batch, dataloader_idx):
+                return batch[0], batch[1] - 1
+
+        module = FromOne(TASK, nn.Linear(4, 3), optimizer={"name": "SGD", "lr": 0.0})
+        _, loss = self.fit(module, [(X, Y + 1)] * 2, evaluate)
+        assert loss == pytest.approx(nn.functional.cross_entropy(module.net.cpu()(X), Y).item(), rel=1e-5)
 
     def test_values_are_checked_before_the_transfer(self, gpu):
         with pytest.raises(DataError, match="Row 7 of the target is 5"):

@@ -36,7 +36,12 @@ class StepMean:
         # whether all processes have the same denominator, except in the last batch of an epoch
         self.equal_counts = False
         self._pending: _Pending | None = None
+        self._last: tuple[int, int] | None = None  # epoch and batch of the last micro-batch
         self._reset()
+
+    def start(self) -> None:
+        """Start a fit, whose first batch may be the last one of the fit before."""
+        self._pending = self._last = None
 
     def _reset(self) -> None:
         self._sum: Count = 0
@@ -53,8 +58,10 @@ class StepMean:
         ranks, group = trainer.world_size, trainer.accumulate_grad_batches
         if ranks == group == 1:
             return loss
-        if self._pending is not None and self._pending.batch_idx == batch_idx:
+        place = trainer.current_epoch, batch_idx
+        if place == self._last or not torch.is_grad_enabled():
             return loss  # a second call in the same step is a term that a subclass adds
+        self._last = place
         if batch_idx % group == 0:
             self._reset()
         overall = self._sum_over_ranks(trainer, count, loss.device)
@@ -63,7 +70,7 @@ class StepMean:
         scale = _Scale(_ratio(ranks * share, first))
         scaled: Tensor = _ScaleGradient.apply(source, loss.detach(), scale)
         if group > 1:
-            self._pending = _Pending(batch_idx, scaled, scale, share, overall, first)
+            self._pending = _Pending(scaled, scale, share, overall, first)
         return scaled
 
     def _sum_over_ranks(self, trainer: Any, count: Count, device: torch.device) -> Count:
@@ -180,7 +187,6 @@ class _Scale:
 class _Pending:
     """A micro-batch between its training_step and its backward pass."""
 
-    batch_idx: int
     loss: Tensor  # the mean of the micro-batch, with the scaled gradient
     scale: _Scale
     share: Count  # numerator / the tensor from which the gradient comes: 1, or the denominator

@@ -31,7 +31,8 @@ class Recorded(ls.TaskModule):
 
 def fit(module, batches=BATCHES, **options):
     loader = DataLoader(batches, batch_size=None)
-    trainer = quiet_trainer(max_epochs=1, accumulate_grad_batches=3, enable_checkpointing=False, **options)
+    options = {"max_epochs": 1, "accumulate_grad_batches": 3, "enable_checkpointing": False, **options}
+    trainer = quiet_trainer(**options)
     trainer.fit(module, loader)
     return module.gradients
 
@@ -83,6 +84,33 @@ def test_a_second_criterion_in_one_step_is_a_term():
     term = plain_mean(lambda net, inputs, target: F.cross_entropy(net(inputs + 1), target))
     wanted = gradient(lambda net: mean_of_all_rows(net) + term(net))
     torch.testing.assert_close(fit(Twice()), [wanted])
+
+
+class StepInHook(Recorded):
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.step(batch)
+
+
+class StepInHookWithoutGradient(Recorded):
+    def on_train_batch_start(self, batch, batch_idx):
+        with torch.no_grad():
+            self.step(batch)
+
+
+class StepWithoutGradient(Recorded):
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            self.step(batch)
+        return self.step(batch)
+
+
+@pytest.mark.parametrize("cls", [StepInHook, StepInHookWithoutGradient, StepWithoutGradient])
+@pytest.mark.parametrize("group", [1, 3, 4])
+def test_a_step_that_is_not_trained_changes_no_gradient(cls, group):
+    options = {"accumulate_grad_batches": group, "max_epochs": 2}
+    torch.testing.assert_close(fit(cls(), **options), fit(Recorded(), **options))
+    one_batch = {"batches": BATCHES[:1], **options}
+    torch.testing.assert_close(fit(cls(), **one_batch), fit(Recorded(), **one_batch))
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
