@@ -66,6 +66,7 @@ data_fetcher = attrgetter("_data_fetcher")  # of a fit or evaluation loop; None 
 logger_connector = attrgetter("_logger_connector")  # of a trainer; collects the values logged by a step
 logged_results = attrgetter("_results")  # of a trainer; those of the running loop, or None
 get_trainer = attrgetter("_trainer")  # of a module; None if `module.trainer` would raise an error
+combined_loader = attrgetter("_combined_loader")  # of an evaluation loop; None without loaders
 is_sequential = attrgetter("_is_sequential")  # of an evaluation loop; False for a batch per loader at once
 steps_between_checkpoints = attrgetter("_every_n_train_steps")  # of a ModelCheckpoint; 0 if not set
 

@@ -1,6 +1,7 @@
 """Checks of a run's config, before anything is written and mostly before torch is imported."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -248,8 +249,11 @@ def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> 
     known = [*dense, *chunked] if head == "auto" else listed
     for setting, metric in monitored_metrics(config).items():
         last = [] if setting == "scheduler.monitor" else ["last"]
+        # own data may have several validation loaders, whose names are checked when they are known
+        names = {str(metric), re.sub(r"^val/[^/]+/", "val/", str(metric)) if not counted else str(metric)}
         is_known = any(
-            metric == name or (name.endswith("/...") and str(metric).startswith(name[:-3])) for name in known
+            name in names or (name.endswith("/...") and any(other.startswith(name[:-3]) for other in names))
+            for name in known
         )
         if metric is not None and not is_known and metric not in last:
             others = "For other metrics, set head=dense." if head == "chunked" else "Set others in metrics."

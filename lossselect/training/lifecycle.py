@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lossselect.chunked.options import chunked_primary_metric
 from lossselect.compat.lightning import (
+    combined_loader,
     compile_forward_only,
     convert_logged_hparams,
     data_fetcher,
@@ -179,7 +180,7 @@ class FirstHooks(Callback):
         pl_module._step_mean.equal_counts = _has_equal_counts(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        check_monitors(trainer, pl_module)
+        check_monitors(trainer, pl_module, _find_loader_names(trainer, pl_module, "val"))
         is_checked = isinstance(trainer.datamodule, TensorData)  # type: ignore[attr-defined]
         self.checked.update(("train", "val") if is_checked else check_labels_in_memory(trainer, pl_module))
 
@@ -311,14 +312,15 @@ def _find_loader_names(trainer: Trainer, module: Any, stage: str) -> list[str]:
         ConfigError: `loader_names` does not fit the loaders, or two names are equal.
     """
     loop = evaluation_loop(trainer, stage)
-    loaders = data_fetcher(loop).combined_loader
-    if (count := len(loaders.flattened)) == 1 or not is_sequential(loop):
+    loaders = combined_loader(loop)
+    count = 0 if loaders is None else len(loaders.flattened)
+    if count < 2 or not is_sequential(loop):
         return []
     names = module._loader_names
     if names is None:
         is_mapping = isinstance(loaders.iterables, Mapping) and len(loaders.iterables) == count
         names = loaders.iterables if is_mapping else range(count)
-    names = [*map(str, names)]
+    names = [names] if isinstance(names, str) else [*map(str, names)]
     kind = SPLIT_NAMES[stage]
     if len(names) != count:
         raise ConfigError(

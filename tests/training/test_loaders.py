@@ -61,6 +61,7 @@ def test_an_override_that_does_not_pass_the_index_of_the_loader(tmp_path):
     ("names", "message"),
     [
         (["a"], r"loader_names contains 1 names \(a\), but there are 2 validation loaders"),
+        ("ab", r"loader_names contains 1 names \(ab\)"),
         (["a", "a"], "Two validation loaders have the name 'a'"),
         (["a", "b/c"], "The name 'b/c' of a validation loader"),
         (["a", ""], "The name '' of a validation loader"),

@@ -84,22 +84,26 @@ def check_epoch(trainer: Trainer, epoch: Any, split: str) -> bool:
     return True
 
 
-def check_monitors(trainer: Trainer, module: Any) -> None:
+def check_monitors(trainer: Trainer, module: Any, val_loaders: list[str]) -> None:
     """Check that the metrics that callbacks and schedulers monitor will be computed.
 
     If code of the user may log more metrics, likely mistakes raise a warning instead of an error.
+    `val_loaders` are the names of the validation loaders if there are several.
 
     Raises:
         ConfigError: a name is unknown.
         DataError: there are no validation batches.
     """
-    known = [name for stage in ("val", "train") for name in _list_names(module._epochs[stage].first)]
+    val, train = (_list_names(module._epochs[stage].first) for stage in ("val", "train"))
+    of_loaders = [name.replace("val/", f"val/{loader}/", 1) for loader in val_loaders for name in val]
+    known = [*val, *of_loaders, *train]
     val_batches = trainer.num_val_batches
     validates = trainer.enable_validation and (not val_batches or sum(val_batches) > 0)
     may_log = any(map(_may_log, (module, *trainer.callbacks)))  # type: ignore[attr-defined]
     for owner, monitor in _find_monitors(trainer):
         error: type[Exception] = DataError
-        if not _is_known(monitor, known, len(val_batches)):
+        # a metric of the user may have several values
+        if monitor not in known and not any(monitor.startswith(f"{name}/") for name in known):
             error, similar = ConfigError, _has_similar(monitor, known)
             message = (
                 f"Unknown metric {monitor!r} of {owner}.monitor.{suggestion(monitor, known)} Choose one of: "
@@ -141,11 +145,6 @@ def _find_monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:
         is_logged = monitor in ("epoch", "step") or str(monitor).startswith("lr-")  # by Lightning
         if isinstance(monitor, str) and not is_logged and getattr(part, "strict", True):
             yield type(owner).__name__, monitor
-
-
-def _is_known(monitor: str, known: list[str], num_val_loaders: int) -> bool:
-    parts_of_known = any(monitor.startswith(f"{name}/") for name in known)  # a metric with several values
-    return monitor in known or parts_of_known or (num_val_loaders > 1 and monitor.count("/") > 1)
 
 
 def _has_similar(monitor: str, known: list[str]) -> bool:

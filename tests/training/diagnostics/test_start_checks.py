@@ -198,6 +198,12 @@ class TestMonitors:
         with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
             fit(rows(24), rows(24), callbacks, settings=settings)
 
+    def test_a_metric_of_one_of_several_loaders(self):
+        loaders = {"clean": DataLoader(rows(24), 8), "noisy": DataLoader(rows(24), 8)}
+        fit(rows(24), loaders, [EarlyStopping("val/noisy/f1_macro", mode="max")])
+        with pytest.raises(ConfigError, match=r"'val/nosy/loss' .* Did you mean 'val/noisy/loss'"):
+            fit(rows(24), loaders, [EarlyStopping("val/nosy/loss")], num_sanity_val_steps=0)
+
     @pytest.mark.parametrize("options", [{}, {"limit_val_batches": 0}], ids=str)
     @pytest.mark.parametrize("callback", [EarlyStopping, ModelCheckpoint])
     def test_without_validation(self, callback, options, tmp_path):
