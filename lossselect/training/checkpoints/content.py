@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
 
 def _class_and_arguments(task: Task) -> dict[str, Any]:
     """Return a task in the form in which LightningCLI reads an object from the hparams of a checkpoint."""
-    values = {field.name: getattr(task, field.name) for field in fields(task)}
+    values = asdict(task)
     changed = {f.name: to_plain(values[f.name]) for f in fields(task) if values[f.name] != f.default}
     return {"class_path": f"{type(task).__module__}.{type(task).__qualname__}", "init_args": changed}
 
