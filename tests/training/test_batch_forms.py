@@ -223,6 +223,13 @@ def test_several_tensors_for_a_single_input():
         ls.TaskModule(TASK, nn.Linear(4, 3)).step({"path": PATHS, "scan": X, "size": SCALE, "y": Y})
 
 
+def test_a_list_for_an_optional_argument():
+    """It may be a list of inputs, such as crops, so it is not unpacked."""
+    with pytest.raises(ConfigError, match="If they are arguments of forward, return a tuple or a mapping"):
+        ls.TaskModule(TASK, Masked()).step(([X, SCALE], Y))
+    assert ls.TaskModule(TASK, Masked()).step(((X, SCALE), Y)).loss.isfinite()
+
+
 def test_inputs_that_forward_lacks():
     with pytest.raises(ConfigError, match="forward requires 'scale', but the batch provides x, size"):
         ls.TaskModule(TASK, TwoInputs()).step({"x": X, "size": SCALE, "y": Y})

@@ -115,6 +115,8 @@ class OutputChecks:
             if isinstance(inputs, Mapping):
                 key = next((key for key, value in inputs.items() if isinstance(value, Tensor)), "image")
                 fix = f'Name the inputs of forward, such as batch_keys={{"inputs": "{key}"}}.'
+            elif isinstance(inputs, list):  # torch collates a tuple as a list
+                fix = "If they are arguments of forward, return a tuple or a mapping from unpack_batch."
             raise ConfigError(f"The net fails for {describe(inputs)}: {first_line(error)}. {fix}") from error
 
     def _call_in_evaluation(self, module: Any, inputs: Any) -> Any:
