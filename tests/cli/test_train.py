@@ -69,7 +69,7 @@ def test_a_checkpoint_contains_plain_values(command):
     command("task=multilabel", "loss=focal", "loss.gamma=1.5", "hydra.run.dir=run", *SHORT)
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
     assert content["hyper_parameters"]["loss"] == {"name": "focal", "gamma": 1.5}
-    assert content["hyper_parameters"]["task"]["class_names"][0] == "Class1"
+    assert content["hyper_parameters"]["task"]["init_args"]["class_names"][0] == "Class1"
     assert content["TensorData"]["mean"].shape == (103,)
 
 
