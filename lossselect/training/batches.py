@@ -43,9 +43,8 @@ def check_batch_keys(keys: BatchKeys) -> dict[str, Any]:
     if isinstance(inputs, list | tuple) and len(inputs) == 1:
         inputs = parts["inputs"] = inputs[0]
     named = [*(inputs if isinstance(inputs, list | tuple) else [inputs])]
-    if (
-        twice := first_duplicate([*dict.fromkeys(named), parts.get("target"), parts.get("weight")])
-    ) is not None:
+    twice = first_duplicate([*dict.fromkeys(named), parts.get("target"), parts.get("weight")])
+    if twice is not None:
         raise ConfigError(
             f"batch_keys contains {twice!r} as two of inputs, target and weight, got {keys!r}. Name a "
             "different entry for each."
