@@ -324,8 +324,8 @@ def _find_loader_names(trainer: Trainer, module: Any, stage: str) -> list[str]:
     kind = SPLIT_NAMES[stage]
     if len(names) != count:
         raise ConfigError(
-            f"loader_names contains {len(names)} names ({shorten(names)}), but there are {count} {kind} "
-            "loaders. Give one name for each loader."
+            f"Expected {count} names in loader_names, one for each {kind} loader, got {len(names)}: "
+            f"{shorten(names)}. Pass one name for each loader, or a dict of loaders."
         )
     if (name := first_duplicate(names)) is not None:
         raise ConfigError(f"Two {kind} loaders have the name {name!r}. Give each its own name.")

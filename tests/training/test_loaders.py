@@ -60,8 +60,8 @@ def test_an_override_that_does_not_pass_the_index_of_the_loader(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["a"], r"loader_names contains 1 names \(a\), but there are 2 validation loaders"),
-        ("ab", r"loader_names contains 1 names \(ab\)"),
+        (["a"], "Expected 2 names in loader_names, one for each validation loader, got 1: a"),
+        ("ab", "got 1: ab"),
         (["a", "a"], "Two validation loaders have the name 'a'"),
         (["a", "b/c"], "The name 'b/c' of a validation loader"),
         (["a", ""], "The name '' of a validation loader"),
@@ -84,10 +84,8 @@ def test_one_batch_of_each_loader_at_once(tmp_path):
     module, single = Own(TASK), loader(TASK)
     loaders = L.utilities.CombinedLoader({"a": single, "b": loader(TASK, rows=64)}, "max_size")
     values = evaluate("val", module, loaders, tmp_path)
-    (expected,) = trainer(tmp_path).validate(MyModel(TASK, net=None), single, verbose=False) or [None]
     assert "val/a/loss" not in values
     with torch.no_grad():
         inputs, labels = single.dataset.tensors
         loss = module.criterion(module(inputs), labels)
     assert values["val/loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert expected is not None
