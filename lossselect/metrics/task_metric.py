@@ -46,17 +46,18 @@ class MetricInput:
     @cached_property
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """The probabilities (M, num_probabilities), the target and `known`, with one row per position."""
-        target, known = (_as_rows(values, self.probabilities) for values in (self.target, self.known))
+        target, known = (as_rows(values, self.probabilities) for values in (self.target, self.known))
         return flatten_positions(self.probabilities).double(), target, known
 
     @cached_property
     def ranking_rows(self) -> tuple[Tensor, Tensor]:
         """The finite log-odds (M, num_probabilities) and the labels, with one row per position."""
         log_odds = self.probabilities.double().logit() if self.log_odds is None else self.log_odds.double()
-        return flatten_positions(log_odds).clamp(-1e30, 1e30), _as_rows(self.labels, self.probabilities)
+        return flatten_positions(log_odds).clamp(-1e30, 1e30), as_rows(self.labels, self.probabilities)
 
 
-def _as_rows(values: Tensor, probabilities: Tensor) -> Tensor:
+def as_rows(values: Tensor, probabilities: Tensor) -> Tensor:
+    """Return labels or predictions with one row per position, as `flatten_positions(probabilities)` has."""
     return flatten_positions(values) if values.ndim == probabilities.ndim else values.flatten()
 
 

@@ -15,7 +15,7 @@ from lossselect.compat.torchmetrics import set_update_count
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import flatten_positions
 from lossselect.metrics.names import class_keys
-from lossselect.metrics.task_metric import MetricInput, TaskMetric, check_batch
+from lossselect.metrics.task_metric import MetricInput, TaskMetric, as_rows, check_batch
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 TRIAL_ROWS = 8
@@ -59,11 +59,8 @@ class UserMetric(TaskMetric):
     def _select(self, batch: MetricInput) -> tuple[Tensor, Tensor]:
         """Return the outputs and labels of the rows with a label and without NaN."""
         probabilities = flatten_positions(batch.probabilities).float()
-        outputs, labels = (
-            flatten_positions(values) if values.ndim == batch.probabilities.ndim else values.flatten()
-            for values in (batch.predictions, batch.labels)
-        )
-        outputs = outputs if self.takes_predictions else probabilities
+        labels = as_rows(batch.labels, batch.probabilities)
+        outputs = as_rows(batch.predictions, batch.probabilities) if self.takes_predictions else probabilities
         known = labels != IGNORE_INDEX
         rows = ~probabilities.isnan().any(1) & (known.any(1) if known.ndim > 1 else known)
         outputs, labels, known = outputs[rows], labels[rows], known[rows]
