@@ -79,7 +79,7 @@ def split_batch(
             return Parts(batch[0] if len(batch) == 1 else batch)
         raise _form_error(batch)
     entries = _find_entries(batch, parameters)
-    target = keys["target"] if "target" in keys else _find_label(batch, entries)
+    target = keys["target"] if "target" in keys else _find_label(entries, parameters)
     if target is None and labelled:
         raise _form_error(batch)
     weight = keys["weight"] if "weight" in keys else next((k for k in WEIGHT_KEYS if k in entries), None)
@@ -118,8 +118,10 @@ def _find_entries(batch: Any, parameters: Parameters | None) -> Mapping[Any, Any
     return {name: getattr(batch, name) for name in names if getattr(batch, name, None) is not None}
 
 
-def _find_label(batch: Any, entries: Mapping[str, Any]) -> str | None:
+def _find_label(entries: Mapping[str, Any], parameters: Parameters | None) -> str | None:
     found = [key for key in LABEL_KEYS if key in entries and entries[key] is not None]
+    if parameters is not None and "mask" in parameters.named and "mask" in found:
+        found.remove("mask")  # an input, such as an attention mask
     if len(found) > 1:
         raise ConfigError(
             f"The labels of the batch may be in {' or '.join(map(repr, found))}. Name one in batch_keys: "

@@ -59,6 +59,15 @@ class TakesObject(nn.Module):
         return self.layer(data.x)
 
 
+class TakesMask(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x, mask=None):
+        return self.layer(x) * mask
+
+
 SCALE = torch.full((8, 1), 2.0)
 FORMS = {
     "pair": (nn.Linear(4, 3), (X, Y), {}),
@@ -67,6 +76,7 @@ FORMS = {
     "mapping with one tensor": (nn.Linear(4, 3), {"image": X, "label": Y, "path": PATHS}, {}),
     "mapping of another type": (nn.Linear(4, 3), UserDict(image=X, targets=Y), {}),
     "mapping of arguments": (TwoInputs(), {"x": X, "scale": SCALE, "labels": Y, "path": PATHS}, {}),
+    "a mask that is an input": (TakesMask(), {"x": X, "mask": SCALE, "labels": Y}, {}),
     "pair with a mapping": (TwoInputs(), ({"x": X, "scale": SCALE, "idx": Y}, Y), {}),
     "pair with a tuple": (TwoInputs(), ((X, SCALE), Y), {}),
     "pair with a list": (TwoInputs(), ([X, SCALE], Y), {}),
@@ -103,7 +113,7 @@ FORMS = {
 def test_inputs_and_target_of_a_batch(form):
     net, batch, keys = FORMS[form]
     layer = getattr(net, "layer", net)
-    factor = 2 if isinstance(net, TwoInputs) else 1
+    factor = 2 if isinstance(net, TwoInputs | TakesMask) else 1
     out = ls.TaskModule(TASK, net, batch_keys=keys or None).step(batch)
     torch.testing.assert_close(out.logits, layer(X) * factor)
     torch.testing.assert_close(out.loss, nn.functional.cross_entropy(layer(X) * factor, Y))
