@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features, TableRows
 from lossselect.data.readers.arrays import read_arrays
 from lossselect.data.readers.tables import check_columns, open_table
-from lossselect.data.splits import SPLITS, Splits, split_rows
+from lossselect.data.split_columns import find_rows, warn_likely_splits, warn_shared_groups
+from lossselect.data.splits import SPLITS, Splits
 from lossselect.exceptions import ConfigError, DataError, LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
 from lossselect.losses.options import MAX_WEIGHT
-from lossselect.utils.checks import format_setting, shorten
+from lossselect.utils.checks import first_duplicate, format_setting, shorten
 from lossselect.utils.warnings import warn
 
 
@@ -40,6 +41,7 @@ class Source:
         listed: Whether the user set a list of target columns.
         reading: Settings for reading new files of the same kind.
         weights: Sample weights (N,), or None.
+        roles: The columns that determine the splits, by setting: split, group and time.
     """
 
     path: str
@@ -48,6 +50,7 @@ class Source:
     listed: bool
     reading: Mapping[str, Any]
     weights: np.ndarray | None = None
+    roles: Mapping[str, pl.Series] = field(default_factory=dict)
 
 
 def load_own_data(
@@ -68,6 +71,11 @@ def load_own_data(
     categorical: Any = None,
     null_values: Any = None,
     nan: str = "error",
+    split: str | None = None,
+    test_fold: Any = None,
+    group: str | None = None,
+    time: str | None = None,
+    date_format: str | None = None,
     **reading: Any,
 ) -> Splits:
     """Return the splits of tables (`name` "table") or arrays ("arrays").
@@ -101,10 +109,13 @@ def load_own_data(
             f"{path}. Save each split as such a file."
         )
 
-    def read(path: str, as_text: Sequence[str]) -> Source:
-        return _read_table(path, as_text=as_text, **reading) if is_table else _read_arrays(path, **reading)
+    def read(path: str, as_text: Sequence[str], roles: Mapping[str, str]) -> Source:
+        if not is_table:
+            return _read_arrays(path, **reading)
+        return _read_table(path, as_text=as_text, roles=roles, **reading)
 
-    source = read(path, categories)
+    roles = {"split": split, "group": group, "time": time}
+    source = read(path, categories, {role: name for role, name in roles.items() if name is not None})
     if is_table:
         check_columns(categories, source.features.columns, "data.categorical", path)
     labels = _labels(source, options)
@@ -113,9 +124,11 @@ def load_own_data(
         _warn_missing_numbers(labels, parser)
     options = replace(options, task=labels.task, fitted=labels)
     warn_target_leakage(source.features, labels.values)
+    if is_table:
+        warn_likely_splits(source.features, has_groups=group is not None or time is not None)
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
-    rows = split_rows(labels.values, fractions, seed, labels.class_names)
+    rows = find_rows(source.roles, labels, fractions, seed, test_fold, date_format)
     if source.weights is not None and not source.weights[rows["train"]].any():
         raise DataError(
             "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."
@@ -133,12 +146,13 @@ def load_own_data(
 
     parts: list[tuple[Any, ...]] = [(transform(source)[0], labels.values, source.weights)]
     starts, unknown = {}, {}
-    for split, other_path in {"val": val_path, "test": test_path}.items():
+    for part, other_path in {"val": val_path, "test": test_path}.items():
         if not other_path:
             continue
         try:
             # categories are read as text, so that "007" stays "007" even if all cells look like numbers
-            other = read(other_path, [category.name for category in features.categories])
+            texts = [category.name for category in features.categories]
+            other = read(other_path, texts, {"other_group": group} if group is not None else {})
             width, train_width = other.reading.get("width"), source.reading.get("width")
             if width != train_width:
                 raise DataError(f"Expected {train_width} features per row as in training, got {width}.")
@@ -151,9 +165,11 @@ def load_own_data(
                 )
         except LossSelectError as error:
             raise error.add(f"(In {other_path}.)") from None
-        starts[split] = sum(len(table) for table, *_ in parts)
-        rows[split] = np.arange(starts[split], starts[split] + len(values))
+        starts[part] = sum(len(table) for table, *_ in parts)
+        rows[part] = np.arange(starts[part], starts[part] + len(values))
         parts.append((table, values, other.weights))
+        if "group" in other.roles:
+            warn_shared_groups(source.roles["group"].gather(rows["train"]), other.roles["group"], part)
     _warn_unknown(unknown)
     tables, all_labels, weights = zip(*parts, strict=True)
     preparation = Preparation(name, features, source.reading).to_dict()
@@ -182,23 +198,43 @@ def _read_table(
     separator: str | None = None,
     encoding: str = "utf-8",
     sample_weight: Any = None,
+    roles: Mapping[str, str],
     as_text: Sequence[str] = (),
 ) -> Source:
-    """Return the content of a table; target columns are read as text."""
+    """Return the content of a table; target columns are read as text.
+
+    `roles` are the columns that determine the splits, by setting.
+    """
     targets, weights = [*dict.fromkeys(_names(target))], _names(sample_weight)
     table = open_table(path, separator, encoding)
     check_columns(targets, table.header, "data.target", path)
     check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:
         raise ConfigError(f"data.sample_weight must be one column, got {len(weights)}: {shorten(weights)}.")
-    if both := [name for name in weights if name in targets]:
-        raise ConfigError(f"Column {both[0]!r} cannot be both data.target and data.sample_weight.")
-    columns = feature_columns(table.header, targets, _names(features), [*_names(exclude), *weights], path)
-    frame = table.read([*columns, *targets, *weights], as_text=[*targets, *as_text])
+    settings = [("target", name) for name in targets] + [("sample_weight", name) for name in weights]
+    if roles.get("other_group") not in table.header:  # the groups of another file are only compared
+        roles = {role: name for role, name in roles.items() if role != "other_group"}
+    for role, name in roles.items():
+        check_columns([name], table.header, f"data.{role}", path)
+        settings.append((role, name))
+        if role != "time" and name in _names(features):
+            raise ConfigError(
+                f"Column {name!r} cannot be a feature (data.features), because it determines the splits "
+                f"(data.{role}). Remove it from data.features."
+            )
+    if (twice := first_duplicate(name for _, name in settings)) is not None:
+        first, second = [setting for setting, name in settings if name == twice][:2]
+        raise ConfigError(f"Column {twice!r} cannot be both data.{first} and data.{second}.")
+    only = _names(features)
+    removed = [*_names(exclude), *weights, *(name for name in roles.values() if name not in only)]
+    columns = feature_columns(table.header, targets, only, removed, path)
+    texts = [*targets, *(name for role, name in roles.items() if role != "time"), *as_text]
+    frame = table.read([*dict.fromkeys([*columns, *targets, *weights, *roles.values()])], as_text=texts)
     checked = _check_weights(frame[weights[0]], path) if weights else None
     listed = isinstance(target, list | tuple)
     reading = {"separator": separator, "encoding": encoding}
-    return Source(path, frame[columns], frame[targets].get_columns(), listed, reading, checked)
+    role_columns = {role.removeprefix("other_"): frame[name] for role, name in roles.items()}
+    return Source(path, frame[columns], frame[targets].get_columns(), listed, reading, checked, role_columns)
 
 
 def _read_arrays(

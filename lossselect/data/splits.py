@@ -1,7 +1,9 @@
 """Seeded, stratified splits of labelled rows."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,10 @@ from lossselect.utils.warnings import warn
 SPLITS = ("train", "val", "test")
 MAX_STRATIFIED = 200_000
 """Maximum number of labels for a stratified split. A random split of more is close to stratified anyway."""
+MAX_STRATIFIED_GROUPS = 2_000
+"""Maximum number of groups for a stratified split, which takes a millisecond per group."""
+MAX_GROUP_FOLDS = 12
+"""Maximum number of folds of groups. Few folds are better stratified, many are closer to a fraction."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,11 @@ def make_splits(
 
 
 def split_rows(
-    labels: np.ndarray | SparseLabels, fractions: Mapping[str, float], seed: int, names: Sequence[str]
+    labels: np.ndarray | SparseLabels,
+    fractions: Mapping[str, float],
+    seed: int,
+    names: Sequence[str],
+    groups: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the rows of each split, stratified by label if there are enough rows.
 
@@ -122,11 +132,14 @@ def split_rows(
         fractions: Fraction of "test", of all rows, and of "val", of the remaining rows; each may be absent.
         seed: Seed of the split.
         names: Names of the classes, for messages.
+        groups: The group of each row (N,); all rows of a group are in the same split.
 
     Raises:
-        DataError: too few rows for a fraction.
+        DataError: too few rows or groups for a fraction.
     """
     strata = _strata(labels)
+    if groups is not None:
+        return _split_groups(groups, strata, fractions, seed, names)
     pinned = np.zeros(len(labels), dtype=bool)
     if strata is not None and strata.ndim == 1 and fractions:
         counts = np.bincount(strata + 1)  # the first count is that of missing labels
@@ -170,6 +183,92 @@ def split_rows(
                 remaining, splits[split] = _split_in_two(remaining, None, size, seed)
             count -= size
     return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), remaining])), **splits}
+
+
+def _split_groups(
+    groups: np.ndarray,
+    strata: np.ndarray | None,
+    fractions: Mapping[str, float],
+    seed: int,
+    names: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Return the rows of each split: unions of stratified folds of whole groups."""
+    if strata is not None and strata.ndim == 2:  # the rarest label of each row
+        rarity = np.where(strata == 1, strata.sum(0), len(strata) + 1)
+        strata = np.where(strata.any(1), rarity.argmin(1), -1)
+    pinned = np.zeros(len(groups), dtype=bool)
+    if strata is not None:
+        pinned = np.isin(groups, _groups_of_rare_classes(groups, strata, len(fractions), names))
+    remaining, count, splits = np.flatnonzero(~pinned), len(groups), {}
+    reserve = len(fractions) + (not pinned.any())  # the splits that still require a group
+    if len(np.unique(groups[remaining])) < reserve:
+        raise DataError(
+            f"{len(np.unique(groups))} groups (data.group) cannot be divided into {len(fractions) + 1} "
+            f"splits: {len(np.unique(groups[pinned]))} of them contain all rows of a class, and must be "
+            "training rows. Add groups, or set data.val_path and data.test_path."
+        )
+    for split in ("test", "val"):
+        if split in fractions:
+            reserve -= 1
+            size = count * fractions[split]
+            num_folds = Fraction(fractions[split]).limit_denominator(MAX_GROUP_FOLDS).denominator
+            folds = _group_folds(remaining, groups, strata, max(num_folds, reserve + 1), seed)
+            splits[split] = np.sort(np.concatenate(_take(folds, size, reserve)))
+            count -= len(splits[split])
+            remaining = np.concatenate(folds)
+    return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), remaining])), **splits}
+
+
+def _group_folds(
+    rows: np.ndarray, groups: np.ndarray, strata: np.ndarray | None, num_folds: int, seed: int
+) -> list[np.ndarray]:
+    """Return rows in at most `num_folds` folds of whole groups, stratified unless there are many groups."""
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    num_groups = len(np.unique(groups[rows]))
+    if num_groups == 1:
+        return [rows]
+    num_folds = min(num_folds, num_groups)
+    classes = None if strata is None or num_groups > MAX_STRATIFIED_GROUPS else strata[rows]
+    if classes is not None and np.unique(classes, return_counts=True)[1].max() < num_folds:
+        classes = None
+    kind = GroupKFold if classes is None else StratifiedGroupKFold
+    splitter = kind(num_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about classes with fewer rows than folds
+        folds = [rows[fold] for _, fold in splitter.split(rows, classes, groups[rows])]
+    return [fold for fold in folds if len(fold)]
+
+
+def _groups_of_rare_classes(
+    groups: np.ndarray, strata: np.ndarray, num_splits: int, names: Sequence[str]
+) -> list[int]:
+    """Return a group with each class that occurs in at most `num_splits` groups."""
+    num_groups = groups.max() + 1
+    pairs = np.unique(strata * num_groups + groups)  # one number for each pair of a class and a group
+    pairs = pairs[pairs >= 0]  # without missing labels, -1
+    classes, first, counts = np.unique(pairs // num_groups, return_index=True, return_counts=True)
+    rare = counts <= num_splits
+    if rare.any():
+        warn(
+            "rare_class",
+            f"{rare.sum()} of {len(names)} classes occur in fewer groups (data.group) than there are splits "
+            f"({num_splits + 1}): {shorten([names[i] for i in classes[rare].tolist()])}. One group of each "
+            "is in the training split. Add groups with rows of these classes.",
+        )
+    return (pairs[first[rare]] % num_groups).tolist()
+
+
+def _take(folds: list[np.ndarray], size: float, reserve: int) -> list[np.ndarray]:
+    """Remove at least one fold, whose rows are about `size` in all, and leave at least `reserve` folds."""
+    taken: list[np.ndarray] = []
+    while len(folds) > reserve:
+        total = sum(map(len, taken))
+        distances = [abs(total + len(fold) - size) for fold in folds]
+        if taken and min(distances) >= abs(total - size):
+            break
+        taken.append(folds.pop(int(np.argmin(distances))))
+    return taken
 
 
 def _strata(labels: np.ndarray | SparseLabels) -> np.ndarray | None:

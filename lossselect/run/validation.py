@@ -307,6 +307,21 @@ def _check_data(data: Mapping[str, Any]) -> None:
         value = data.get(name)
         message = f"data.{name} must be a name or a list of names such as [a,b], got {value!r}."
         _require(all(isinstance(entry, str | int | float) for entry in as_list(value)), message)
+    for name in ("split", "group", "time", "date_format"):
+        value = data.get(name)
+        _require(
+            isinstance(value, str | int | None), f"data.{name} must be the name of a column, got {value!r}."
+        )
+    _require(
+        data.get("test_fold") is None or data.get("split") is not None,
+        "data.test_fold requires data.split, the column of folds. Set data.split=COLUMN, or remove "
+        "data.test_fold.",
+    )
+    _require(
+        data.get("time") is None or data.get("group") is None,
+        "data.time and data.group cannot be combined: a group may have rows of different times. Remove one "
+        "of them.",
+    )
     for name in ("target", "features", "missing"):
         _require(data.get(name) != [], f"data.{name} must name at least one column or array, got [].")
 

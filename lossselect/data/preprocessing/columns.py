@@ -168,15 +168,18 @@ def column_kind(column: pl.Series, parser: CellParser) -> str:
 
 
 def warn_if_index(column: pl.Series) -> None:
-    """Warn about a column that counts the rows: it predicts the label only if the file is sorted by label."""
+    """Warn about unique integers, such as row numbers, which predict the label only in sorted rows."""
     candidate = column.dtype.is_integer() and len(column) > FEW and column.null_count() == 0
-    if candidate and (column.diff().drop_nulls() == 1).all():
-        warn(
-            "index_column",
-            f"Column {column.name!r} counts the rows. It reveals the label if the file is sorted by label, "
-            "and is useless otherwise. Leave it out "
-            f"({format_setting('data.exclude', [column.name])} with data=table).",
-        )
+    if not candidate or column.n_unique() < len(column):
+        return
+    counts = (column.diff().drop_nulls() == 1).all()
+    problem = "counts the rows" if counts else "has another integer in each row, as an identifier does"
+    warn(
+        "index_column",
+        f"Column {column.name!r} {problem}. An identifier reveals the label if the rows are sorted by label, "
+        "and is useless otherwise. Leave it out "
+        f"({format_setting('data.exclude', [column.name])} with data=table).",
+    )
 
 
 def feature_columns(

@@ -111,9 +111,10 @@ class Features:
         if rejected:
             problems = "; ".join(f"{name!r} {problem}" for name, problem in rejected.items())
             raise DataError(
-                f"A feature must be a number or one of a few categories, but column {problems}. Exclude such "
-                f"columns with {format_setting('data.exclude', [*rejected])}, or list columns of many "
-                "categories in data.categorical=[...]."
+                f"A feature must be a number or one of a few categories, but column {problems}. Exclude "
+                f"such columns with {format_setting('data.exclude', [*rejected])}, or list columns of many "
+                "categories in data.categorical=[...]. To split the rows by such a column, set data.group "
+                "for identifiers of persons or objects, or data.time for dates."
             )
         standardizer = Standardizer([column.name for column in numbers])
         if numbers:

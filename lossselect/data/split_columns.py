@@ -1,0 +1,260 @@
+"""Columns that determine the splits: a published split or folds, groups that stay together, and time."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lossselect.data.label_parsing.options import Labels
+from lossselect.data.preprocessing.columns import CellParser
+from lossselect.data.preprocessing.dates import parse_dates
+from lossselect.data.splits import split_rows
+from lossselect.exceptions import ConfigError, DataError
+from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.labels.values import as_number, sorted_values
+from lossselect.utils.checks import SPLIT_NAMES, format_setting, shorten, suggestion
+from lossselect.utils.warnings import warn
+
+WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Names of splits in a column, in lower case."""
+FLAG = re.compile(r"(?:^|[\W_]|is)(train|val|valid|validation|dev|test)(?:ing)?(?:$|[\W_])", re.IGNORECASE)
+"""Pattern of the name of a 0/1 column that marks the rows of a split, such as is_test."""
+FLAG_VALUES = {"0": 0, "1": 1, "false": 0, "true": 1}
+MIN_GROUPS, MAX_GROUP_ROWS = 20, 10
+"""Fewest values, and most rows per value, of a column that may contain groups."""
+IDENTIFIER = re.compile(
+    r"(?i:(?:^|[\W_])(?:id|uuid|patient|subject|participant|session|user|customer)s?)$|[a-z]I[dD]$"
+)
+"""Pattern of the names of columns that identify a person or an object."""
+
+
+def find_rows(
+    roles: Mapping[str, pl.Series],
+    labels: Labels,
+    fractions: Mapping[str, float],
+    seed: int,
+    test_fold: Any = None,
+    date_format: str | None = None,
+) -> dict[str, np.ndarray]:
+    """Return the rows of each split: those that a column names, and the others drawn from the training rows.
+
+    Args:
+        roles: The columns that determine the splits, by setting: "split", "group" and "time".
+        labels: The labels of all rows, by which drawn splits are stratified.
+        fractions: Fractions of the splits without a separate file, as in `split_rows`.
+        seed: Seed of the drawn splits.
+        test_fold: See `read_splits`.
+        date_format: See `parse_dates`.
+
+    Raises:
+        ConfigError: the columns contradict each other or the files.
+        DataError: a cell is invalid, or there are too few rows or groups.
+    """
+    rows = {"train": np.arange(len(labels.values))}
+    if "split" in roles:
+        column = roles["split"]
+        rows = read_splits(column, test_fold)
+        for split in rows.keys() - {"train", *fractions}:
+            raise ConfigError(
+                f"Column {column.name!r} (data.split) contains {SPLIT_NAMES[split]} rows, but "
+                f"data.{split}_path is also set. Remove one of them."
+            )
+    train = rows["train"]
+    drawn = {split: fraction for split, fraction in fractions.items() if split not in rows}
+    if "time" in roles:
+        times = read_times(roles["time"], date_format)
+        if not drawn:
+            raise ConfigError("data.time has no effect: no split is drawn from the rows. Remove data.time.")
+        parts = split_by_time(times[train], drawn)
+    else:
+        groups = read_groups(roles["group"]) if "group" in roles else None
+        values = (
+            labels.values.select(train) if isinstance(labels.values, SparseLabels) else labels.values[train]
+        )
+        parts = split_rows(values, drawn, seed, labels.class_names, None if groups is None else groups[train])
+    rows = {**rows, **{split: train[part] for split, part in parts.items()}}
+    if "group" in roles:
+        for split in rows.keys() - {"train"}:
+            warn_shared_groups(
+                roles["group"].gather(rows["train"]), roles["group"].gather(rows[split]), split
+            )
+    return rows
+
+
+def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarray]:
+    """Return the rows of each split that a column names: by words, by 0 and 1, or by numbers of folds.
+
+    Args:
+        column: Words such as train, val and test; 0 and 1 (or false and true) if the column's name contains
+            the split of the rows with 1, as is_test does; or folds.
+        test_fold: The fold, or a list of folds, that forms the test split. The others are training rows.
+
+    Raises:
+        ConfigError: `test_fold` is required, or cannot be used.
+        DataError: a cell is empty, or is none of these values.
+    """
+    name, setting = column.name, format_setting("data.split", column.name)
+    text = CellParser().text(column)
+    if text.null_count():
+        row = text.is_null().arg_max() or 0
+        raise DataError.at(row, name, f" is empty, but it is the split ({setting}). Fill in the split.")
+    values = text.unique(maintain_order=True).to_list()
+    if test_fold is not None:
+        folds = [str(fold) for fold in (test_fold if isinstance(test_fold, list | tuple) else [test_fold])]
+        if unknown := [fold for fold in folds if fold not in values]:
+            raise ConfigError(
+                f"Column {name!r} has no fold {unknown[0]!r} (data.test_fold)."
+                f"{suggestion(unknown[0], values)} It contains: {shorten(sorted_values(values))}."
+            )
+        if len({*folds}) == len(values):
+            raise ConfigError(
+                f"data.test_fold contains all folds of column {name!r}. Leave out at least one, for training."
+            )
+        split_of = {value: "test" if value in folds else "train" for value in values}
+    elif all(value.lower() in FLAG_VALUES for value in values) and (flag := FLAG.search(name)):
+        marked = WORDS[flag[1].lower()]
+        others = "test" if marked == "train" else "train"
+        split_of = {value: marked if FLAG_VALUES[value.lower()] else others for value in values}
+    elif all(as_number(value) is not None for value in values):
+        raise ConfigError(
+            f"Column {name!r} contains numbers ({shorten(sorted_values(values))}). Set the fold that forms "
+            f"the test split, such as {format_setting('data.test_fold', sorted_values(values)[0])}."
+        )
+    else:
+        unknown = [value for value in values if value.lower() not in WORDS]
+        if unknown:
+            row = text.index_of(unknown[0])
+            fix = "Rename it, or remove these rows from the file."
+            if len(unknown) == len(values):
+                fold = format_setting("data.test_fold", unknown[0])
+                fix = f"If these are folds, set the one that forms the test split, such as {fold}."
+            raise DataError.at(
+                row, name, f" is {unknown[0]!r}, but a split must be {', '.join(WORDS)}. {fix}", unknown[0]
+            )
+        split_of = {value: WORDS[value.lower()] for value in values}
+    split = text.replace_strict(split_of)
+    found = {key: np.flatnonzero((split == key).to_numpy()) for key in ("train", "val", "test")}
+    if not len(found["train"]):
+        raise DataError(
+            f"Column {name!r} has no training row ({setting}). Its values: {shorten(sorted_values(values))}."
+        )
+    return {key: rows for key, rows in found.items() if len(rows)}
+
+
+def read_groups(column: pl.Series) -> np.ndarray:
+    """Return the index of each row's group; a row with an empty cell is a group by itself."""
+    text = CellParser().text(column)
+    if empty := text.null_count():
+        row = text.is_null().arg_max()
+        warn(
+            "missing_group",
+            f"Column {column.name!r} has no group in {empty} of {len(text)} rows, such as row {row}. Each of "
+            "them counts as a group. Fill in the group of rows that belong together.",
+        )
+    codes = text.rank("dense").cast(pl.Int64) - 1
+    alone = pl.int_range(len(text), eager=True) + (int(codes.max() or 0) + 1)  # type: ignore[arg-type]
+    return codes.zip_with(codes.is_not_null(), alone).to_numpy()
+
+
+def read_times(column: pl.Series, date_format: str | None) -> np.ndarray:
+    """Return the rank of each row's time, which is a number or a date as in `parse_dates`.
+
+    Raises:
+        DataError: a cell is empty, or is not a date.
+    """
+    times = column if column.dtype.is_numeric() else parse_dates(column, date_format)
+    times = times.fill_nan(None) if times.dtype.is_float() else times
+    if times.null_count():
+        row, setting = times.is_null().arg_max(), format_setting("data.time", column.name)
+        raise DataError.at(
+            row, column.name, f" is empty, but rows are split by time ({setting}). Fill in the time."
+        )
+    return times.rank("dense").to_numpy()
+
+
+def split_by_time(times: np.ndarray, fractions: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Return the rows of each split in the order of time: training, validation, test.
+
+    Rows of equal time are in the same split, so that a split may be larger than its fraction.
+
+    Args:
+        times: Numbers (N,).
+        fractions: Fraction of "test", of all rows, and of "val", of the remaining rows; each may be absent.
+
+    Raises:
+        DataError: there are too few different times.
+    """
+    rows, remaining = {}, np.arange(len(times))
+    for split in ("test", "val"):
+        if split in fractions:
+            size = max(1, round(len(remaining) * fractions[split]))
+            recent = times[remaining] >= np.sort(times[remaining])[-size]
+            if recent.all():
+                raise DataError(
+                    f"data.time has too few different values ({len(np.unique(times))}) for a "
+                    f"{SPLIT_NAMES[split]} split of {fractions[split]}. Set another "
+                    f"data.{split}_fraction, or data.{split}_path."
+                )
+            rows[split], remaining = remaining[recent], remaining[~recent]
+    return {"train": remaining, **rows}
+
+
+def warn_shared_groups(train: pl.Series, other: pl.Series, split: str) -> None:
+    """Warn about groups with rows in the training split and in another split."""
+    groups = CellParser().text(other).drop_nulls().unique(maintain_order=True)
+    shared = groups.filter(groups.is_in(CellParser().text(train).drop_nulls().unique().implode()))
+    if len(shared):
+        warn(
+            "group_in_several_splits",
+            f"{len(shared)} groups of column {train.name!r}, such as {shared[0]!r}, have rows in the "
+            f"training split and in the {SPLIT_NAMES[split]} split, so its metrics partly measure "
+            "memorisation. Move each group to one split.",
+        )
+
+
+def warn_likely_splits(frame: pl.DataFrame, has_groups: bool) -> None:
+    """Warn about features that seem to contain the split of each row, or groups unless `has_groups`."""
+    for column in frame.iter_columns():
+        name, setting = column.name, format_setting
+        exclude = setting("data.exclude", [name])
+        if _is_likely_split(column):
+            warn(
+                "likely_split_column",
+                f"Column {name!r} seems to contain the split of each row. If it does, set "
+                f"{setting('data.split', name)}. If it is useless as a feature, set {exclude}.",
+            )
+        elif not has_groups and _is_likely_group(column):
+            warn(
+                "likely_group_column",
+                f"Column {name!r} has few rows per value, as a column of patients or sessions has. If rows "
+                f"of equal value belong together, set {setting('data.group', name)} to keep them in one "
+                f"split. If it is useless as a feature, set {exclude}.",
+            )
+
+
+def _is_likely_split(column: pl.Series) -> bool:
+    if column.dtype not in (pl.String, pl.Categorical, pl.Enum, pl.Boolean) and not column.dtype.is_integer():
+        return False
+    values = {str(value).strip().lower() for value in column.drop_nulls().unique().head(30)}
+    if len(values) < 2:
+        return False
+    if values <= {*WORDS}:
+        return len({WORDS[value] for value in values}) > 1
+    if values <= {*FLAG_VALUES}:
+        return bool(re.fullmatch(r"is[\W_]?\w+", column.name, re.IGNORECASE) and FLAG.search(column.name))
+    return bool(re.fullmatch(r"(\w+[\W_])?folds?", column.name, re.IGNORECASE)) and len(values) < 30
+
+
+def _is_likely_group(column: pl.Series) -> bool:
+    is_text = column.dtype in (pl.String, pl.Categorical, pl.Enum)
+    if not is_text and not (column.dtype.is_integer() and IDENTIFIER.search(column.name)):
+        return False
+    known = column.drop_nulls()
+    distinct = known.n_unique()
+    return MIN_GROUPS < distinct < len(known) <= distinct * MAX_GROUP_ROWS

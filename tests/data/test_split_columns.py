@@ -1,0 +1,250 @@
+"""Splits that columns determine: published splits, folds, groups and time."""
+
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+
+import lossselect as ls
+from lossselect.data.split_columns import read_groups, read_splits, split_by_time
+from lossselect.data.splits import split_rows
+from lossselect.exceptions import ConfigError, DataError
+
+ROWS = 60
+Y = ["a", "b", "c"] * (ROWS // 3)
+X = np.random.default_rng(0).normal(size=ROWS)
+
+
+def table(**columns):
+    return {"x": X, **columns, "y": Y}
+
+
+def sizes(splits):
+    return {split: len(rows) for split, rows in splits.rows.items()}
+
+
+class TestPublishedSplits:
+    @pytest.mark.parametrize(
+        "words", [("train", "val", "test"), ("Training", "dev", "TEST"), ("train", "validation", "testing")]
+    )
+    def test_words(self, load, words):
+        cells = [words[i % 3 if i % 4 else 0] for i in range(ROWS)]
+        splits = load(table(part=cells), split="part")
+        for split, word in zip(("train", "val", "test"), words, strict=True):
+            assert splits.rows[split].tolist() == [i for i, cell in enumerate(cells) if cell == word]
+        assert splits.columns == ("x",)
+
+    @pytest.mark.parametrize(("name", "marked"), [("is_test", "test"), ("isTest", "test"), ("valid", "val")])
+    @pytest.mark.parametrize("cells", [(0, 1), (False, True), ("0", "1")])
+    def test_a_flag(self, name, marked, cells):
+        column = pl.Series(name, [cells[i % 3 == 0] for i in range(9)])
+        rows = read_splits(column)
+        assert rows.keys() == {"train", marked}
+        assert rows[marked].tolist() == [0, 3, 6]
+
+    def test_a_flag_of_training_rows(self):
+        rows = read_splits(pl.Series("is_train", [1, 1, 0, 1]))
+        assert rows["test"].tolist() == [2]
+
+    @pytest.mark.parametrize(("fold", "expected"), [(1, {1}), ("1", {1}), ([0, 2], {0, 2})])
+    def test_folds(self, fold, expected):
+        folds = [i % 4 for i in range(20)]
+        rows = read_splits(pl.Series("fold", folds), fold)
+        assert {folds[i] for i in rows["test"]} == expected
+        assert {folds[i] for i in rows["train"]} == {0, 1, 2, 3} - expected
+
+    def test_other_splits_are_drawn_from_the_training_rows(self, load):
+        cells = ["test" if i >= 40 else "train" for i in range(ROWS)]
+        splits = load(table(part=cells), split="part", val_fraction=0.25)
+        assert sizes(splits) == {"train": 30, "val": 10, "test": 20}
+        assert splits.rows["test"].tolist() == [*range(40, 60)]
+        assert max(splits.rows["val"]) < 40
+
+    @pytest.mark.parametrize(
+        ("cells", "fold", "error", "message"),
+        [
+            (["train", "extra", "test"], None, DataError, r"Row 1 of column 's' is 'extra', but .*Rename it"),
+            (["train", "", "test"], None, DataError, r"Row 1 of column 's' is empty"),
+            (["test", "test", "val"], None, DataError, "has no training row"),
+            ([1, 2, 3], None, ConfigError, r"contains numbers \(1, 2, 3\).*data.test_fold=1"),
+            (["f1", "f2", "f3"], None, DataError, "data.test_fold=f1"),
+            ([1, 2, 3], 4, ConfigError, r"no fold '4' \(data.test_fold\).*It contains: 1, 2, 3"),
+            ([1, 2, 3], [1, 2, 3], ConfigError, "all folds"),
+        ],
+    )
+    def test_other_cells(self, cells, fold, error, message):
+        with pytest.raises(error, match=message):
+            read_splits(pl.Series("s", cells), fold)
+
+    def test_a_file_and_a_column_for_the_same_split(self, load):
+        columns = table(part=["test" if i >= 40 else "train" for i in range(ROWS)])
+        with pytest.raises(ConfigError, match=r"contains test rows, but data.test_path is also set"):
+            load(columns, split="part", test_path=table())
+
+
+class TestGroups:
+    @pytest.mark.parametrize("labels", [np.arange(400) % 3, np.eye(4, dtype=int)[np.arange(400) % 4]])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_groups_stay_together_and_classes_are_balanced(self, labels, seed):
+        groups = np.random.default_rng(seed).integers(0, 60, 400)
+        rows = split_rows(labels, {"test": 0.2, "val": 0.15}, seed, [*"abcd"], groups)
+        assert np.array_equal(np.sort(np.concatenate([*rows.values()])), np.arange(400))
+        assert not set(groups[rows["train"]]) & set(groups[np.r_[rows["val"], rows["test"]]])
+        assert not set(groups[rows["val"]]) & set(groups[rows["test"]])
+        assert abs(len(rows["test"]) - 80) <= 8
+        assert abs(len(rows["val"]) - 48) <= 8
+        for index in (rows["val"], rows["test"]):
+            assert np.abs(labels[index].mean(0) - labels.mean(0)).max() < 0.25
+
+    def test_the_same_seed_gives_the_same_splits(self):
+        groups = np.arange(200) // 4
+        first, second, other = (
+            split_rows(np.arange(200) % 2, {"test": 0.2}, seed, ("a", "b"), groups)["test"]
+            for seed in (0, 0, 1)
+        )
+        assert np.array_equal(first, second)
+        assert not np.array_equal(first, other)
+
+    def test_a_large_group(self):
+        groups = np.r_[np.zeros(100, dtype=int), np.arange(100) % 10 + 1]
+        rows = split_rows(np.arange(200) % 2, {"test": 0.2, "val": 0.2}, 0, ("a", "b"), groups)
+        assert len(rows["test"]) == 40
+        assert set(groups[rows["train"]]) >= {0}
+
+    def test_many_groups(self):
+        groups = np.arange(9000) // 3
+        rows = split_rows(np.arange(9000) % 2, {"test": 0.2, "val": 0.1}, 0, ("a", "b"), groups)
+        assert abs(len(rows["test"]) - 1800) < 10
+        assert not set(groups[rows["train"]]) & set(groups[rows["test"]])
+
+    def test_a_class_in_a_single_group_is_trained(self):
+        labels = np.r_[np.arange(80) % 2, np.full(8, 2)]
+        groups = np.r_[np.arange(80) // 4, np.full(8, 20)]
+        with pytest.warns(ls.LossSelectWarning, match=r"1 of 3 classes occur in fewer groups.*: c"):
+            rows = split_rows(labels, {"test": 0.2, "val": 0.2}, 0, ("a", "b", "c"), groups)
+        assert set(range(80, 88)) <= set(rows["train"])
+
+    def test_a_group_for_each_class(self):
+        labels = np.arange(40) % 2
+        with (
+            pytest.warns(ls.LossSelectWarning, match="2 of 2 classes occur in fewer groups"),
+            pytest.raises(DataError, match=r"2 groups .* cannot be divided into 3 splits: 2 of them contain"),
+        ):
+            split_rows(labels, {"test": 0.2, "val": 0.2}, 0, ("a", "b"), labels)
+
+    def test_a_row_without_a_group(self):
+        with pytest.warns(ls.LossSelectWarning, match=r"no group in 2 of 5 rows, such as row 1"):
+            groups = read_groups(pl.Series("g", ["p", None, "q", " ", "p "]))
+        assert len({*groups}) == 4
+        assert groups[0] == groups[4]
+
+    def test_codes_are_read_as_text(self, load):
+        splits = load(table(g=[f"{i % 12:03}" for i in range(ROWS)]), group="g", val_fraction=0.2)
+        assert splits.columns == ("x",)
+        groups = [set((splits.rows[split] % 12).tolist()) for split in ("train", "val", "test")]
+        assert not groups[0] & (groups[1] | groups[2])
+
+    def test_groups_in_several_splits_of_a_published_split(self, load):
+        columns = table(g=[i // 2 for i in range(ROWS)], s=["train", "test"] * 30)
+        with pytest.warns(
+            ls.LossSelectWarning, match=r"\d+ groups of column 'g', .* test split.*memorisation"
+        ):
+            load(columns, split="s", group="g")
+
+    def test_groups_in_two_files(self, load):
+        columns = table(g=[f"p{i // 2}" for i in range(ROWS)])
+        with pytest.warns(ls.LossSelectWarning, match=r"\d+ groups of column 'g'.*test split"):
+            load(columns, group="g", test_path=columns)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load(columns, group="g", test_path={"x": X + 1, "y": Y})  # nothing to compare
+
+
+class TestTime:
+    def test_the_most_recent_rows_are_the_test_split(self, load):
+        order = np.random.default_rng(0).permutation(ROWS)
+        dates = [f"2024-{1 + day // 28:02}-{1 + day % 28:02}" for day in order.tolist()]
+        splits = load(table(when=dates), time="when", test_fraction=0.2, val_fraction=0.25)
+        assert sizes(splits) == {"train": 36, "val": 12, "test": 12}
+        last = {split: order[rows].max() for split, rows in splits.rows.items()}
+        first = {split: order[rows].min() for split, rows in splits.rows.items()}
+        assert last["train"] < first["val"]
+        assert last["val"] < first["test"]
+        assert splits.columns == ("x",)
+
+    def test_rows_of_equal_time_stay_together(self):
+        rows = split_by_time(np.array([1, 1, 2, 2, 3, 3]), {"test": 0.2})
+        assert rows["test"].tolist() == [4, 5]
+
+    def test_a_number_may_also_be_a_feature(self, load):
+        splits = load(table(year=[2000 + i // 6 for i in range(ROWS)]), time="year", features=["x", "year"])
+        assert splits.columns == ("x", "year")
+
+    def test_too_few_times(self):
+        with pytest.raises(DataError, match=r"too few different values \(1\) for a test split of 0.2"):
+            split_by_time(np.ones(10), {"test": 0.2})
+
+    def test_an_empty_cell(self, load):
+        with pytest.raises(DataError, match=r"Row 3 of column 'when' is empty.*data.time=when"):
+            load(table(when=[None if i == 3 else i for i in range(ROWS)]), time="when")
+
+    def test_nothing_to_split(self, load):
+        with pytest.raises(ConfigError, match=r"data\.time has no effect"):
+            load(
+                table(t=range(ROWS)), time="t", val_path=table(t=range(ROWS)), test_path=table(t=range(ROWS))
+            )
+
+
+class TestRoles:
+    @pytest.mark.parametrize("role", ["split", "group"])
+    def test_a_feature(self, load, role):
+        with pytest.raises(ConfigError, match=rf"cannot be a feature.*\(data.{role}\)"):
+            load(table(g=["train", "test"] * 30), features=["x", "g"], **{role: "g"})
+
+    @pytest.mark.parametrize("role", ["split", "group", "time"])
+    def test_two_roles(self, load, role):
+        with pytest.raises(ConfigError, match=f"'y' cannot be both data.target and data.{role}"):
+            load(table(), **{role: "y"})
+        with pytest.raises(DataError, match=rf"no column 'g' \(data.{role}\)"):
+            load(table(), **{role: "g"})
+
+
+class TestSuspiciousFeatures:
+    @pytest.mark.parametrize(
+        ("name", "cells"),
+        [
+            ("part", ["train", "dev", "test", "test"] * 15),
+            ("is_test", [0, 1, 0] * 20),
+            ("isValid", [True, False, False] * 20),
+            ("fold", [0, 1, 2, 3, 4] * 12),
+        ],
+    )
+    def test_a_split(self, load, name, cells):
+        with pytest.warns(
+            ls.LossSelectWarning, match=rf"'{name}' seems to contain the split.*data.split={name}"
+        ):
+            load(table(**{name: cells}))
+
+    @pytest.mark.parametrize(
+        ("name", "cells"),
+        [("who", [f"p{i // 2}" for i in range(ROWS)]), ("patient_id", [i * 7 % 30 for i in range(ROWS)])],
+    )
+    def test_groups(self, load, name, cells):
+        with pytest.warns(ls.LossSelectWarning, match=rf"'{name}' has few rows per value.*data.group={name}"):
+            load(table(**{name: cells}))
+
+    @pytest.mark.parametrize(
+        ("name", "cells"),
+        [
+            ("colour", ["red", "blue", "green", "red"] * 15),
+            ("age", [i * 7 % 30 for i in range(ROWS)]),
+            ("smoker", [0, 1, 0] * 20),
+            ("latest", [0, 1] * 30),
+            ("state", ["train"] * 30 + ["bus"] * 30),
+        ],
+    )
+    def test_other_features(self, load, name, cells):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load(table(**{name: cells}))
