@@ -129,7 +129,7 @@ def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarra
     else:
         unknown = [value for value in values if value.lower() not in WORDS]
         if unknown:
-            row = text.index_of(unknown[0])
+            row = text.index_of(unknown[0]) or 0
             fix = "Rename it, or remove these rows from the file."
             if len(unknown) == len(values):
                 fold = format_setting("data.test_fold", unknown[0])

@@ -235,6 +235,14 @@ class TestSuspiciousFeatures:
             load(table(**{name: cells}))
 
     @pytest.mark.parametrize(
+        ("numbers", "problem"),
+        [([*range(ROWS)], "counts the rows"), ([*range(ROWS, 0, -1)], "another integer")],
+    )
+    def test_identifiers(self, load, numbers, problem):
+        with pytest.warns(ls.LossSelectWarning, match=rf"'n' .*{problem}.*data.exclude=\[n\].*index_column"):
+            load(table(n=numbers))
+
+    @pytest.mark.parametrize(
         ("name", "cells"),
         [
             ("colour", ["red", "blue", "green", "red"] * 15),
