@@ -97,7 +97,7 @@ def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarra
 
     Raises:
         ConfigError: `test_fold` is required, or cannot be used.
-        DataError: a cell is empty, or is none of these values.
+        DataError: a cell is empty, or has another value.
     """
     name, setting = column.name, format_setting("data.split", column.name)
     text = CellParser().text(column)
@@ -142,7 +142,8 @@ def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarra
     found = {key: np.flatnonzero((split == key).to_numpy()) for key in ("train", "val", "test")}
     if not len(found["train"]):
         raise DataError(
-            f"Column {name!r} has no training row ({setting}). Its values: {shorten(sorted_values(values))}."
+            f"Column {name!r} has no training row ({setting}). Its values: {shorten(sorted_values(values))}.",
+            column=name,
         )
     return {key: rows for key, rows in found.items() if len(rows)}
 
