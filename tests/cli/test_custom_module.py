@@ -51,7 +51,8 @@ class SetsScheduler(Model):
 
 class HasDefaults(Model):
     def __init__(self, task, num_features, **kwargs):
-        own = {"loss": "focal", "optimizer": {"name": "SGD", "lr": 0.5}}
+        own = {"loss": "focal", "optimizer": {"name": "SGD", "lr": 0.5}, "scheduler": "ConstantLR"}
+        own |= {"mix": "mixup", "metrics": ["f1"], "bias_init": "zero"}
         super().__init__(task, num_features, **{**own, **kwargs})
 
 class Optimizes(Model):
@@ -60,6 +61,8 @@ class Optimizes(Model):
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
 
 class AddsToTheOptimizer(Model):
+    def __init__(self, task, optimizer=None, **kwargs):
+        super().__init__(task, optimizer=optimizer, **kwargs)
     def configure_optimizers(self):
         return super().configure_optimizers()
 
@@ -218,13 +221,13 @@ def test_custom_data(train, tmp_path):
 @pytest.mark.parametrize(
     ("name", "settings", "lines"),
     [
-        # the run's defaults reach the module
+        # the defaults are those of the class, not of the run
+        ("Model", [], {"optimizer": "AdamW", "schedule": "none", "loss": "cross_entropy"}),
         (
             "Model",
-            [],
-            {"optimizer": "AdamW", "schedule": "CosineAnnealingLR, T_max=2", "loss": "cross_entropy"},
+            ["optimizer=sgd", "scheduler=cosine"],
+            {"optimizer": "SGD, lr=0.1", "schedule": "CosineAnnealingLR, T_max=2"},
         ),
-        ("Model", ["optimizer=sgd", "scheduler=none"], {"optimizer": "SGD, lr=0.1", "schedule": "none"}),
         ("Model", ["mix=mixup"], {"mix": "mixup"}),
         ("Child", ["module.scale=2", "module.hidden=1"], {"model": "Child with Sequential, 33 parameters"}),
         ("Inherits", ["model=linear"], {"model": "Inherits with Linear, 31 parameters"}),
@@ -245,12 +248,16 @@ def test_custom_data(train, tmp_path):
             [],
             {"optimizer": "Optimizes.configure_optimizers", "checkpoint": "the epoch with the best"},
         ),
-        ("SetsScheduler", ["scheduler=none"], {"schedule": "ConstantLR", "loss": "focal"}),
-        ("HasDefaults", [], {"loss": "focal", "optimizer": "SGD, lr=0.5"}),
+        ("SetsScheduler", [], {"schedule": "ConstantLR", "loss": "focal"}),
         (
             "HasDefaults",
-            ["loss=cross_entropy", "optimizer=adamw"],
-            {"loss": "cross_entropy", "optimizer": "AdamW"},
+            [],
+            {"loss": "focal", "optimizer": "SGD, lr=0.5", "schedule": "ConstantLR", "mix": "mixup"},
+        ),
+        (
+            "HasDefaults",
+            ["loss=cross_entropy", "optimizer=adamw", "scheduler=none"],
+            {"loss": "cross_entropy", "optimizer": "AdamW", "schedule": "none"},
         ),
     ],
     ids=str,
@@ -263,6 +270,18 @@ def test_plan(name, settings, lines, train):
         assert described[line]["value"].startswith(value)
     assert described["model"]["why"] == f"own_module.{name}"
     assert ("schedule" in described) == (name != "Optimizes")
+
+
+def test_none_overrides_a_default_of_the_class(train):
+    code, out, _ = train("HasDefaults", "explain=json")
+    own = plan(out)
+    assert code == 0
+    code, out, err = train("HasDefaults", "explain=json", "mix=none", "metrics=null", "bias_init=null")
+    assert (code, err) == (0, "")
+    typed = plan(out)
+    assert own.keys() - typed.keys() == {"mix", "initial bias"}
+    assert own["metrics"]["value"] == "loss, f1"
+    assert typed["metrics"]["value"].startswith("loss, accuracy, f1, ")
 
 
 @pytest.mark.parametrize("name", ["Explicit", "Optimizes"])
@@ -295,8 +314,8 @@ INVALID = {
     "NoTask": "the constructor must accept task",
     "NoNet": "has no net",
     "Fails": "cannot be created: KeyError: 'vocabulary'",
-    "SetsScheduler": "The class sets scheduler itself. Set scheduler=none.",
-    "SetsScheduler scheduler=none loss=cross_entropy": "The class sets loss itself. Remove loss.",
+    "SetsScheduler scheduler=none": "The class sets scheduler itself. Remove scheduler.",
+    "SetsScheduler loss=cross_entropy": "The class sets loss itself. Remove loss.",
     "Model module.hiden=3": "Did you mean 'hidden'? Its options: hidden",
     "Model module._partial_=true": "has no option '_partial_'",
     "Model module.task=binary": "the run passes task itself. Set task=... instead.",
@@ -312,6 +331,7 @@ INVALID = {
     "Explicit scheduler.T_max=3": "scheduler has no effect",
     "Explicit mix=mixup": "mix has no effect",
     "Explicit task=multiclass head=chunked": "head has no effect",
+    "Explicit bias_init=null": "bias_init has no effect",
     "Optimizes optimizer.lr=1": "optimizer has no effect: module._target_=own_module.Optimizes overrides",
     "Model loss=asymmetric task=multiclass": "asymmetric",
     "Model export=safetensors": "safetensors",
@@ -368,7 +388,7 @@ def test_arguments_of_a_chain_of_constructors(train, monkeypatch):
     monkeypatch.setenv("LOSSSELECT_TRUST", "own_module")
     part = OmegaConf.create({"_target_": "own_module.Child"})
     custom = CustomModule(part)
-    assert custom.named == ["scale", "task", "num_features", "hidden"]
+    assert custom.accepted[:4] == ["scale", "task", "num_features", "hidden"]
     assert custom.required == ["scale"]
-    assert {"loss", "optimizer", "net"} <= custom.passed_on
-    assert not custom.takes_net
+    assert {"loss", "optimizer"} <= {*custom.accepted}
+    assert "net" not in custom.accepted
