@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Self
 
 import torch
@@ -24,9 +25,10 @@ from lossselect.training.classifier import Classifier
 from lossselect.training.diagnostics.nonfinite import FiniteCheck
 from lossselect.training.distributed.loss_averaging import StepMean
 from lossselect.training.epoch import Epoch, StageEpochs, TopKEpoch
-from lossselect.training.forward import CompiledStep, StepOutput, bind_inputs, describe, find_parameters
+from lossselect.training.forward import bind_inputs, describe, find_parameters
 from lossselect.training.lifecycle import add_run_hooks
-from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, configure, initial_lr
+from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, configure, set_lr
+from lossselect.training.step import CompiledStep, StepOutput, forward_and_loss
 from lossselect.utils.checks import SPLIT_NAMES
 
 _COMPILED_CHUNKED = "head=chunked does not support torch.compile. Set head=dense or trainer.compile=false."
@@ -123,8 +125,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys)
         self.hparams.update(self._plain_hparams | get_cli_class())
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
-        if not hasattr(self, "lr") and (lr := initial_lr(optimizer, type(self))) is not None:
-            self.lr = lr  # `configure_optimizers` uses it, and learning rate finders set it
+        if type(self).configure_optimizers is TaskModule.configure_optimizers:
+            set_lr(self)  # an override may use another attribute, which a finder must then set
         self._loader_names = loader_names
         self._step_mean = StepMean()
         self._finite_check = FiniteCheck(on_nonfinite)
@@ -266,7 +268,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         """
         if self._chunked:
             raise ConfigError(_COMPILED_CHUNKED)
-        self._compiled_step = CompiledStep(_forward_and_loss, **options)
+        self._compiled_step = CompiledStep(forward_and_loss, **options)
 
     def _on_batch_of_loader(self, batch: Any) -> None:
         self._transfer.clear()
@@ -302,6 +304,13 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.configure_callbacks = add_run_hooks(cls.configure_callbacks)  # type: ignore[method-assign]
+
+    def _overrides(self) -> set[str]:
+        """Return the names of the methods that a subclass, or an assignment to this object, replaces."""
+        own = takewhile(lambda cls: cls is not TaskModule, type(self).__mro__)
+        return {
+            name for part in (*own, self) for name in vars(part) if callable(getattr(TaskModule, name, 0))
+        }
 
     @add_run_hooks
     def configure_callbacks(self) -> Any:
@@ -385,14 +394,3 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             )
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         return rebuild(cls, checkpoint, checkpoint_path, kwargs, strict)
-
-
-def _forward_and_loss(
-    module: TaskModule,
-    positional: tuple[Any, ...],
-    named: dict[str, Any],
-    target: Tensor,
-    weight: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
-    logits = module._find_logits(module(*positional, **named))
-    return logits, *module._compute_loss(logits, module.task.check_target(target, logits), weight)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from lossselect.compat import lightning as compat
 from lossselect.data.batches import Block, RowBatches, TensorBatches, identity
 from lossselect.exceptions import ConfigError
-from lossselect.training.epoch_length import check_fetched
+from lossselect.training.diagnostics.epoch_length import check_fetched
 from lossselect.training.lifecycle import RunHooks
 from lossselect.training.module import TaskModule
 from lossselect.training.optimizers import OPTIMIZERS
