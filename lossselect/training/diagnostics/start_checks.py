@@ -10,22 +10,21 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from lossselect.chunked.topk_metrics import TopKMetrics
-from lossselect.compat.lightning import train_loaders
+from lossselect.compat.lightning import overrides_hook, train_loaders
 from lossselect.data.checks import check_counts
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.tasks.label_counts import LabelCounts, count_target
+from lossselect.tasks.label_counts import count_target
 from lossselect.utils.checks import suggestion
 from lossselect.utils.warnings import warn
 
 MAX_LABELS = 10_000_000  # that are counted before the first step
-CHANGE_LABELS = (
-    *("unpack_batch", "training_step", "validation_step", "step"),
-    *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
-)
-"""Methods that may change labels after a loader has returned them."""
-PACKAGES = ("lightning", "pytorch_lightning", "lossselect", "torch")
-LOGGING = {"log", "log_dict", "callback_metrics"}
-"""Names in code that logs metrics."""
+CHANGE_LABELS = {"unpack_batch", "training_step", "validation_step", "step"}
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""Methods and hooks that may change labels after a loader has returned them."""
+CANNOT_LOG = {"__init__", "configure_callbacks", "configure_model", "configure_optimizers"}
+"""Methods in which a module cannot log."""
+PACKAGES = {"lightning", "lossselect"}
+"""Packages whose own callbacks do not log metrics."""
 SIMILAR = 0.8  # similarity of a monitor and a metric that suggests a spelling mistake
 
 
@@ -52,7 +51,7 @@ def check_labels_in_memory(trainer: Trainer, module: Any) -> Iterator[str]:
     Raises:
         DataError: all labels of a split are missing, or the training rows have a single class.
     """
-    if any(name in vars(cls) for cls in _user_classes(module) for name in CHANGE_LABELS):
+    if CHANGE_LABELS & module._overrides() or any(overrides_hook(module, hook) for hook in TRANSFER_HOOKS):
         return
     train, task = train_loaders(trainer), module.task
     for split, loader in (("train", train[0] if len(train) == 1 else None), ("val", trainer.val_dataloaders)):
@@ -61,7 +60,8 @@ def check_labels_in_memory(trainer: Trainer, module: Any) -> Iterator[str]:
         tensors = loader.dataset.tensors
         is_pair = len(tensors) == 2 and loader.collate_fn is default_collate
         if is_pair and 0 < tensors[1].numel() <= MAX_LABELS and tensors[1].device.type == "cpu":
-            check_counts(task, split, count_target(task, task.encode_first(tensors[1])))
+            counts = count_target(task, task.encode_first(tensors[1]))
+            check_counts(task, split, counts.positives, counts.negatives, counts.soft)
             yield split
 
 
@@ -78,9 +78,7 @@ def check_epoch(trainer: Trainer, epoch: Any, split: str) -> bool:
     if len(positives) < len(epoch.task.names):  # binary has two names, the negative class first
         positives, negatives = np.append(negatives, positives), np.append(positives, negatives)
     # the labels may be soft, which the epoch does not record
-    check_counts(
-        epoch.task, split, LabelCounts(1, positives, negatives, 0, False, positives * 1.0, soft=True)
-    )
+    check_counts(epoch.task, split, positives, negatives, soft=True)
     return True
 
 
@@ -99,7 +97,8 @@ def check_monitors(trainer: Trainer, module: Any, val_loaders: list[str]) -> Non
     known = [*val, *of_loaders, *train]
     val_batches = trainer.num_val_batches
     validates = trainer.enable_validation and (not val_batches or sum(val_batches) > 0)
-    may_log = any(map(_may_log, (module, *trainer.callbacks)))  # type: ignore[attr-defined]
+    callbacks = {type(callback).__module__.partition(".")[0] for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    may_log = bool(callbacks - PACKAGES or module._overrides() - CANNOT_LOG)
     for owner, monitor in _find_monitors(trainer):
         error: type[Exception] = DataError
         # a metric of the user may have several values
@@ -152,24 +151,3 @@ def _has_similar(monitor: str, known: list[str]) -> bool:
     prefix, _, name = monitor.rpartition("/")
     names = [other.removeprefix(f"{prefix}/") for other in known if other.startswith(prefix)]
     return bool(difflib.get_close_matches(name, [n for n in names if n not in name], cutoff=SIMILAR))
-
-
-def _may_log(part: Any) -> bool:
-    """Return whether the user's code in a module or a callback has a hook or a step, or calls `log`."""
-    functions = [item for cls in _user_classes(part) for item in vars(cls).items()]
-    functions += [item for item in vars(part).items() if _is_hook(item[0])]  # set on the object
-    for name, function in functions:
-        code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
-        if code is not None and (_is_hook(name) or not LOGGING.isdisjoint(code.co_names)):
-            return True
-    return False
-
-
-def _is_hook(name: str) -> bool:
-    return name.startswith("on_") or name.endswith("_step")
-
-
-def _user_classes(part: Any) -> list[type]:
-    """Return the classes of an object that belong neither to Lightning nor to this package."""
-    classes = type(part).__mro__[:-1]  # without `object`
-    return [cls for cls in classes if cls.__module__.partition(".")[0] not in PACKAGES]
