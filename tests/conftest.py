@@ -1,4 +1,5 @@
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -54,7 +55,27 @@ def _few_threads():
 
 
 @pytest.fixture
-def command(request, monkeypatch, tmp_path, capsys):
+def call(monkeypatch, capsys):
+    """Return a function that runs a program, given its `main` and the words of the command line.
+
+    It returns exit code, stdout and stderr.
+    """
+
+    def run(main, *words):
+        monkeypatch.setattr(sys, "argv", [*words])
+        try:
+            main()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def command(request, monkeypatch, tmp_path, call):
     """Return a function that runs the command in an empty folder and returns exit code, stdout and stderr.
 
     Reports have figures only in tests marked `figures`, because drawing takes longer than most runs.
@@ -70,15 +91,4 @@ def command(request, monkeypatch, tmp_path, capsys):
     # Hydra would compose the config once more, only to look for hydra.mode, which no test sets
     monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *args, **kwargs: None)
     build._load_data.cache_clear()  # cached data would not issue warnings again
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        try:
-            train.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return partial(call, train.main, "train.py")

@@ -103,9 +103,8 @@ class CustomModule:
             self.accepted += [p.name for p in named if p.name not in self.accepted]
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 return
-        others = [name for name in inspect.signature(TaskModule).parameters if name not in self.accepted]
-        left_out = ("net", *(OPTIMIZERS if self.overrides_optimizers else ()))
-        self.accepted += [name for name in others if name not in left_out]
+        left_out = {"net", *self.accepted, *(OPTIMIZERS if self.overrides_optimizers else ())}
+        self.accepted += sorted(inspect.signature(TaskModule).parameters.keys() - left_out)
 
     def check(self, config: DictConfig, overrides: Iterable[str]) -> None:
         """Check `module.*`, and that no setting lacks an effect; needs no data.

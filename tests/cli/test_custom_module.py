@@ -114,19 +114,9 @@ def train(command, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def lossselect(monkeypatch, capsys):
+def lossselect(call):
     """Run another command of lossselect, and return its exit code and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lossselect", *arguments])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code
-        return code, capsys.readouterr().err
-
-    return run
+    return lambda *arguments: call(cli.main, "lossselect", *arguments)[::2]
 
 
 def plan(printed):
