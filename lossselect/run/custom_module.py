@@ -92,7 +92,7 @@ class CustomModule:
         self.overrides_optimizers = self.cls.configure_optimizers is not TaskModule.configure_optimizers
         # the user's classes, without `TaskModule` and its bases
         bases = takewhile(lambda base: base is not TaskModule, self.cls.__mro__)
-        constructors: list[Any] = [base.__init__ for base in bases if "__init__" in vars(base)]
+        constructors = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
         self.accepted = [] if constructors else ["net"]  # by the user's constructors or through **kwargs
         self.required: list[str] = []
         for constructor in constructors:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from lightning.fabric.utilities.data import sized_len
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from lossselect.chunked.topk_metrics import TopKMetrics
@@ -97,8 +97,7 @@ def check_monitors(trainer: Trainer, module: Any, val_loaders: list[str]) -> Non
     known = [*val, *of_loaders, *train]
     val_batches = trainer.num_val_batches
     validates = trainer.enable_validation and (not val_batches or sum(val_batches) > 0)
-    callbacks = {type(callback).__module__.partition(".")[0] for callback in trainer.callbacks}  # type: ignore[attr-defined]
-    may_log = bool(callbacks - PACKAGES or module._overrides() - CANNOT_LOG)
+    may_log = bool(module._overrides() - CANNOT_LOG) or any(map(_is_users, trainer.callbacks))  # type: ignore[attr-defined]
     for owner, monitor in _find_monitors(trainer):
         error: type[Exception] = DataError
         # a metric of the user may have several values
@@ -151,3 +150,9 @@ def _has_similar(monitor: str, known: list[str]) -> bool:
     prefix, _, name = monitor.rpartition("/")
     names = [other.removeprefix(f"{prefix}/") for other in known if other.startswith(prefix)]
     return bool(difflib.get_close_matches(name, [n for n in names if n not in name], cutoff=SIMILAR))
+
+
+def _is_users(callback: Callback) -> bool:
+    """Return whether a callback is of a class of the user, or has a hook of the user, as a LambdaCallback."""
+    has_hook = bool(vars(callback).keys() & vars(Callback).keys())
+    return has_hook or type(callback).__module__.partition(".")[0] not in PACKAGES

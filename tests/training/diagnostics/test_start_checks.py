@@ -3,7 +3,7 @@
 import lightning.pytorch as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from module_cases import MyModel
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -275,6 +275,7 @@ class TestMonitors:
         [
             *((cls, []) for cls in (LogsMore, LogsInForward, LogsByFunction, LogsByAttribute)),
             *((OnlyBuilt, [callback()]) for callback in (LogsByCallback, InheritsLogging)),
+            (OnlyBuilt, [LambdaCallback(on_validation_epoch_end=lambda _, module: log_mine(module))]),
         ],
     )
     def test_metrics_that_the_user_logs(self, cls, more, tmp_path):
