@@ -274,6 +274,20 @@ def test_none_overrides_a_default_of_the_class(train):
     assert typed["metrics"]["value"].startswith("loss, accuracy, f1, ")
 
 
+def test_a_config_file_overrides_a_default_of_the_class(train, tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [override /optimizer: sgd, override /scheduler: none]\non_nonfinite: skip\n"
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(text)
+    for name, expected in (("HasDefaults", 0), ("Explicit", 1)):
+        code, out, err = train(name, "experiment=mine", "--config-dir", "conf", "explain=json")
+        assert (code, bool(err)) == (expected, bool(expected))
+        if code:
+            assert "optimizer has no effect" in err
+        else:
+            assert plan(out)["optimizer"]["value"].startswith("SGD, lr=0.1")
+            assert plan(out)["schedule"]["value"] == "none"
+
+
 @pytest.mark.parametrize("name", ["Explicit", "Optimizes"])
 def test_a_module_without_the_settings_of_the_run_trains(name, train):
     code, _, err = train(name, "hydra.run.dir=run")
