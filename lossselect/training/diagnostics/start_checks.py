@@ -23,6 +23,8 @@ TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_af
 """Methods and hooks that may change labels after a loader has returned them."""
 CANNOT_LOG = {"__init__", "configure_callbacks", "configure_model", "configure_optimizers"}
 """Methods in which a module cannot log."""
+RARELY_LOG = {"forward", "unpack_batch", *TRANSFER_HOOKS}
+"""Methods in which a module could log, but hardly ever does."""
 PACKAGES = {"lightning", "lossselect"}
 """Packages whose own callbacks do not log metrics."""
 SIMILAR = 0.8  # similarity of a monitor and a metric that suggests a spelling mistake
@@ -85,7 +87,8 @@ def check_epoch(trainer: Trainer, epoch: Any, split: str) -> bool:
 def check_monitors(trainer: Trainer, module: Any, val_loaders: list[str]) -> None:
     """Check that the metrics that callbacks and schedulers monitor will be computed.
 
-    If code of the user may log more metrics, likely mistakes raise a warning instead of an error.
+    If code of the user may log more metrics, only likely mistakes are reported, by a warning if a hook, a
+    step or a callback is the user's.
     `val_loaders` are the names of the validation loaders if there are several.
 
     Raises:
@@ -97,7 +100,8 @@ def check_monitors(trainer: Trainer, module: Any, val_loaders: list[str]) -> Non
     known = [*val, *of_loaders, *train]
     val_batches = trainer.num_val_batches
     validates = trainer.enable_validation and (not val_batches or sum(val_batches) > 0)
-    may_log = bool(module._overrides() - CANNOT_LOG) or any(map(_is_users, trainer.callbacks))  # type: ignore[attr-defined]
+    overrides, has_callback = module._overrides() - CANNOT_LOG, any(map(_is_users, trainer.callbacks))  # type: ignore[attr-defined]
+    may_log, does_log = overrides or has_callback, overrides - RARELY_LOG or has_callback
     for owner, monitor in _find_monitors(trainer):
         error: type[Exception] = DataError
         # a metric of the user may have several values
@@ -115,7 +119,7 @@ def check_monitors(trainer: Trainer, module: Any, val_loaders: list[str]) -> Non
             )
         else:
             continue
-        if not may_log:
+        if not may_log or (similar and not does_log):
             raise error(message)
         if similar:
             warn("unknown_monitor", message)

@@ -241,6 +241,10 @@ class TestMonitors:
         with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
             fit(rows(24), rows(24), callbacks, OnlyBuilt, settings)
 
+    def test_a_misspelt_metric_of_a_module_with_its_own_forward(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"Unknown metric 'val_loss' of EarlyStopping\.monitor"):
+            fit(rows(24), rows(24), [EarlyStopping("val_loss")], LogsInForward)
+
     def test_a_metric_of_one_of_several_loaders(self):
         loaders = {"clean": DataLoader(rows(24), 8), "noisy": DataLoader(rows(24), 8)}
         fit(rows(24), loaders, [EarlyStopping("val/noisy/f1_macro", mode="max")])
@@ -285,7 +289,7 @@ class TestMonitors:
     def test_a_name_that_contains_that_of_a_metric_is_not_a_mistake(self, tmp_path):
         assert fit(rows(24), rows(24), [EarlyStopping("val/my_accuracy")], LogsMore) == 3
 
-    @pytest.mark.parametrize("cls", [LogsMore, MyModel])
+    @pytest.mark.parametrize("cls", [LogsMore, LogsByFunction])
     def test_a_likely_mistake_next_to_own_metrics_is_a_warning(self, cls, tmp_path):
         callbacks = [ModelCheckpoint(tmp_path, monitor="val/los")]
         with (
