@@ -1,7 +1,6 @@
 """A user's torchmetrics metric as a metric of a task."""
 
 import inspect
-import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,8 +18,6 @@ from lossselect.metrics.task_metric import MetricInput, TaskMetric, as_rows, che
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 TRIAL_ROWS = 8
-FAMILIES = {"binary": ("Binary",), "multiclass": ("Multiclass",), "multilabel": ("Multilabel", "Binary")}
-"""Names of torchmetrics' classes start with one of these, by the kind of task that they fit."""
 
 
 class UserMetric(TaskMetric):
@@ -43,9 +40,8 @@ class UserMetric(TaskMetric):
         super().__init__(task, name, f"user {name}")
         self.metric = metric.clone()
         self.metric.reset()
-        parameters = [*inspect.signature(type(metric).update).parameters]
         self._title = f"{name!r} ({type(metric).__name__})"
-        self.takes_predictions = parameters[1:2] == ["predictions"]
+        self.takes_predictions = [*inspect.signature(metric.update).parameters][:1] == ["predictions"]
         self._try()
 
     @property
@@ -79,11 +75,12 @@ class UserMetric(TaskMetric):
     def forward(self, *arguments: Any, batch: MetricInput | None = None, **options: Any) -> Any:
         """Add a batch, and return the value of this batch."""
         batch = check_batch(self.task, *arguments, **options) if batch is None else batch
-        if batch is None:
-            return torch.tensor(torch.nan)
-        self.support = self.support + batch.support
-        value = self._outputs(self.metric(*self._select(batch)))
-        set_update_count(self, self.metric.update_count)
+        value = torch.tensor(torch.nan)
+        if batch is not None:
+            self.support = self.support + batch.support
+            set_update_count(self, self.update_count + 1)
+            if len((selected := self._select(batch))[0]):
+                value = self._value(self.metric(*selected), batch.support[1] > 0)
         return value
 
     def summarize(self) -> Any:
@@ -94,31 +91,24 @@ class UserMetric(TaskMetric):
         return self.metric.compute()
 
     def _value(self, statistic: Any, undefined: Tensor) -> Any:
-        values = self._outputs(statistic)
-        if isinstance(values, dict):
-            return {name: value.masked_fill(undefined, torch.nan) for name, value in values.items()}
-        return values.masked_fill(undefined, torch.nan)
-
-    def _outputs(self, value: Any) -> Any:
-        """Return what the metric has computed as a scalar, or as a dict of scalars with complete names."""
-        width, is_tensor = self.task.num_probabilities, isinstance(value, Tensor)
-        parts: Mapping[str, Any] = {"": value}
-        if isinstance(value, Mapping):
-            parts = dict(zip(class_keys(value), value.values(), strict=True))
-        elif is_tensor and value.ndim == 1 and len(value) == width > 1:
-            parts = dict(zip(class_keys(self.task.output_names), value, strict=True))
-        scalars = {}
+        """Return what the metric computed as a scalar, or as a dict of scalars with complete names."""
+        width, parts = self.task.num_probabilities, {self.base: statistic}
+        if isinstance(statistic, Mapping):
+            keys, values = class_keys(statistic), statistic.values()
+            parts = {f"{self.base}/{key}": part for key, part in zip(keys, values, strict=True)}
+        elif isinstance(statistic, Tensor) and statistic.shape == (width,) and width > 1:
+            keys = class_keys(self.task.output_names)
+            parts = {f"{self.base}/{key}": part for key, part in zip(keys, statistic, strict=True)}
         for name, part in parts.items():
             if not isinstance(part, Tensor | int | float) or torch.as_tensor(part).numel() != 1:
-                shape = getattr(part, "shape", None)
-                got = f"shape {tuple(shape)}" if shape is not None else type(part).__name__
+                got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
                 raise ConfigError(
                     f"metrics: {self._title} must compute a scalar, a dict of scalars, or {width} values, "
-                    f"got {got}{f' for {name!r}' if name else ''}. Choose another average, or wrap it."
+                    f"got {got} for {name!r}. Choose another average, or wrap it."
                 )
-            full = f"{self.base}/{name}" if name else ""
-            scalars[full] = torch.as_tensor(part, device=self.device).double().reshape(())
-        return scalars.get("", scalars)
+            scalar = torch.as_tensor(part, device=self.device).double().reshape(())
+            parts[name] = scalar.masked_fill(undefined, torch.nan)
+        return parts.get(self.base, parts)
 
     def reset(self) -> None:
         """Remove all batches."""
@@ -128,40 +118,39 @@ class UserMetric(TaskMetric):
     def _try(self) -> None:
         """Raise ConfigError unless a copy of the metric accepts a random batch."""
         task, generator = self.task, torch.Generator().manual_seed(0)
-        logits = torch.randn(TRIAL_ROWS, task.num_outputs, generator=generator)
-        labels = task.predict(torch.randn(TRIAL_ROWS, task.num_outputs, generator=generator))
-        batch = check_batch(task, task.probabilities(logits), task.encode(labels))
-        outputs, target = self._select(batch)  # type: ignore[arg-type]  # it has rows
-        kind = "predictions" if self.takes_predictions else "probabilities"
-        shapes = " and targets of shape ".join(
-            str(("M", *values.shape[1:])).replace("'", "") for values in (outputs, target)
-        )
-        trial = self.metric.clone().cpu()
-        value: Any = 0.0
-        problem = self._find_misfit()  # torchmetrics does not notice each of them
+        logits, others = torch.randn(2, TRIAL_ROWS, task.num_outputs, generator=generator)
+        batch = check_batch(task, task.probabilities(logits), task.encode(task.predict(others)))
+        outputs, labels = self._select(batch)  # type: ignore[arg-type]  # it has rows
+        trial, value, problem = self.metric.clone().cpu(), 0.0, self._find_misfit()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                trial.update(outputs, target)
+                trial.update(outputs, labels)
             except Exception as error:  # a user's metric may raise any
                 problem = str(error).strip() or type(error).__name__
             with suppress(Exception):  # eight rows may be too few
                 value = trial.compute()
         if problem:
+            kind = "predictions" if self.takes_predictions else "probabilities"
+            shapes = f"{kind} of shape {tuple(outputs.shape)} and targets of shape {tuple(labels.shape)}"
             raise ConfigError(
-                f"metrics: {self._title} cannot be updated with {kind} of shape {shapes}: "
+                f"metrics: {self._title} cannot be updated with {shapes.replace(f'({TRIAL_ROWS}', '(M')}: "
                 f"{problem.rstrip('.')}. Build it for {task}."
             )
-        self._outputs(value)
+        self._value(value, torch.tensor(False))
 
     def _find_misfit(self) -> str:
-        """Return why a metric of torchmetrics, or one within it, does not fit the task, or ""."""
+        """Return why the metric, or one within it, does not fit the task, or "".
+
+        torchmetrics raises no error if a multiclass metric is updated with several labels, nor, with
+        `validate_args=False`, in most other cases. Its classification metrics have the attribute
+        `validate_args`, and those for multiclass tasks `num_classes`.
+        """
         for part in self.metric.modules():
-            width = getattr(part, "num_classes", None) or getattr(part, "num_labels", None)
+            options = vars(part)  # not those that a wrapper reads from the metric within it
+            width = options.get("num_classes") or options.get("num_labels")
             if width not in (None, self.task.num_probabilities):
                 return f"it was built for {width} classes or labels"
-            names = [cls.__name__ for cls in type(part).__mro__ if cls.__module__.startswith("torchmetrics.")]
-            family = re.match("Binary|Multiclass|Multilabel", names[0]) if names else None
-            if family and family[0] not in FAMILIES[self.task.kind]:
-                return f"{names[0]} is for {family[0].lower()} tasks"
+            if "validate_args" in options and ("num_classes" in options) != self.task.exclusive:
+                return f"{type(part).__name__} is {'not ' * self.task.exclusive}for multiclass tasks"
         return ""
