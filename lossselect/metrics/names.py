@@ -68,6 +68,8 @@ class MetricName(NamedTuple):
     number: float | None
     """Beta of `f_beta`, or k of a metric of the k highest outputs."""
     exclude: tuple[Any, ...]
+    both: bool
+    """True if it is an average over both classes of a binary task."""
 
     @property
     def per_class(self) -> bool:
@@ -92,7 +94,8 @@ def choose_metrics(
     entries = _flatten(spec, excluded)
     if spec is None or (isinstance(spec, Mapping) and spec.keys() == {"exclude"}):
         defaults = task.train_metrics if stage == "train" else task.metric_names
-        entries = [(None, name) for name in defaults if not excluded or _can_exclude(task, name)]
+        able = _excludable(task)
+        entries = [(None, name) for name in defaults if not excluded or split_name(name)[0] in able]
     chosen: dict[str, Any] = {}
     taken: set[str] = set()
     for name, entry in entries:
@@ -145,7 +148,7 @@ def _parse(kind: str, name: str | None, entry: Any, excluded: Iterable[Any]) -> 
             cls = str(target)
         case str() | {"name": _}:
             options = {"name": entry} if isinstance(entry, str) else {**entry}
-            metric, full = _parse_built_in(kind, options, excluded)
+            full, metric = _parse_built_in(kind, options, excluded)
             return (full, metric) if name is None else (name, metric._replace(log=name))
         case object(compute=_) if not isinstance(entry, type):
             cls = type(entry).__name__
@@ -160,8 +163,8 @@ def _parse(kind: str, name: str | None, entry: Any, excluded: Iterable[Any]) -> 
     return name or _check_log_name(re.sub(boundary, "_", cls.rpartition(".")[2]).lower()), entry
 
 
-def _parse_built_in(kind: str, options: dict[str, Any], excluded: Iterable[Any]) -> tuple[MetricName, str]:
-    """Return a built-in metric, and its name with its average."""
+def _parse_built_in(kind: str, options: dict[str, Any], excluded: Iterable[Any]) -> tuple[str, MetricName]:
+    """Return the name of a built-in metric with its average, and the parsed metric."""
     given = name = str(options.pop("name"))
     if "beta" in options and given.startswith("f_beta"):
         name = name.replace("f_beta", f"f{check_float('beta', options.pop('beta'), 0):g}")
@@ -185,8 +188,10 @@ def _parse_built_in(kind: str, options: dict[str, Any], excluded: Iterable[Any])
         raise ConfigError(f"Metric {given!r} has no option 'top_k'. Choose {at_k!r} instead.")
     exclude = (*excluded, *_as_classes(options.pop("exclude", ())))
     check_options(options, ["average", "exclude"], f"Metric {given!r}")
-    name, average = name.removesuffix("_binary"), average or next(iter(averages), None)
-    return MetricName(name.removesuffix("_none"), base, average, number, exclude), name
+    average = average or (averages[0] if averages else None)
+    both = "binary" in averages and average != "binary"
+    name = name.removesuffix("_binary")
+    return name, MetricName(name.removesuffix("_none"), base, average, number, exclude, both)
 
 
 def split_name(name: str) -> tuple[str, str | None, float | None]:
@@ -207,36 +212,31 @@ def _unknown(kind: str, name: str) -> ConfigError:
 
     known = show(AVERAGES[kind])
     averaged = show(base for base, averages in AVERAGES[kind].items() if "weighted" in averages)
+    names = [f"{base}_{average}" for base in averaged.split(", ") for average in _MICRO]
+    hint = suggestion(name, [*known.split(", "), *names])
     stem, average, _ = split_name(name.lower())
-    number = "".join(filter(str.isdigit, stem))
-    synonym = SYNONYMS.get(stem) or SYNONYMS.get(stem.replace(number, "k", 1), "")
+    k = "".join(filter(str.isdigit, stem))
+    synonym = SYNONYMS.get(stem) or SYNONYMS.get(stem.replace(k, "k", 1), "")
     if split_name(synonym)[0] in AVERAGES[kind]:
-        synonym = synonym.replace("_at_k", f"_at_{number or 5}") + f"_{average}" * bool(average)
-        hint = f" It is called {synonym!r} here."
-    else:
-        names = [f"{base}_{average}" for base in averaged.split(", ") for average in _MICRO]
-        hint = suggestion(name, [*known.split(", "), *names])
+        here = synonym.replace("_at_k", f"_at_{k or 5}") + (f"_{average}" if average else "")
+        hint = f" It is called {here!r} here."
     return ConfigError(
         f"Unknown metric {name!r}.{hint} Choose one of: {known}. These may end in _micro, _macro, "
         f"_weighted or _none (one value per class): {averaged}."
     )
 
 
-def _can_exclude(task: "Task", name: str) -> bool:
-    """Return whether a metric is an average over classes, from which classes can be excluded."""
-    return task.positive_name is None and bool(AVERAGES[task.kind][split_name(name)[0]])
-
-
-def averages_both(task: "Task", name: MetricName) -> bool:
-    """Return whether a metric is an average over both classes of a binary task."""
-    return task.positive_name is not None and name.average not in (None, "binary")
+def _excludable(task: "Task") -> list[str]:
+    """Return the metrics that are averages over classes, from which classes can be excluded."""
+    averages = AVERAGES[task.kind]
+    return [base for base in averages if averages[base] and task.positive_name is None]
 
 
 def list_outputs(task: "Task", name: MetricName) -> list[str]:
     """Return the names under which a metric is logged."""
     if not name.per_class:
         return [name.log]
-    keys = class_keys(task.names if averages_both(task, name) else task.output_names)
+    keys = class_keys(task.names if name.both else task.output_names)
     kept = find_kept(task, name)
     return [f"{name.log}/{key}" for i, key in enumerate(keys) if kept is None or i in kept]
 
@@ -245,8 +245,7 @@ def find_kept(task: "Task", name: MetricName) -> tuple[int, ...] | None:
     """Return the indices of the classes that are not excluded; None if there is nothing to exclude."""
     if not name.exclude:
         return None
-    if not _can_exclude(task, name.base):
-        able = [base for base in AVERAGES[task.kind] if _can_exclude(task, base)]
+    if name.base not in (able := _excludable(task)):
         fix = f"These metrics support exclude: {', '.join(able)}." if able else "Remove exclude."
         raise ConfigError(f"Metric {name.log!r} does not support exclude for {task}. {fix}")
     places = {key: i for i, key in enumerate(task.names)}

@@ -93,12 +93,11 @@ class UserMetric(TaskMetric):
     def _value(self, statistic: Any, undefined: Tensor) -> Any:
         """Return what the metric computed as a scalar, or as a dict of scalars with complete names."""
         width, parts = self.task.num_probabilities, {self.base: statistic}
+        if isinstance(statistic, Tensor) and statistic.shape == (width,) and width > 1:
+            statistic = dict(zip(self.task.output_names, statistic, strict=True))
         if isinstance(statistic, Mapping):
-            keys, values = class_keys(statistic), statistic.values()
-            parts = {f"{self.base}/{key}": part for key, part in zip(keys, values, strict=True)}
-        elif isinstance(statistic, Tensor) and statistic.shape == (width,) and width > 1:
-            keys = class_keys(self.task.output_names)
-            parts = {f"{self.base}/{key}": part for key, part in zip(keys, statistic, strict=True)}
+            keys = (f"{self.base}/{key}" for key in class_keys(statistic))
+            parts = dict(zip(keys, statistic.values(), strict=True))
         for name, part in parts.items():
             if not isinstance(part, Tensor | int | float) or torch.as_tensor(part).numel() != 1:
                 got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
@@ -121,36 +120,35 @@ class UserMetric(TaskMetric):
         logits, others = torch.randn(2, TRIAL_ROWS, task.num_outputs, generator=generator)
         batch = check_batch(task, task.probabilities(logits), task.encode(task.predict(others)))
         outputs, labels = self._select(batch)  # type: ignore[arg-type]  # it has rows
-        trial, value, problem = self.metric.clone().cpu(), 0.0, self._find_misfit()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        trial, value = self.metric.clone().cpu(), 0.0
+        with warnings.catch_warnings(action="ignore"):
             try:
                 trial.update(outputs, labels)
+                self._check_declared()
             except Exception as error:  # a user's metric may raise any
-                problem = str(error).strip() or type(error).__name__
+                kind = "predictions" if self.takes_predictions else "probabilities"
+                shapes = f"{kind} of shape {tuple(outputs.shape)} and targets of shape {tuple(labels.shape)}"
+                problem = str(error).strip().rstrip(".") or type(error).__name__
+                raise ConfigError(
+                    f"metrics: {self._title} cannot be updated with "
+                    f"{shapes.replace(f'({TRIAL_ROWS}', '(M')}: {problem}. Build it for {task}."
+                ) from error
             with suppress(Exception):  # eight rows may be too few
                 value = trial.compute()
-        if problem:
-            kind = "predictions" if self.takes_predictions else "probabilities"
-            shapes = f"{kind} of shape {tuple(outputs.shape)} and targets of shape {tuple(labels.shape)}"
-            raise ConfigError(
-                f"metrics: {self._title} cannot be updated with {shapes.replace(f'({TRIAL_ROWS}', '(M')}: "
-                f"{problem.rstrip('.')}. Build it for {task}."
-            )
         self._value(value, torch.tensor(False))
 
-    def _find_misfit(self) -> str:
-        """Return why the metric, or one within it, does not fit the task, or "".
+    def _check_declared(self) -> None:
+        """Raise ValueError if the attributes of the metric, or of one within it, do not fit the task.
 
-        torchmetrics raises no error if a multiclass metric is updated with several labels, nor, with
-        `validate_args=False`, in most other cases. Its classification metrics have the attribute
-        `validate_args`, and those for multiclass tasks `num_classes`.
+        torchmetrics accepts several labels in a multiclass metric, and with `validate_args=False` almost any
+        shapes. Its classification metrics have the attribute `validate_args`, and those for multiclass tasks
+        `num_classes`.
         """
         for part in self.metric.modules():
-            options = vars(part)  # not those that a wrapper reads from the metric within it
-            width = options.get("num_classes") or options.get("num_labels")
+            declared = vars(part)  # not what a wrapper reads from the metric within it
+            width = declared.get("num_classes") or declared.get("num_labels")
             if width not in (None, self.task.num_probabilities):
-                return f"it was built for {width} classes or labels"
-            if "validate_args" in options and ("num_classes" in options) != self.task.exclusive:
-                return f"{type(part).__name__} is {'not ' * self.task.exclusive}for multiclass tasks"
-        return ""
+                raise ValueError(f"it was built for {width} classes or labels")
+            if "validate_args" in declared and ("num_classes" in declared) != self.task.exclusive:
+                negation = "not " if self.task.exclusive else ""
+                raise ValueError(f"{type(part).__name__} is {negation}for multiclass tasks")
