@@ -196,9 +196,8 @@ def _parse_built_in(kind: str, options: dict[str, Any], excluded: Iterable[Any])
 
 def split_name(name: str) -> tuple[str, str | None, float | None]:
     """Return the base, the average and the number in a name: f_beta, macro and 2 for "f2_macro"."""
-    stem, _, average = name.rpartition("_")
-    if average not in _BINARY:
-        stem, average = name, None
+    stem, _, last = name.rpartition("_")
+    stem, average = (stem, last) if last in _BINARY else (name, None)
     if re.fullmatch(r"f\d+(\.\d+)?", stem):
         return "f_beta", average, float(stem[1:])
     if match := re.fullmatch(r"(\w+_at_)([1-9]\d*)", stem):

@@ -101,9 +101,10 @@ class UserMetric(TaskMetric):
         for name, part in parts.items():
             if not isinstance(part, Tensor | int | float) or torch.as_tensor(part).numel() != 1:
                 got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+                got += f" for {name!r}" if name != self.base else ""
                 raise ConfigError(
                     f"metrics: {self._title} must compute a scalar, a dict of scalars, or {width} values, "
-                    f"got {got} for {name!r}. Choose another average, or wrap it."
+                    f"got {got}. Choose another average, or wrap it."
                 )
             scalar = torch.as_tensor(part, device=self.device).double().reshape(())
             parts[name] = scalar.masked_fill(undefined, torch.nan)
