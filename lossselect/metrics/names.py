@@ -147,9 +147,7 @@ def _parse(kind: str, name: str | None, entry: Any, excluded: Iterable[Any]) -> 
         case {"_target_": target}:
             cls = str(target)
         case str() | {"name": _}:
-            options = {"name": entry} if isinstance(entry, str) else {**entry}
-            full, metric = _parse_built_in(kind, options, excluded)
-            return (full, metric) if name is None else (name, metric._replace(log=name))
+            return _parse_built_in(kind, name, entry, excluded)
         case object(compute=_) if not isinstance(entry, type):
             cls = type(entry).__name__
         case _:
@@ -163,22 +161,25 @@ def _parse(kind: str, name: str | None, entry: Any, excluded: Iterable[Any]) -> 
     return name or _check_log_name(re.sub(boundary, "_", cls.rpartition(".")[2]).lower()), entry
 
 
-def _parse_built_in(kind: str, options: dict[str, Any], excluded: Iterable[Any]) -> tuple[str, MetricName]:
-    """Return the name of a built-in metric with its average, and the parsed metric."""
+def _parse_built_in(
+    kind: str, log: str | None, entry: str | Mapping[str, Any], excluded: Iterable[Any]
+) -> tuple[str, MetricName]:
+    options = {"name": entry} if isinstance(entry, str) else {**entry}
     given = name = str(options.pop("name"))
-    if "beta" in options and given.startswith("f_beta"):
-        name = name.replace("f_beta", f"f{check_float('beta', options.pop('beta'), 0):g}")
     base, average, number = split_name(name)
+    if base not in AVERAGES[kind] or (number is None and base.endswith("_at_k")):
+        raise _unknown(kind, name)
+    if number is None and base == "f_beta":
+        if "beta" not in options:
+            raise ConfigError('Metric \'f_beta\' requires beta. Set it, as in {"name": "f_beta", "beta": 2}.')
+        number = check_float("beta", options.pop("beta"), 0)
+        name = name.replace("f_beta", f"f{number:g}")
     if "average" in options:
         option = str(options.pop("average")).lower()  # None is "none", as in torchmetrics
         if average not in (None, option):
             raise ConfigError(f"average={option} contradicts the metric {given!r}. Remove one of them.")
         name += f"_{option}" if average is None else ""
         average = option
-    if base not in AVERAGES[kind] or (number is None and base.endswith("_at_k")):
-        raise _unknown(kind, name)
-    if number is None and base == "f_beta":
-        raise ConfigError('Metric \'f_beta\' requires beta. Set it, as in {"name": "f_beta", "beta": 2}.')
     averages = AVERAGES[kind][base]
     if average is not None and average not in averages:
         has = f"Its averages: {', '.join(averages)}." if averages else "Remove the average."
@@ -190,8 +191,8 @@ def _parse_built_in(kind: str, options: dict[str, Any], excluded: Iterable[Any])
     check_options(options, ["average", "exclude"], f"Metric {given!r}")
     average = average or (averages[0] if averages else None)
     both = "binary" in averages and average != "binary"
-    name = name.removesuffix("_binary")
-    return name, MetricName(name.removesuffix("_none"), base, average, number, exclude, both)
+    name = log or name.removesuffix("_binary")
+    return name, MetricName(log or name.removesuffix("_none"), base, average, number, exclude, both)
 
 
 def split_name(name: str) -> tuple[str, str | None, float | None]:
@@ -214,7 +215,7 @@ def _unknown(kind: str, name: str) -> ConfigError:
     names = [f"{base}_{average}" for base in averaged.split(", ") for average in _MICRO]
     hint = suggestion(name, [*known.split(", "), *names])
     stem, average, _ = split_name(name.lower())
-    k = "".join(filter(str.isdigit, stem))
+    k = "".join(filter(str.isdigit, stem))  # of top_3_accuracy
     synonym = SYNONYMS.get(stem) or SYNONYMS.get(stem.replace(k, "k", 1), "")
     if split_name(synonym)[0] in AVERAGES[kind]:
         here = synonym.replace("_at_k", f"_at_{k or 5}") + (f"_{average}" if average else "")

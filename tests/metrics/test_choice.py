@@ -280,6 +280,7 @@ class TestExclude:
         ({"name": "f_beta", "beta": 0.5}, ["f0.5"]),
         ({"name": "f_beta", "beta": 2, "average": "micro"}, ["f2_micro"]),
         ({"name": "f_beta_macro", "beta": 0.5}, ["f0.5_macro"]),
+        ({"name": "f_beta", "beta": 1e-5}, ["f1e-05"]),
         ({"name": "f1_micro", "average": "micro"}, ["f1_micro"]),
         ({"iou": "jaccard", "second": {"name": "f1_macro"}}, ["iou", "second"]),
         ({"each": "recall_none"}, [f"each/{name}" for name in MULTICLASS.names]),
