@@ -268,15 +268,15 @@ def test_without_known_labels_and_with_nan_the_value_is_nan():
 
 
 def test_the_value_of_a_batch_without_known_labels_or_with_nan_is_nan():
-    metrics = ls.make_metrics(MULTICLASS, names={"iou": tm.MulticlassJaccardIndex(4)})
+    metrics = ls.make_metrics(MULTICLASS, names={"own": tm.MulticlassAccuracy(4)})
     p, labels = torch.full((2, 4), 0.25), torch.tensor([0, 1])
-    assert metrics(p, torch.tensor([-100, -100]))["iou"].isnan()
-    assert metrics(p * NAN, labels)["iou"].isnan()
-    assert metrics(torch.cat([p, p * NAN]), labels.repeat(2))["iou"].isnan()
+    assert metrics(p, torch.tensor([-100, -100]))["own"].isnan()
+    assert metrics(p * NAN, labels)["own"].isnan()
+    assert metrics(torch.cat([p, p * NAN]), labels.repeat(2))["own"].isnan()
     metrics.reset()
     metrics(p, torch.tensor([-100, -100]))
-    value = metrics(p, labels)["iou"]
-    assert value == metrics.compute()["iou"] > 0
+    value = metrics(p, labels)["own"]
+    assert value == metrics.compute()["own"] > 0
 
 
 # --- in a TaskModule
