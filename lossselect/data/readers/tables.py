@@ -1,44 +1,133 @@
-"""Readers of CSV, TSV and Parquet tables. Rows are counted from 0, without the header."""
+"""Readers of tables: text, Parquet, Arrow, JSON lines, Excel and ARFF. Rows are counted from 0."""
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
+import glob
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from polars.selectors import by_name
 
+from lossselect.data.readers.content import (
+    COMPRESSIONS,
+    check_not_url,
+    decompress,
+    find_kind,
+    kind_by_suffix,
+    kind_error,
+)
 from lossselect.exceptions import ConfigError, DataError, FileMissingError, OptionTypeError
 from lossselect.utils.atomic_write import check_regular_file
-from lossselect.utils.checks import first_duplicate, format_setting, shorten, suggestion
+from lossselect.utils.checks import first_duplicate, format_setting, lookup, shorten, suggestion
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-PARQUET = (".parquet", ".pq")
-OTHER_SEPARATORS = (";", "\t", "|", ",", " ")
-INFERRED_ROWS = 10_000
-"""Number of rows from which a column's type is inferred; all rows if a later one does not fit the type."""
+SEPARATORS = {
+    ".csv": ",",
+    ".tsv": "\t",
+    ".tab": "\t",
+    ".psv": "|",
+    **dict.fromkeys((".txt", ".dat", ".data"), None),
+}
+"""Suffixes of text files, and their separators of columns; None if it is detected."""
+FORMATS = {
+    **dict.fromkeys((".parquet", ".pq"), "Parquet"),
+    **dict.fromkeys((".feather", ".arrow", ".ipc"), "Arrow"),
+    **dict.fromkeys((".jsonl", ".ndjson"), "JSON lines"),
+    ".xlsx": "Excel",
+    ".arff": "ARFF",
+}
+"""Formats of the other files, by suffix."""
+SHARDED = ("Parquet", "Arrow", "JSON lines")
+"""Formats of tables that may consist of several files."""
 
 
-def open_table(path: str, separator: str | None = None, encoding: str = "utf-8") -> "Table":
-    """Return the table in a file; its suffix determines the kind of table and the default `separator`."""
-    if Path(path).is_dir():
-        raise ConfigError(
-            f"Expected a file, got the folder {Path(path)}. Set the path of a .csv, .tsv or .parquet file."
-        )
+@dataclass(frozen=True)
+class TableOptions:
+    """Settings for reading a table; all but `sheet` are for text files.
+
+    Args:
+        separator: Separator of columns; " " is any number of blanks. None: the usual one of the suffix, or
+            the one that gives each line the same number of cells.
+        encoding: An encoding of Python.
+        header: Whether the first line contains the names of the columns; None: yes, unless it contains only
+            numbers, which raises an error.
+        decimal: "," if numbers are written as 1,5.
+        comment: Start of lines to leave out.
+        sheet: Name of the sheet of an Excel file; None for its only sheet.
+    """
+
+    separator: str | None = None
+    encoding: str = "utf-8"
+    header: bool | None = None
+    decimal: str = "."
+    comment: str | None = None
+    sheet: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.encoding, str):
+            raise OptionTypeError(f"data.encoding must be a name such as 'latin-1', got {self.encoding!r}.")
+        try:
+            "".encode(self.encoding)
+        except (LookupError, TypeError):
+            raise ConfigError(
+                f"Unknown data.encoding {self.encoding!r}. Set an encoding of Python, such as utf-8 or "
+                "latin-1."
+            ) from None
+        separator = self.separator or None
+        if separator == "\\t":  # a tab, as it is typed at the command line
+            separator = "\t"
+        if separator is not None and (not isinstance(separator, str) or len(separator.encode()) != 1):
+            raise ConfigError(f"data.separator must be a single ASCII character, got {separator!r}.")
+        object.__setattr__(self, "separator", separator)
+        if not isinstance(self.header, bool | None):
+            raise OptionTypeError(f"data.header must be true, false or null, got {self.header!r}.")
+        lookup(dict.fromkeys((".", ",")), str(self.decimal), "data.decimal")
+        if self.decimal == "," == separator:
+            raise ConfigError(
+                "data.decimal=',' requires another separator of columns. Set data.separator=';'."
+            )
+        if self.comment is not None and (not isinstance(self.comment, str) or not self.comment.strip()):
+            raise ConfigError(f"data.comment must be the start of a line, such as '#', got {self.comment!r}.")
+
+
+def open_table(path: str, options: TableOptions | None = None) -> "Table":
+    """Return the table in a file, in a folder of files, or in the files that match a pattern.
+
+    Raises:
+        ConfigError: a URL, a kind of file that is not read, or a setting that does not fit it.
+        DataError: the file is empty, damaged, or has no valid header.
+        FileMissingError: there is no such file.
+    """
+    from lossselect.data.readers.text_tables import TextTable
+
+    options = options or TableOptions()
+    check_not_url(path)
+    if Path(path).is_dir() or (glob.has_magic(path) and not Path(path).exists()):
+        return _open_shards(path)
     file = existing_file(path)
-    suffix = file.suffix.lower()
+    suffix, compression = file.suffix.lower(), COMPRESSIONS.get(file.suffix.lower())
+    if compression is not None:
+        suffix = Path(file.stem).suffix.lower()
+        suffix = ".csv" if suffix == "" and compression == "ZIP" else suffix
     if suffix in (".npz", ".npy"):
-        fix = "Set data=arrays to read arrays (.npz or .npy)."
-        raise ConfigError(f"Expected a .csv, .tsv or .parquet file, got {file}. {fix}")
-    if suffix not in (*SEPARATORS, *PARQUET):
-        raise ConfigError(
-            f"Expected a file with one of the suffixes {', '.join((*SEPARATORS, *PARQUET))}, got {file}. "
-            "Save the table in one of these formats."
-        )
+        raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read arrays (.npz or .npy).")
+    if suffix not in (*SEPARATORS, *FORMATS):
+        raise _suffix_error(file, suffix)
     if file.stat().st_size == 0:
         raise DataError(f"{file} is empty. Write it again, with a header and rows.")
-    return Table(file) if suffix in PARQUET else CsvTable(file, separator, encoding)
+    form, kind = FORMATS.get(suffix), find_kind(file)
+    is_damaged_excel = form == "Excel" and kind == "ZIP"  # the reader raises the error
+    if kind not in (compression or form or "text", "text") and not is_damaged_excel:
+        is_utf16 = kind == "UTF-16" and options.encoding.lower().replace("_", "-").startswith("utf-16")
+        if not is_utf16:
+            raise kind_error(file, kind, f"{form} content" if form else "text")
+    content = None if compression is None else decompress(file, compression)
+    if form is None:
+        return TextTable(file, options, SEPARATORS[suffix], content)
+    source: Any = file if content is None else io.BytesIO(content)
+    return Table(file, form, lambda: _READERS[form](source, options))
 
 
 def check_columns(names: Iterable[str], header: list[str], source: str, path: str) -> None:
@@ -48,7 +137,10 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
             continue
         message = f"{path} has no column {name!r} ({source}).{suggestion(str(name), header)}"
         message += f" It has: {shorten(header)}."
-        if len(header) == 1 and (candidates := [s for s in OTHER_SEPARATORS if s in header[0]]):
+        if header[0].startswith(("#", "%", "//")):
+            comment = format_setting("data.comment", header[0][0])
+            message += f" If its first lines are comments, set {comment}."
+        elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
             separator = format_setting("data.separator", candidates[0])
             message += f" If {candidates[0]!r} separates the columns, set {separator}."
         raise DataError(message)
@@ -65,16 +157,19 @@ def existing_file(path: str) -> Path:
 
 
 class Table:
-    """Rows and named columns of a Parquet file; the subclass reads CSV files."""
+    """Rows and named columns of a table, whose format Polars reads; the subclass reads text."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    unnamed: tuple[str, ...] = ()
+    """Names given to columns whose name is empty in the file."""
+
+    def __init__(self, file: Path, form: str, rows: Callable[[], pl.LazyFrame]) -> None:
+        self.file, self.form, self._scan_rows = file, form, rows
         with self._errors():
             self.header = self._rows().collect_schema().names()
         self._check_header()
 
     def read(self, columns: Sequence[str], as_text: Iterable[str] = ()) -> pl.DataFrame:
-        """Return all rows; the columns `as_text` of a CSV stay text: "007" does not become 7."""
+        """Return all rows; the columns `as_text` of a text file stay text: "007" does not become 7."""
         with self._errors():
             frame = self._read(columns, as_text)
         if frame.height == 0:
@@ -82,7 +177,7 @@ class Table:
         return frame[columns]
 
     def batches(self, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:
-        """Yield `size` rows at a time; the cells of a CSV are text."""
+        """Yield `size` rows at a time; the cells of a text file are text."""
         with self._errors():
             for frame in self._rows().select(by_name(*columns)).collect_batches(chunk_size=size):
                 yield frame[columns]
@@ -101,157 +196,118 @@ class Table:
             raise DataError(
                 f"{file} has no header: its first line is empty. Write the column names in the first line."
             )
-        if len(set(names)) < len(names):
-            raise DataError(
-                f"{file} has more than one column {first_duplicate(names)!r}. Give each a unique name."
-            )
-        if "" in names:
-            raise DataError(
-                f"Column {names.index('')} of {file} (counted from 0) has no name. Add its name to the "
-                "header. If it contains the row numbers that pandas writes, save with to_csv(index=False)."
-            )
-        if patterns := [name for name in names if name == "*" or (name[0] == "^" and name[-1] == "$")]:
+        if (name := first_duplicate(names)) is not None:
+            raise DataError(f"{file} has more than one column {name!r}. Give each a unique name.")
+        if patterns := [name for name in names if name == "*" or (name[:1] == "^" and name[-1:] == "$")]:
             problem = "which Polars would read as a pattern. Rename the column"
             raise DataError(f"{file} has a column {patterns[0]!r}, {problem}.", column=patterns[0])
 
     def _rows(self) -> pl.LazyFrame:
-        return pl.scan_parquet(self.file, glob=False)
+        return self._scan_rows()
 
     def _read(self, columns: Sequence[str], as_text: Iterable[str]) -> pl.DataFrame:
         return self._rows().select(by_name(*columns)).collect()
 
     def _explain(self, error: Exception) -> ValueError:
+        article = "an" if self.form[0] in "AE" else "a"
         return DataError(
-            f"{self.file} cannot be read as a Parquet file ({_first_line(error)}). Write or copy it again."
+            f"{self.file} cannot be read as {article} {self.form} file ({first_line(error)}). Write or copy "
+            "it again."
         )
 
 
-class CsvTable(Table):
-    """A text file of separated cells; empty lines do not count as rows."""
-
-    def __init__(self, file: Path, separator: str | None, encoding: str) -> None:
-        self.file, self.encoding = file, encoding
-        if not isinstance(encoding, str):
-            raise OptionTypeError(f"data.encoding must be a name such as 'latin-1', got {encoding!r}.")
-        self.separator = SEPARATORS[file.suffix.lower()] if separator in (None, "") else separator
-        if self.separator == "\\t":  # a tab, as it is typed at the command line
-            self.separator = "\t"
-        if not isinstance(self.separator, str) or len(self.separator.encode()) != 1:
-            raise ConfigError(f"data.separator must be a single ASCII character, got {separator!r}.")
-        self.is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
-        try:
-            "".encode(encoding)
-        except (LookupError, TypeError):
-            raise ConfigError(
-                f"Unknown data.encoding {encoding!r}. Set an encoding of Python, such as utf-8 or latin-1."
-            ) from None
-        try:
-            with self._errors(), self._records() as records:
-                # for utf-16-le, Python leaves the byte order mark in the text
-                self.header = [name.removeprefix("\ufeff") for name in next(records, [])]
-        except csv.Error as error:
-            raise DataError(
-                f"The header of {self.file} cannot be read: {error}. Correct its first line."
-            ) from None
-        self._check_header()
-
-    @contextmanager
-    def _records(self) -> Iterator[Any]:
-        encoding = "utf-8-sig" if self.is_utf8 else self.encoding
-        with self.file.open(encoding=encoding, newline="") as file:
-            yield csv.reader(file, delimiter=self.separator)
-
-    def _scan(self, **options: Any) -> pl.LazyFrame:
-        # Polars reads only UTF-8
-        source = self.file if self.is_utf8 else self.file.read_bytes().decode(self.encoding).encode()
-        return pl.scan_csv(source, glob=False, **options)
-
-    def _cells(self, **options: Any) -> pl.LazyFrame:
-        return self._scan(separator=self.separator, new_columns=self.header, **options)
-
-    def _rows(self) -> pl.LazyFrame:
-        cells = self._cells(infer_schema=False)
-        if empty := self._empty_rows():
-            return cells.with_row_index("\x00row").filter(~pl.first().is_in(empty))
-        return cells
-
-    def _read(self, columns: Sequence[str], as_text: Iterable[str]) -> pl.DataFrame:
-        last = self.header[-1]  # read in any case: it is null in lines with too few cells
-        used = by_name(*dict.fromkeys([*columns, last]))
-        overrides = {name: pl.String for name in as_text if name in self.header}
-        try:
-            cells = self._cells(infer_schema_length=INFERRED_ROWS, schema_overrides=overrides)
-            frame = cells.select(used).collect()
-        except pl.exceptions.ComputeError as error:
-            if "could not parse" not in str(error):
-                raise
-            cells = self._cells(infer_schema_length=None, schema_overrides=overrides)
-            frame = cells.select(used).collect()
-        # Polars fills lines with too few cells, empty lines included, with nulls
-        if frame[last].null_count() and (empty := self._empty_rows()):
-            return frame.filter(~pl.int_range(pl.len()).is_in(empty))
-        return frame
-
-    def _explain(self, error: Exception) -> ValueError:
-        if "utf-8" in str(error) or isinstance(error, UnicodeError):
-            return self._decoding_error()
-        try:
-            self._check_lengths()
-        except ValueError as length_error:
-            return length_error
-        quotes = " Check for a quotation mark that is never closed." if '`"' in str(error) else ""
-        return DataError(f"{self.file} cannot be read as a table: {_first_line(error)}.{quotes}")
-
-    def _decoding_error(self) -> ValueError:
-        with self.file.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    line.decode(self.encoding)
-                except UnicodeError as error:
-                    start = getattr(error, "start", 0)
-                    return ConfigError(
-                        f"Line {number} of {self.file} is not encoded in {self.encoding}: it contains the "
-                        f"byte {line[start : start + 1]!r}. Set the encoding of the file, for example "
-                        "data.encoding=latin-1."
-                    )
-        return ConfigError(
-            f"{self.file} is not encoded in {self.encoding}. Set the encoding of the file, for example "
-            "data.encoding=latin-1."
+def _open_shards(path: str) -> Table:
+    """Return the table in all files of a folder, or in those that match a pattern, ordered by name."""
+    is_folder = Path(path).is_dir()
+    names = glob.glob(f"{glob.escape(path)}/**/*" if is_folder else path, recursive=True)
+    files = sorted(file for file in map(Path, names) if file.is_file() and file.name[0] not in "._")
+    forms = {FORMATS.get(file.suffix.lower(), file.suffix) for file in files}
+    form = forms.pop() if len(forms) == 1 else ""
+    if form not in SHARDED:
+        where = f"The folder {Path(path)}" if is_folder else f"The pattern {path}"
+        found = f"has files of other kinds, such as {files[0].name}" if files else "has no files"
+        raise ConfigError(
+            f"{where} {found}. Set data.path to one file, or to a folder or a pattern of .parquet, .arrow or "
+            ".jsonl files of one table."
         )
-
-    def _empty_rows(self) -> list[int]:
-        """Return the rows, as Polars counts them, that are empty lines; check the lengths of all rows."""
-        # a quick test that suffices for most files: every line has enough separators, quoted ones included
-        lines = self._scan(has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String})
-        line, expected = pl.col("line"), len(self.header) - 1
-        short = line.str.count_matches(self.separator, literal=True).fill_null(-1) < expected
-        empty = line.is_null() | (line.str.strip_chars_end("\r") == "")
-        may_be_empty = lines.select((short | empty).any()).collect(engine="streaming").item()
-        return self._check_lengths() if may_be_empty else []
-
-    def _check_lengths(self) -> list[int]:
-        """Return the rows that are empty lines; raise ConfigError for a row with another number of cells."""
-        empty: list[int] = []
-        with self._records() as records:
-            next(records)
-            row = 0
-            try:
-                for row, cells in enumerate(records):
-                    if not cells:
-                        empty.append(row)
-                    elif len(cells) != len(self.header):
-                        count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-                        raise ConfigError(
-                            f"Row {row - len(empty)} of {self.file} (line {records.line_num}) has {count}, "
-                            f"but the header has {len(self.header)}. Correct that line, or set "
-                            "data.separator."
-                        )
-            except csv.Error as error:
-                raise DataError(
-                    f"Row {row} of {self.file} cannot be read: {error}. Correct that row.", row=row
-                ) from None
-        return empty
+    return Table(Path(path), form, lambda: _READERS[form](files, TableOptions()))
 
 
-def _first_line(error: Exception) -> str:
+def _suffix_error(file: Path, suffix: str) -> ConfigError:
+    expected = f"a file with one of the suffixes {', '.join((*SEPARATORS, *FORMATS))}"
+    kind = kind_by_suffix(file)
+    if kind is not None:
+        return kind_error(file, kind, expected)
+    return ConfigError(f"Expected {expected}, got {file}. Save the table in one of these formats.")
+
+
+def _scan_parquet(source: Any, options: TableOptions) -> pl.LazyFrame:
+    return pl.scan_parquet(source, glob=False)
+
+
+def _scan_arrow(source: Any, options: TableOptions) -> pl.LazyFrame:
+    return pl.scan_ipc(source, glob=False)
+
+
+def _scan_json_lines(source: Any, options: TableOptions) -> pl.LazyFrame:
+    return pl.scan_ndjson(source, infer_schema_length=None)
+
+
+def _read_excel(source: Any, options: TableOptions) -> pl.LazyFrame:
+    try:
+        import fastexcel
+    except ImportError:
+        raise ConfigError(
+            "Excel files require the package fastexcel. Install it (pip install fastexcel), or save the "
+            "table as a .csv file."
+        ) from None
+    try:
+        sheets = fastexcel.read_excel(
+            source.getvalue() if hasattr(source, "getvalue") else source
+        ).sheet_names
+    except fastexcel.FastExcelError as error:
+        raise OSError(str(error)) from None
+    if options.sheet is None and len(sheets) > 1:
+        raise ConfigError(
+            f"{source} has {len(sheets)} sheets: {shorten(sheets)}. Set "
+            f"{format_setting('data.sheet', sheets[0])}, or another one."
+        )
+    if options.sheet is not None:
+        lookup(dict.fromkeys(sheets), options.sheet, "data.sheet")
+    return pl.read_excel(source, sheet_name=options.sheet or sheets[0], infer_schema_length=None).lazy()
+
+
+def _read_arff(source: Any, options: TableOptions) -> pl.LazyFrame:
+    from scipy.io import arff
+
+    text = source.read_text(encoding=options.encoding) if isinstance(source, Path) else source.read().decode()
+    try:
+        rows, attributes = arff.loadarff(io.StringIO(text))
+    except (arff.ArffError, NotImplementedError, ValueError, IndexError, StopIteration) as error:
+        raise OSError(
+            f"{first_line(error)}; scipy.io.arff reads numbers and nominal values, but neither text nor "
+            "sparse rows"
+        ) from None
+    columns = []
+    for name in attributes.names():
+        values = rows[name]
+        if values.dtype.kind == "S":
+            words = [value.decode() for value in values.tolist()]
+            columns.append(pl.Series(name, [None if word == "?" else word for word in words]))
+        else:
+            columns.append(pl.Series(name, values).fill_nan(None))
+    return pl.DataFrame(columns).lazy()
+
+
+_READERS: dict[str, Callable[[Any, TableOptions], pl.LazyFrame]] = {
+    "Parquet": _scan_parquet,
+    "Arrow": _scan_arrow,
+    "JSON lines": _scan_json_lines,
+    "Excel": _read_excel,
+    "ARFF": _read_arff,
+}
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
     return str(error).strip().partition("\n")[0]
