@@ -19,7 +19,8 @@ from lossselect.data.preprocessing.columns import CellParser, column_error, feat
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features, TableRows
 from lossselect.data.readers.arrays import read_arrays
-from lossselect.data.readers.tables import TableOptions, check_columns, open_table
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import TableOptions, check_columns
 from lossselect.data.split_columns import find_rows, warn_likely_splits, warn_shared_groups
 from lossselect.data.splits import SPLITS, Splits
 from lossselect.exceptions import ConfigError, DataError, LossSelectError

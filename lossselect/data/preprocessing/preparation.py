@@ -9,7 +9,9 @@ import polars as pl
 
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import array_columns, as_frame, read_features
-from lossselect.data.readers.tables import TableOptions, check_columns, open_table
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.suffixes import ARRAYS
+from lossselect.data.readers.tables import TableOptions, check_columns
 from lossselect.exceptions import CheckpointError, DataError
 from lossselect.utils.checks import check_float, lookup
 from lossselect.utils.structure import DictOf, check_structure
@@ -48,8 +50,8 @@ class Preparation:
         `reading` replaces entries of `self.reading`.
         """
         arrays = self.source == "arrays"
-        if arrays != (Path(path).suffix.lower() in (".npz", ".npy")):
-            expected = ".npz or .npy file" if arrays else ".csv, .tsv or .parquet file with its columns"
+        if arrays != (Path(path).suffix.lower() in ARRAYS):
+            expected = ".npz or .npy file" if arrays else "table with its columns"
             raise DataError(
                 f"Expected a {expected}, got {path}: the model was trained on "
                 f"{'arrays' if arrays else 'a table'}."

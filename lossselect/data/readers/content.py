@@ -11,10 +11,9 @@ from typing import Any
 
 import polars as pl
 
+from lossselect.data.readers.suffixes import COMPRESSIONS
 from lossselect.exceptions import ConfigError, DataError
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".zip": "ZIP"}
-"""Compressed files by suffix."""
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",

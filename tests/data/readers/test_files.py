@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from lossselect.data.readers.arrays import read_arrays, read_features
-from lossselect.data.readers.tables import TableOptions, check_columns, open_table
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import TableOptions, check_columns
 from lossselect.exceptions import ConfigError
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lossselect.data.readers.tables import TableOptions, open_table
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import ConfigError, DataError
 
 FRAME = pl.DataFrame({"a": [1, 2, 3], "b": ["x", None, "é"], "c": [0.5, None, 1.5]})

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 import lossselect as ls
-from lossselect.data.readers.tables import TableOptions, open_table
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import ConfigError, DataError
 
 
@@ -42,12 +43,11 @@ class TestSeparators:
         [
             ("a;b\n1,5;x\n2,5;y\n", "t.csv"),
             ("a;b\n1,5;x\n2,5;y\n", "t.txt"),
-            ("a b\n1,5 x\n2,5 y\n", "t.csv"),
+            ("a b\n1,5 x\n2,5 y\n", "t.txt"),
         ],
     )
     def test_decimal_commas_are_no_separators(self, read, content, name):
-        frame = read(content, name)
-        assert frame.columns in (["a", "b"], ["a b"])
+        assert read(content, name).rows() == [("1,5", "x"), ("2,5", "y")]
 
     def test_a_blank_after_each_comma(self, read):
         content = "39, State-gov, 77516\n50, Private, 83311\n38, Private, 215646\n"
