@@ -45,7 +45,7 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     if suffix in ARRAYS:
         raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read arrays (.npz or .npy).")
     if suffix not in (*SEPARATORS, *FORMATS):
-        raise _suffix_error(file, suffix)
+        raise _suffix_error(file)
     if file.stat().st_size == 0:
         raise DataError(f"{file} is empty. Write it again, with a header and rows.")
     form, kind = FORMATS.get(suffix), find_kind(file)
@@ -78,12 +78,13 @@ def _open_shards(path: str) -> Table:
     return Table(Path(path), form, lambda: _READERS[form](files, TableOptions()))
 
 
-def _suffix_error(file: Path, suffix: str) -> ConfigError:
-    expected = f"a file with one of the suffixes {', '.join((*SEPARATORS, *FORMATS))}"
-    kind = kind_by_suffix(file)
-    if kind is not None:
-        return kind_error(file, kind, expected)
-    return ConfigError(f"Expected {expected}, got {file}. Save the table in one of these formats.")
+def _suffix_error(file: Path) -> ConfigError:
+    if (kind := kind_by_suffix(file)) is not None:
+        return kind_error(file, kind, "a table")
+    return ConfigError(
+        f"Expected a file with one of the suffixes {', '.join((*SEPARATORS, *FORMATS))}, got {file}. Save the "
+        "table in one of these formats."
+    )
 
 
 def _scan_parquet(source: Any, options: TableOptions) -> pl.LazyFrame:
