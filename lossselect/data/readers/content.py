@@ -41,7 +41,7 @@ _SUFFIXES = {
     "NumPy": ".npy",
     "NumPy archive": ".npz",
 }
-_IMAGES = "Images are read by a data module of your own, as in examples/images."
+_IMAGES = "Read images with your own data module, as in examples/images."
 CONVERSIONS = {
     "HDF5": "pandas.read_hdf({old!r}).to_parquet({new!r})",
     "pickle": "pandas.read_pickle({old!r}).to_parquet({new!r})",

@@ -82,8 +82,8 @@ def _suffix_error(file: Path) -> ConfigError:
     if (kind := kind_by_suffix(file)) is not None:
         return kind_error(file, kind, "a table")
     return ConfigError(
-        f"Expected a file with one of the suffixes {', '.join((*SEPARATORS, *FORMATS))}, got {file}. Save the "
-        "table in one of these formats."
+        f"Expected a file with one of the suffixes {', '.join((*SEPARATORS, *FORMATS))}, got {file}. Save "
+        "the table in one of these formats."
     )
 
 

@@ -129,7 +129,11 @@ class Table:
                 f"{file} has no header: its first line is empty. Write the column names in the first line."
             )
         if (name := first_duplicate(names)) is not None:
-            raise DataError(f"{file} has more than one column {name!r}. Give each a unique name.")
+            raise DataError(
+                f"{file} has more than one column {name!r}. Give each a unique name, or set "
+                "data.header=false if the first line contains no names.",
+                column=name,
+            )
         if patterns := [name for name in names if name == "*" or (name[:1] == "^" and name[-1:] == "$")]:
             problem = "which Polars would read as a pattern. Rename the column"
             raise DataError(f"{file} has a column {patterns[0]!r}, {problem}.", column=patterns[0])

@@ -51,7 +51,7 @@ class TextTable(Table):
             if self.separator == " ":
                 self._collapse_blanks()
             with self._records() as records:
-                first, second = next(records, []), next(records, None)
+                first, second = next(records, list[str]()), next(records, None)
         except csv.Error as error:
             raise DataError(
                 f"The header of {self.file} cannot be read: {error}. Correct its first line."
