@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -66,6 +67,25 @@ def run_program(arguments, cwd, timeout=240, **variables):
     program = Program(arguments, cwd, **variables)
     out, err = program.communicate(timeout)
     return subprocess.CompletedProcess(program.args, program.returncode, out, err)
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def run_ranks(arguments, ranks, cwd):
+    """Run a program in several processes, as torchrun would start them; return what each of them printed."""
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
+    started = [
+        Program(arguments, cwd, **({**group, "LOCAL_RANK": str(rank)} if ranks > 1 else {}))
+        for rank in range(ranks)
+    ]
+    printed = [program.communicate() for program in started]
+    for program, (_, err) in zip(started, printed, strict=True):
+        assert program.returncode == 0, err[-3000:]
+    return [out for out, _ in printed]
 
 
 def run_python(arguments, cwd, timeout=240, **variables):
