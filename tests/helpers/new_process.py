@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-
-import pytest
+from unittest import mock
 
 FORKS = sys.platform == "linux"
+STREAMS = ("stdout", "stderr")
 
 
 @functools.cache
@@ -33,10 +33,11 @@ class Program:
     def __init__(self, arguments, cwd, **variables):
         self.args = [str(argument) for argument in arguments]
         self._folder = Path(tempfile.mkdtemp())
+        for name in STREAMS:
+            (self._folder / name).touch()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
         self._process = _context().Process(target=_run, args=(self.args, self._folder, str(cwd), environment))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("OMP_NUM_THREADS", "1")  # for the server, which imports torch
+        with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):  # for the server, which imports torch
             self._process.start()
 
     @property
@@ -55,7 +56,7 @@ class Program:
         if late:
             self._process.kill()
             self._process.join()
-        out, err = ((self._folder / name).read_text() for name in ("stdout", "stderr"))
+        out, err = ((self._folder / name).read_text() for name in STREAMS)
         shutil.rmtree(self._folder)
         if late:
             raise subprocess.TimeoutExpired(self.args, timeout, out, err)
@@ -98,8 +99,8 @@ def run_python(arguments, cwd, timeout=240, **variables):
 
 def _run(arguments, folder, cwd, environment):
     """Run a script, a module (-m) or code (-c) as Python would do, in this process."""
-    for number, name in enumerate(("stdout", "stderr"), 1):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    for number, name in enumerate(STREAMS, 1):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
