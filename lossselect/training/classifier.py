@@ -234,9 +234,9 @@ class Classifier(RecordsArguments, ModuleBase):
         parts = split_batch(batch, self._batch_keys, find_parameters(self._called()))
         return parts[:2] if parts.weight is None else parts
 
-    def _compute_outputs(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
+    def _compute_outputs(self, batch: EncodedBatch) -> tuple[Any, Any, Tensor | None]:
         """Return the checked logits of a batch, its canonical target and its sample weights."""
-        inputs, target, weight = self._encode_batch(batch)
+        inputs, target, weight = batch
         logits = self._output_checks.call(self, inputs)
         if not isinstance(logits, ChunkedLogits):
             target = target.to_dense() if isinstance(target, SparseLabels) else target
@@ -277,9 +277,10 @@ class Classifier(RecordsArguments, ModuleBase):
             ConfigError, DataError: the same errors as in training on this batch.
         """
         self._build_head()
+        encoded = self._encode_batch(batch)
         if self._mix is not None:
-            batch = self._mix(self._settle(self._encode_batch(batch)), self.task)
-        return self._compute_loss(*self._compute_outputs(batch))[0]
+            encoded = self._mix(self._settle(encoded), self.task)
+        return self._compute_loss(*self._compute_outputs(encoded))[0]
 
     def set_label_counts(self, counts: LabelCounts) -> None:
         """Set the weights, the prior and the initial bias that are computed from label counts.
@@ -329,7 +330,7 @@ class Classifier(RecordsArguments, ModuleBase):
     def _encode_batch(self, batch: Any) -> EncodedBatch:
         """Return the inputs, the canonical target and the sample weights of a raw or an encoded batch."""
         encoded = EncodedBatch(*batch) if isinstance(batch, Encoded) else self._unpack_and_encode(batch)
-        return encoded._replace(target=self._to_sparse(encoded.target))
+        return encoded._replace(target=self._to_sparse(encoded.target)) if self._chunked else encoded
 
     def _to_sparse(self, target: Any) -> Any:
         """Return a canonical target in the form that a chunked head requires."""

@@ -289,7 +289,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             # in inference mode, torch does not count changes in place that a hook may make
             hooks = ["transfer_batch_to_device"]
             hooks += ["on_after_batch_transfer"] * torch.is_inference_mode_enabled()
-            self._transfer.arrive(target, device, any(overrides_hook(self, hook) for hook in hooks))
+            self._transfer.arrive(target, device, lambda: any(overrides_hook(self, hook) for hook in hooks))
 
     def _transfer_block(self, block: Block) -> list[Any]:
         """Return the batches of a block, encoded and on the device."""
