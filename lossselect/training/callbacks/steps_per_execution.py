@@ -31,11 +31,12 @@ WITHOUT_CLOSURE = {cls for cls in OPTIMIZERS.values() if cls is not torch.optim.
 STEP_HOOKS = (
     *("backward", "on_before_backward", "on_after_backward"),
     *("on_before_zero_grad", "optimizer_zero_grad", "on_before_optimizer_step", "optimizer_step"),
-    *("configure_gradient_clipping", "training_step"),
+    *("configure_gradient_clipping", "training_step", "step", "unpack_batch"),
     *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
 )
 BASES = (TaskModule, LightningDataModule, RunHooks, Callback)  # their own hooks do not count as overrides
-VALIDATION_HOOKS = ("validation_step", "on_validation_batch_start", "on_validation_batch_end")
+VALIDATION_HOOKS = ("validation_step", "step", "unpack_batch")
+VALIDATION_HOOKS += ("on_validation_batch_start", "on_validation_batch_end")
 
 
 class StepsPerExecution(Callback):
@@ -149,7 +150,9 @@ class _BlockFetcher(compat.DataFetcher):
         self.inner, self.steps, self.trainer = fetcher, steps, trainer
         self._combined_loader = fetcher.combined_loader
         (loader,) = fetcher.combined_loader.flattened
-        self.loader = loader if _takes_rows(loader) else None
+        # a loader in a dict or a list yields dicts or lists
+        is_single = fetcher.combined_loader.iterables is loader
+        self.loader = loader if is_single and _takes_rows(loader) else None
         self._start_epoch()
 
     def _start_epoch(self) -> None:
