@@ -221,16 +221,17 @@ def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint
     return "predictions.csv"
 
 
-def make_predictor(module: Any, device: torch.device) -> Callable[[Tensor], Mapping[str, Tensor]]:
+def make_predictor(module: Any, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]]:
     """Return a function that predicts rows with the hooks and the `predict_step` of a custom module."""
     devices = 1 if device.index is None else [device.index]
     trainer = build_trainer({"accelerator": device.type, "devices": devices, "enable_progress_bar": False})
 
-    def predict(rows: Tensor) -> Mapping[str, Tensor]:
-        batches: Any = [EncodedPair(rows, None)]
-        outputs: Any = trainer.predict(module, DataLoader(batches, batch_size=None, collate_fn=identity))
+    def predict(rows: Tensor) -> dict[str, Tensor]:
+        collate: Any = identity
+        batch: Any = [EncodedPair(rows, None)]
+        outputs: Any = trainer.predict(module, DataLoader(batch, batch_size=None, collate_fn=collate))
         _check_outputs(module, outputs)
-        return outputs[0]  # type: ignore[no-any-return]
+        return {**outputs[0]}
 
     return predict
 

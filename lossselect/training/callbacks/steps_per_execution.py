@@ -35,8 +35,10 @@ STEP_HOOKS = (
     *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
 )
 BASES = (TaskModule, LightningDataModule, RunHooks, Callback)  # their own hooks do not count as overrides
-VALIDATION_HOOKS = ("validation_step", "step", "unpack_batch")
-VALIDATION_HOOKS += ("on_validation_batch_start", "on_validation_batch_end")
+VALIDATION_HOOKS = (
+    *("validation_step", "step", "unpack_batch"),
+    *("on_validation_batch_start", "on_validation_batch_end"),
+)
 
 
 class StepsPerExecution(Callback):
@@ -49,7 +51,7 @@ class StepsPerExecution(Callback):
     - `on_train_batch_start` and `on_train_batch_end` are called once for a block, with the block as batch.
       Code that has to run in each step must override a hook within it, such as `on_before_optimizer_step`.
     - The batches of a block are loaded before its first step. A data set that draws random numbers in the
-      training process therefore draws different ones.
+      training process therefore draws different ones, and a loader must not overwrite earlier batches.
 
     Args:
         steps: The maximum number of steps in an iteration, >= 1; 1 changes nothing.
