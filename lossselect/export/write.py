@@ -78,13 +78,13 @@ def export_model(
         raise ConfigError(f"Expected a path with one of the suffixes {SUFFIXES}, got {path}.")
     require(form, FORMATS[form].to_write)
     for method in (Classifier.compute_logits, Classifier.predict):
-        if module._overrides(method):
+        if module._replaces(method):
             raise ConfigError(
                 f"{type(module).__name__} overrides {method.__name__}, but an exported model contains only "
                 "forward. Override forward instead."
             )
     # a subclass with its own forward may not return the outputs of the net
-    plain = not module._overrides(Classifier.forward)
+    plain = not module._replaces(Classifier.forward)
     net = module._arguments.get("net")
     spec = dict(net) if plain and isinstance(net, Mapping) else None
     if inputs is None:

@@ -180,15 +180,15 @@ class Classifier(RecordsArguments, ModuleBase):
         return self.net(*inputs, **named)
 
     def _check_net(self) -> None:
-        if self.net is None and not self._overrides(Classifier.forward):
+        if self.net is None and not self._replaces(Classifier.forward):
             raise ConfigError(f"{type(self).__name__} has no net. Pass net=..., or override forward.")
 
     def _called(self) -> nn.Module:
         """Return the module whose forward receives the inputs of a batch."""
         self._check_net()
-        return self if self._overrides(Classifier.forward) else self.net
+        return self if self._replaces(Classifier.forward) else self.net
 
-    def _overrides(self, method: Callable[..., Any]) -> bool:
+    def _replaces(self, method: Callable[..., Any]) -> bool:
         """Return whether a subclass or an attribute of the instance replaces a method of this package."""
         return getattr(getattr(self, method.__name__), "__func__", None) is not method
 
@@ -329,7 +329,7 @@ class Classifier(RecordsArguments, ModuleBase):
 
     def _encode_batch(self, batch: Any) -> EncodedBatch:
         """Return the inputs, the canonical target and the sample weights of a raw or an encoded batch."""
-        is_encoded = isinstance(batch, Encoded) and not self._overrides(Classifier.unpack_batch)
+        is_encoded = isinstance(batch, Encoded) and not self._replaces(Classifier.unpack_batch)
         encoded = EncodedBatch(*batch) if is_encoded else self._unpack_and_encode(batch)
         return encoded._replace(target=self._to_sparse(encoded.target))
 

@@ -179,7 +179,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         return outputs
 
     def _call_step(self, batch: Any, stage: str) -> Any:
-        outputs = self.step(batch) if self._overrides(TaskModule.step) else self._run_step(batch, stage)
+        outputs = self.step(batch) if self._replaces(TaskModule.step) else self._run_step(batch, stage)
         return outputs.result() if isinstance(outputs, StepOutput) else outputs
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
@@ -188,7 +188,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         Raises:
             ConfigError: an override of `unpack_batch` fails for a batch without labels.
         """
-        if not self._overrides(Classifier.unpack_batch):
+        if not self._replaces(Classifier.unpack_batch):
             if not isinstance(batch, Encoded):
                 batch = split_batch(batch, self._batch_keys, find_parameters(self._called()), labelled=False)
             return self.predict(batch.inputs)
