@@ -181,6 +181,10 @@ def _load_model(
         )
     preparation = Preparation.stored(prepared, checkpoint)
     classifier, torch_device = load_trained(checkpoint, content, module), parse_device(device)
+    if module is not None:
+        from lossselect.run.results import make_predictor
+
+        return preparation, classifier.task, make_predictor(classifier, torch_device)
     classifier.to(torch_device)
     return preparation, classifier.task, lambda rows: classifier.predict(rows.to(torch_device))
 

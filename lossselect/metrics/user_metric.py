@@ -14,6 +14,7 @@ from lossselect.compat.torchmetrics import set_update_count
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import flatten_positions
 from lossselect.metrics.names import class_keys
+from lossselect.metrics.state import fill_empty_lists
 from lossselect.metrics.task_metric import MetricInput, TaskMetric, as_rows, check_batch
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
@@ -86,8 +87,7 @@ class UserMetric(TaskMetric):
     def summarize(self) -> Any:
         if not bool(self.support[0]):  # in all processes
             return torch.tensor(torch.nan, dtype=torch.double, device=self.device)
-        if not self.metric.update_called:  # other processes have rows
-            set_update_count(self.metric, 1)
+        fill_empty_lists(self.metric)
         return self.metric.compute()
 
     def _value(self, statistic: Any, undefined: Tensor) -> Any:

@@ -137,6 +137,8 @@ def _choose_inputs(batch: Any, rest: Mapping[str, Any], parameters: Parameters |
         return batch
     if any(name in rest for name in named) and (isinstance(batch, Mapping) or len(named) > 1):
         return rest
+    if rest and parameters and parameters.any_name and not (named or parameters.any_number):
+        return rest  # forward(**batch)
     tensors = [value for value in rest.values() if isinstance(value, Tensor)]
     if len(tensors) == 1 or len(rest) == 1:
         return (tensors or [*rest.values()])[0]

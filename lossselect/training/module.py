@@ -162,7 +162,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Return the loss, the logits and the canonical target of a batch; see `step`."""
-        return self._run_step(batch, "train").result()
+        return self._call_step(batch, "train")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Add the batch to the validation epoch; return its loss, logits and canonical target."""
@@ -173,10 +173,14 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Any, stage: str) -> dict[str, Any]:
-        outputs = StepOutput()
+        outputs: Any = {}
         for single in self._transfer_block(batch) if isinstance(batch, Block) else (batch,):
-            outputs = self._run_step(single, stage)
-        return outputs.result()
+            outputs = self._call_step(single, stage)
+        return outputs
+
+    def _call_step(self, batch: Any, stage: str) -> Any:
+        outputs = self.step(batch) if self._replaces(TaskModule.step) else self._run_step(batch, stage)
+        return outputs.result() if isinstance(outputs, StepOutput) else outputs
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return `predict(inputs)` for a batch, with or without a target.
@@ -184,11 +188,10 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         Raises:
             ConfigError: an override of `unpack_batch` fails for a batch without labels.
         """
-        if isinstance(batch, Encoded):
+        if not self._replaces(Classifier.unpack_batch):
+            if not isinstance(batch, Encoded):
+                batch = split_batch(batch, self._batch_keys, find_parameters(self._called()), labelled=False)
             return self.predict(batch.inputs)
-        if type(self).unpack_batch is Classifier.unpack_batch:
-            parameters = find_parameters(self._called())
-            return self.predict(split_batch(batch, self._batch_keys, parameters, labelled=False).inputs)
         if isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) == 1):
             return self.predict(batch if isinstance(batch, Tensor) else batch[0])
         try:
@@ -201,7 +204,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         return self.predict(inputs)
 
     def step(self, batch: Any) -> StepOutput:
-        """Do the work of a training, validation or test step, for use in an override of one.
+        """Do the work of a training, validation or test step; call it in an override of one, or override it.
 
         In training, the gradient of the loss is scaled so that the optimizer step uses the gradient of one
         mean over all processes and, with `accumulate_grad_batches`, all micro-batches. Terms that an
@@ -378,8 +381,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             map_location: The device, as in `torch.load`.
             strict: Whether the checkpoint must contain exactly the parameters of the module.
             weights_only: Must be True.
-            kwargs: Constructor arguments that the checkpoint does not contain because they are not plain
-                values, such as `net=`, and arguments to change.
+            kwargs: Constructor arguments that are not plain values, such as `net=`, and arguments to change.
 
         Raises:
             FileMissingError: the file does not exist.

@@ -76,6 +76,27 @@ class Fails(Model):
     def __init__(self, task):
         raise KeyError("vocabulary")
 
+class ScalesInHook(Model):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return (3 * batch[0] + self.trainer.training, *batch[1:])
+
+class ScalesInUnpack(Model):
+    def unpack_batch(self, batch):
+        return 3 * batch[0], batch[1]
+
+class ScalesPredictions(Model):
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        outputs = super().predict_step(batch, batch_idx)
+        return outputs | {"probabilities": outputs["probabilities"] / 2}
+
+class ScalesLogits(Model):
+    def compute_logits(self, inputs):
+        return 3 * super().compute_logits(inputs)
+
+class ReturnsProbabilities(Model):
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        return super().predict_step(batch, batch_idx)["probabilities"]
+
 class NoNet(ls.TaskModule):
     def __init__(self, task, **kwargs):
         super().__init__(task, **kwargs)
@@ -167,6 +188,37 @@ def test_a_run_its_checkpoint_and_resuming(train, lossselect):
     code, out, err = train("Model", *resumed, "module.hidden=5")
     assert (code, err) == (0, "")
     assert "Results of epoch 3" in out
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden")
+@pytest.mark.parametrize("name", ["ScalesInHook", "ScalesInUnpack", "ScalesPredictions", "ScalesLogits"])
+def test_overrides_apply_to_predictions_of_a_file(name, train, lossselect):
+    assert train(name, *FILE, "trainer.max_epochs=2")[0] == 0
+    new = ("input=table.csv", "output=out.csv")
+    assert lossselect("predict", CHECKPOINT, *new, f"module=own_module.{name}") == (0, "")
+    expected = {row["row"]: float(row["p_yes"]) for row in read_csv("run/predictions.csv")}
+    predicted = {row["row"]: float(row["p_yes"]) for row in read_csv("out.csv")}
+    assert {row: predicted[row] for row in expected} == pytest.approx(expected, abs=1e-6)
+    code, err = lossselect("export", CHECKPOINT, "output=m.pt2", f"module=own_module.{name}")
+    assert code == 1
+    assert f"{name} " in err
+    assert "an exported model contains only forward" in err
+
+
+def test_unpack_batch_is_called_for_the_rows_of_a_file(train):
+    for name in ("Model", "ScalesInUnpack"):
+        assert train(name, *FILE, "hydra.run.dir=" + name)[0] == 0
+    losses = [
+        json.loads(Path(name, "metrics.json").read_text())["test/loss"]
+        for name in ("Model", "ScalesInUnpack")
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_a_predict_step_that_returns_no_predictions(train):
+    code, _, err = train("ReturnsProbabilities", *FILE)
+    assert code == 1
+    assert "ReturnsProbabilities.predict_step must return a mapping" in err
 
 
 def test_a_sweep_over_an_argument(train):

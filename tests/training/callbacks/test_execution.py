@@ -244,6 +244,35 @@ def test_a_loader_with_custom_batches(tmp_path):
         assert_same(*(fit(tmp_path, k, make=make) for k in (1, 8)))
 
 
+def test_overrides_get_the_batches_of_the_loader(tmp_path):
+    class OwnStep(ls.TaskModule):
+        def step(self, batch):
+            assert type(batch) is list
+            out = super().step(batch)
+            out.loss = out.loss + 0.1 * out.logits.square().mean()
+            return out
+
+    class Weighted(ls.TaskModule):
+        def unpack_batch(self, batch):
+            inputs, target = batch
+            return inputs, target, inputs[:, 0].abs()
+
+    for module, make in ((OwnStep, user_loader), (Weighted, user_loader), (Weighted, tensor_loader)):
+        assert_same(*(fit(tmp_path, k, module=module, make=make) for k in (1, 8)))
+
+
+def test_a_dict_with_one_loader(tmp_path):
+    class OwnStep(ls.TaskModule):
+        def training_step(self, batch, batch_idx):
+            return self.step(batch["rows"])
+
+    def in_dict(task, shuffle=False):
+        loader = tensor_loader(task, shuffle=shuffle)
+        return {"rows": loader} if shuffle else loader
+
+    assert_same(*(fit(tmp_path, k, module=OwnStep, make=in_dict) for k in (1, 8)))
+
+
 def test_forward_may_log(tmp_path):
     class Logs(ls.TaskModule):
         def forward(self, x):
