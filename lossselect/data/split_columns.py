@@ -258,4 +258,7 @@ def _is_likely_group(column: pl.Series) -> bool:
         return False
     known = column.drop_nulls()
     distinct = known.n_unique()
-    return MIN_GROUPS < distinct < len(known) <= distinct * MAX_GROUP_ROWS
+    if not MIN_GROUPS < distinct < len(known) <= distinct * MAX_GROUP_ROWS:
+        return False
+    # text without letters may be numbers or dates, which raise an error later
+    return not is_text or known.cast(pl.String).str.contains("[a-zA-Z]").all()
