@@ -21,7 +21,12 @@ from lossselect.data.preprocessing.table_features import Features, TableRows
 from lossselect.data.readers.arrays import read_arrays
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions, check_columns
-from lossselect.data.split_columns import find_rows, warn_likely_splits, warn_shared_groups
+from lossselect.data.split_columns import (
+    describe_method,
+    find_rows,
+    warn_likely_splits,
+    warn_shared_groups,
+)
 from lossselect.data.splits import SPLITS, Splits
 from lossselect.exceptions import ConfigError, DataError, LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -187,6 +192,7 @@ def load_own_data(
         starts=starts,
         columns=tuple(features.columns),
         weights=None if source.weights is None else torch.from_numpy(np.concatenate(weights)).float(),
+        method=describe_method(source.roles, {"val": val_path, "test": test_path}),
     )
 
 

@@ -87,6 +87,20 @@ def find_rows(
     return rows
 
 
+def describe_method(roles: Mapping[str, pl.Series], paths: Mapping[str, str | None]) -> str:
+    """Return how the rows were assigned to splits, for the plan; `paths` are the files of the splits."""
+    parts = [f"{SPLIT_NAMES[split]} rows of {path}" for split, path in paths.items() if path]
+    parts += [f"as column {roles['split'].name!r} names them"] if "split" in roles else []
+    others = "others " if parts else ""
+    if "time" in roles:
+        parts.append(f"{others}in the order of column {roles['time'].name!r}, the latest for test")
+    elif "group" in roles:
+        parts.append(f"{others}drawn as whole groups of column {roles['group'].name!r}, stratified by label")
+    elif not all(paths.values()):
+        parts.append(f"{others}drawn at random, stratified by label")
+    return "; ".join(parts)
+
+
 def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarray]:
     """Return the rows of each split that a column names: by words, by 0 and 1, or by numbers of folds.
 

@@ -1,5 +1,6 @@
 """Splits that columns determine: published splits, folds, groups and time."""
 
+import re
 import warnings
 
 import numpy as np
@@ -194,6 +195,32 @@ class TestTime:
             load(
                 table(t=range(ROWS)), time="t", val_path=table(t=range(ROWS)), test_path=table(t=range(ROWS))
             )
+
+
+class TestPlan:
+    @pytest.mark.parametrize(
+        ("options", "method"),
+        [
+            ({}, "drawn at random, stratified by label"),
+            ({"group": "g"}, "drawn as whole groups of column 'g', stratified by label"),
+            ({"time": "t"}, "in the order of column 't', the latest for test"),
+            ({"split": "s"}, "as column 's' names them; others drawn at random, stratified by label"),
+        ],
+    )
+    def test_columns(self, load, options, method):
+        columns = table(g=[i % 12 for i in range(ROWS)], t=[i * 7 % 30 for i in range(ROWS)])
+        columns["s"] = ["test" if i % 5 == 0 else "train" for i in range(ROWS)]
+        with ls.ignore_warnings("likely_split_column"):
+            assert load(columns, **options).method == method
+
+    def test_files(self, load):
+        columns, other = table(), {"x": X + 1, "y": Y}
+        method = load(columns, val_path=other).method
+        assert re.fullmatch(
+            r"validation rows of .*val_path\.csv; others drawn at random, stratified.*", method
+        )
+        method = load(columns, val_path=other, test_path={"x": X + 2, "y": Y}).method
+        assert re.fullmatch(r"validation rows of .*val_path\.csv; test rows of .*test_path\.csv", method)
 
 
 class TestRoles:
