@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from paths import ROOT
 
 import lossselect as ls
-from lossselect.cli import predict
+from lossselect.cli import export, predict
 from lossselect.run.build import load_data
 
 SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "hydra.run.dir=run"]
@@ -338,6 +338,16 @@ class TestPredict:
     @pytest.fixture
     def run(self, call):
         return partial(call, predict.main, "predict.py")
+
+    def test_a_run_folder_in_place_of_a_checkpoint(self, trained, run, call, files):
+        for i, checkpoint in enumerate(["run", trained]):
+            assert run(f"checkpoint={checkpoint}", "input=species.csv", f"output={i}.csv")[0] == 0
+        assert Path("0.csv").read_bytes() == Path("1.csv").read_bytes()
+        assert call(export.main, "export.py", "checkpoint=run", "format=safetensors")[0] == 0
+        assert Path("run/checkpoints/best.safetensors").is_file()
+        loaded = [ls.TaskModule.load_from_checkpoint(path) for path in ("run", trained)]
+        for weight, other in zip(*(module.state_dict().values() for module in loaded), strict=True):
+            assert torch.equal(weight, other)
 
     @pytest.mark.parametrize("size", [7, 8192])
     @pytest.mark.parametrize("name", ["new.csv", "new.parquet", "new.tsv"])
