@@ -9,7 +9,7 @@ import polars as pl
 
 from lossselect.data.label_parsing.options import Labels
 from lossselect.data.preprocessing.columns import CellParser
-from lossselect.data.preprocessing.dates import parse_dates
+from lossselect.data.preprocessing.dates import find_format, parse_dates
 from lossselect.data.splits import split_rows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -50,7 +50,7 @@ def find_rows(
         fractions: Fractions of the splits without a separate file, as in `split_rows`.
         seed: Seed of the drawn splits.
         test_fold: See `read_splits`.
-        date_format: See `parse_dates`.
+        date_format: See `find_format`.
 
     Raises:
         ConfigError: the columns contradict each other or the files.
@@ -169,7 +169,9 @@ def read_times(column: pl.Series, date_format: str | None) -> np.ndarray:
     Raises:
         DataError: a cell is empty, or is not a date.
     """
-    times = column if column.dtype.is_numeric() else parse_dates(column, date_format)
+    times = column
+    if not (column.dtype.is_numeric() or column.dtype.is_temporal()):
+        times = parse_dates(column, find_format(column, date_format))
     times = times.fill_nan(None) if times.dtype.is_float() else times
     if times.null_count():
         row, setting = times.is_null().arg_max(), format_setting("data.time", column.name)

@@ -303,7 +303,7 @@ def _check_data(data: Mapping[str, Any]) -> None:
         data["target"] is not None or data["name"] != "table",
         "A target is required. Set data.target=... to the label column, or to a list of 0/1 columns.",
     )
-    for name in ("target", "features", "missing", "exclude", "categorical", "null_values"):
+    for name in ("target", "features", "missing", "exclude", "categorical", "text", "null_values"):
         value = data.get(name)
         message = f"data.{name} must be a name or a list of names such as [a,b], got {value!r}."
         _require(all(isinstance(entry, str | int | float) for entry in as_list(value)), message)

@@ -12,9 +12,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from lossselect.data.preprocessing.columns import FEW, CellParser, warn_if_index
+from lossselect.data.preprocessing.columns import FEW, CellParser, fitted_numbers, warn_if_index
 from lossselect.data.preprocessing.standardizer import Standardizer, check_range, standardize
-from lossselect.data.preprocessing.table_features import Features, TableRows, fitted_numbers
+from lossselect.data.preprocessing.table_features import Features
+from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.arrays import array_columns, as_polars_knows, blocks
 from lossselect.exceptions import DataError
 
