@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.label_parsing.options import Labels
-from lossselect.data.preprocessing.columns import CellParser
-from lossselect.data.preprocessing.dates import find_format, parse_dates
+from lossselect.data.preprocessing.columns import TEXT, CellParser
+from lossselect.data.preprocessing.dates import find_format, is_date, parse_dates
 from lossselect.data.splits import split_rows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -242,7 +242,11 @@ def warn_likely_splits(frame: pl.DataFrame, has_groups: bool) -> None:
 
 
 def _is_likely_split(column: pl.Series) -> bool:
-    if column.dtype not in (pl.String, pl.Categorical, pl.Enum, pl.Boolean) and not column.dtype.is_integer():
+    is_flag = re.fullmatch(r"is[\W_]?\w+", column.name, re.IGNORECASE) and FLAG.search(column.name)
+    is_fold = re.fullmatch(r"(\w+[\W_])?folds?", column.name, re.IGNORECASE)
+    if column.dtype not in TEXT and not (
+        (is_flag or is_fold) and (column.dtype.is_integer() or column.dtype == pl.Boolean)
+    ):
         return False
     values = {str(value).strip().lower() for value in column.drop_nulls().unique().head(30)}
     if len(values) < 2:
@@ -250,14 +254,16 @@ def _is_likely_split(column: pl.Series) -> bool:
     if values <= {*WORDS}:
         return len({WORDS[value] for value in values}) > 1
     if values <= {*FLAG_VALUES}:
-        return bool(re.fullmatch(r"is[\W_]?\w+", column.name, re.IGNORECASE) and FLAG.search(column.name))
-    return bool(re.fullmatch(r"(\w+[\W_])?folds?", column.name, re.IGNORECASE)) and len(values) < 30
+        return bool(is_flag)
+    return bool(is_fold) and len(values) < 30
 
 
 def _is_likely_group(column: pl.Series) -> bool:
-    is_text = column.dtype in (pl.String, pl.Categorical, pl.Enum)
+    is_text = column.dtype in TEXT
     if not is_text and not (column.dtype.is_integer() and IDENTIFIER.search(column.name)):
         return False
     known = column.drop_nulls()
     distinct = known.n_unique()
+    if is_text and is_date(known.head(MIN_GROUPS).cast(pl.String)):
+        return False
     return MIN_GROUPS < distinct < len(known) <= distinct * MAX_GROUP_ROWS

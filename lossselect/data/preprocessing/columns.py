@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from polars import selectors
 
-from lossselect.data.preprocessing.standardizer import Standardizer
+from lossselect.data.preprocessing.standardizer import Standardizer, standardize
 from lossselect.data.readers.tables import check_columns
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import as_number
@@ -47,6 +47,41 @@ class Number:
     def features(self) -> list[str]:
         """Names of its features."""
         return [self.name, f"{self.name} missing"] if self.missing else [self.name]
+
+
+class NumberFeatures:
+    """Standardised features of fitted columns of numbers: 0 and an indicator where a number is missing.
+
+    Args:
+        numbers: The columns.
+        places: The index of each column in the rows.
+        width: The number of columns of the rows.
+    """
+
+    def __init__(self, numbers: Sequence[Number], places: Sequence[int], width: int) -> None:
+        # a column with missing values becomes two features, the second of which is 1 where it is missing
+        features = [
+            (number.mean, number.std, place, second)
+            for number, place in zip(numbers, places, strict=True)
+            for second in (False, True)[: len(number.features)]
+        ]
+        self.mean, self.std, columns, self.indicators = (
+            np.array([feature[i] for feature in features], dtype)
+            for i, dtype in enumerate((float, float, np.int64, bool))
+        )
+        self.columns = slice(None) if columns.tolist() == [*range(width)] else columns
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __call__(self, rows: np.ndarray, may_be_missing: bool = True) -> np.ndarray:
+        """Return the float32 features of rows (N, width), NaN where missing."""
+        features = standardize(rows[:, self.columns], self.mean, self.std)
+        if may_be_missing:
+            missing = np.isnan(features)
+            features[missing] = 0
+            features[:, self.indicators] = missing[:, self.indicators]
+        return features
 
 
 @dataclass(frozen=True)
@@ -113,29 +148,30 @@ class CellParser:
                 raise DataError.at(row + first_row, column.name, problem, numbers[row])
         return numbers
 
-    def number_columns(self, frame: pl.DataFrame, first_row: int = 0) -> list[pl.Series]:
+    def number_columns(self, frame: pl.DataFrame, first_row: int = 0) -> pl.DataFrame:
         """Return `numbers` of each column; all columns are converted at once, as a loop takes much longer."""
         marks = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
         words = [mark for mark in self.null_values if as_number(mark) is None]
         converted: dict[str, pl.Series] = {}
-        for cells in (frame.select(selectors.by_dtype(*TEXT)), frame.select(NUMERIC)):
-            if not cells.width:
+        trimmed = pl.all().cast(pl.String).str.strip_chars()
+        for types, cells in ((selectors.by_dtype(*TEXT), trimmed), (NUMERIC, pl.all())):
+            columns = frame.select(types)
+            if not columns.width:
                 continue
-            is_text = cells.dtypes[0] in TEXT
-            if is_text:
-                cells = cells.cast(pl.String).select(pl.all().str.strip_chars())
-            numbers = cells.cast(pl.Float64, strict=False)
-            valid = np.isfinite(np.array(numbers.sum().row(0), dtype=np.float64))
-            if is_text:  # cells that are not numbers must be missing
-                missing = cells.null_count().row(0), cells.select(pl.all().is_in(["", *words]).sum()).row(0)
-                valid &= np.sum(missing, axis=0) == numbers.null_count().row(0)
+            numbers = columns.select(cells.cast(pl.Float64, strict=False))
+            finite = np.isfinite(np.array(numbers.sum().row(0), dtype=np.float64))
+            new_nulls = np.subtract(numbers.null_count().row(0), columns.null_count().row(0))
+            if (doubtful := np.flatnonzero(new_nulls)).size:  # only missing cells are valid
+                empty = columns[:, doubtful.tolist()].select(cells.is_in(["", *words]).sum())
+                new_nulls[doubtful] -= np.array(empty.row(0))
             if marks:
                 numbers = numbers.select(pl.when(~pl.all().is_in(marks)).then(pl.all()))
+            valid = finite & (new_nulls == 0)
             converted |= {column.name: column for column, ok in zip(numbers, valid, strict=True) if ok}
         # `numbers` raises the error, or converts rare text such as true
         rest = (column for column in frame if column.name not in converted)
         converted |= {column.name: self.numbers(column, first_row) for column in rest}
-        return [converted[name] for name in frame.columns]
+        return pl.DataFrame({name: converted[name] for name in frame.columns})
 
 
 def numbered_frame(columns: Iterable[pl.Series]) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 """Conversion of a table's columns to features, fitted on the training rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
@@ -14,6 +14,7 @@ from lossselect.data.preprocessing.columns import (
     Category,
     CellParser,
     Number,
+    NumberFeatures,
     fitted_numbers,
     numbered_frame,
     warn_if_index,
@@ -31,6 +32,8 @@ from lossselect.utils.warnings import warn
 
 BLOCK_ROWS = 1 << 17
 """Number of rows that are processed at once: enough for several cores, and few enough for little memory."""
+CONVERTED_ROWS = 1 << 14
+"""Number of rows that NumPy converts at once: few enough for the cache of a core."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Features:
             warn_if_index(frame[name])
         columns: dict[str, Number | Category | Date | Text | None] = {}
         if kinds["number"]:
-            numbers = pl.DataFrame(parser.number_columns(frame.select(kinds["number"])))
+            numbers = parser.number_columns(frame.select(kinds["number"]))
             standardizer = Standardizer(numbers.columns)
             for start in range(0, len(train), BLOCK_ROWS):
                 standardizer.partial_fit(numbers[train[start : start + BLOCK_ROWS]])
@@ -143,34 +146,27 @@ class Features:
                 consists of those.
         """
         check_columns(self.columns, frame.columns, "a feature of the model", path)
-        columns = self.parser.number_columns(frame.select(number.name for number in self.numbers), first_row)
+        cells = self.parser.number_columns(frame.select(number.name for number in self.numbers), first_row)
         parts = [date.numbers(frame[date.name], self.parser, first_row) for date in self.dates]
         categories = [self.parser.text(frame[category.name]) for category in self.categories]
         texts = [self.parser.text(frame[text.name]) for text in self.texts]
-        numbers = _to_tensor([*columns, *chain(*parts)], self._standardized(), torch.float32, frame.height)
+        columns = numbered_frame([*cells, *chain(*parts)])
+        fitted = [*self.numbers, *(part for date in self.dates for part in date.parts)]
+        convert = NumberFeatures(fitted, range(len(fitted)), len(fitted))
+        numbers = _to_tensor(columns, torch.empty(frame.height, len(convert)), convert)
         check_range(numbers, self.names, first_row=first_row)
-        codes, unknown = self._encode(categories, first=numbers.shape[1])
-        known = zip((*self.numbers, *self.dates), [*columns, *(part[0] for part in parts)], strict=True)
+        codes, unknown = self._encode(categories, first=len(convert))
+        shape = frame.height, len(codes)
+        coded = _to_tensor(numbered_frame(codes), torch.empty(shape, dtype=torch.int32), np.array)
+        known = zip((*self.numbers, *self.dates), (*cells, *(part[0] for part in parts)), strict=True)
         for number, column in known:
             if not number.missing and column.null_count():
                 unknown[number.name] = column.null_count()
-        identity = [pl.col(str(i)) for i in range(len(codes))]
-        coded = _to_tensor(codes, identity, torch.int32, frame.height)
-        dates = (days for days, *_ in parts)
-        hashes = numbered_frame([*columns, *dates, *categories, *texts]).hash_rows()
+        hashes = numbered_frame([*columns, *categories, *texts]).hash_rows()
         for text in texts:
             warn_if_long(text, first_row)
         words = join_words([column.words(text) for column, text in zip(self.texts, texts, strict=True)])
         return TableRows(numbers, coded, len(self.names), hashes, words), unknown
-
-    def _standardized(self) -> list[pl.Expr]:
-        features: list[pl.Expr] = []
-        for i, number in enumerate((*self.numbers, *(part for date in self.dates for part in date.parts))):
-            column = pl.col(str(i))
-            features.append(((column - number.mean) / number.std).fill_null(0))
-            if number.missing:
-                features.append(column.is_null())
-        return [feature.cast(pl.Float32).alias(str(i)) for i, feature in enumerate(features)]
 
     def _encode(self, texts: list[pl.Series], first: int) -> tuple[list[pl.Series], dict[str, int]]:
         """Return the codes of each category column, and the number of cells with an unknown category.
@@ -230,10 +226,9 @@ def _category_codes(text: pl.Series, category: Category) -> pl.Series:
     return text.cast(pl.Enum(category.values), strict=False).to_physical().cast(pl.Int32)
 
 
-def _to_tensor(columns: list[pl.Series], features: list[pl.Expr], dtype: torch.dtype, height: int) -> Tensor:
-    """Return the features (height, len(features)) of the columns, in row-major order for fast batches."""
-    frame, matrix = numbered_frame(columns), torch.empty(height, len(features), dtype=dtype)
-    for start in range(0, height if features else 0, BLOCK_ROWS):
-        part = frame.slice(start, BLOCK_ROWS).select(features)
-        matrix[start : start + BLOCK_ROWS] = torch.from_numpy(part.to_numpy(writable=True))
+def _to_tensor(columns: pl.DataFrame, matrix: Tensor, convert: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    """Fill the matrix with the converted rows, in row-major order for fast batches; return it."""
+    for start in range(0, columns.height, CONVERTED_ROWS):
+        rows = columns.slice(start, CONVERTED_ROWS).to_numpy()
+        matrix[start : start + CONVERTED_ROWS] = torch.from_numpy(convert(rows))
     return matrix
