@@ -193,7 +193,7 @@ def load_own_data(
         task=labels.task,
         reason=labels.reason,
         starts=starts,
-        columns=tuple(features.columns),
+        columns=tuple(features.summary),
         weights=None if source.weights is None else torch.from_numpy(np.concatenate(weights)).float(),
     )
 

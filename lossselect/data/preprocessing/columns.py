@@ -122,12 +122,12 @@ class CellParser:
             text = self.text(column)
             numbers, row = parse_numbers(text)
             if row is not None:
-                cell = excerpt(text[row])
                 raise column_error(
                     column.name,
-                    f"contains numbers, but row {row + first_row} is {cell}. If that means 'missing', "
-                    f"train with {format_setting('data.null_values', [cell[1:-1]])}. If the column contains "
-                    f"categories, train with {format_setting('data.categorical', [column.name])}.",
+                    f"contains numbers, but row {row + first_row} is {excerpt(text[row])}. If that means "
+                    f"'missing', train with {format_setting('data.null_values', [text[row][:LONG]])}. If the "
+                    "column contains categories, train with "
+                    f"{format_setting('data.categorical', [column.name])}.",
                     row=row + first_row,
                     value=text[row],
                 )

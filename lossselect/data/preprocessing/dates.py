@@ -1,14 +1,15 @@
 """Dates and times: parsing, and the numbers that are computed from them as features."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from lossselect.data.preprocessing.columns import (
+    LONG,
     TEXT,
     CellParser,
     Number,
@@ -30,12 +31,27 @@ ORDERS = {
     "mdy": (r"^(?<month>\d{1,2})[-/.](?<day>\d{1,2})[-/.](?<year>\d{4})" + TIME, "5/31/2024"),
 }
 """Pattern and example of dates by the order of year, month and day."""
-PARTS = {
-    "days": lambda date, origin: (date - origin).dt.total_microseconds() / 86_400e6,
+CYCLES = {
+    "month": lambda date: (date.dt.month() - 1) / 12,
+    "weekday": lambda date: (date.dt.weekday() - 1) / 7,
+    "hour": lambda date: date.dt.hour() / 24 + date.dt.minute() / (24 * 60),
+}
+"""Fraction of a cycle that has passed: year, week and day."""
+
+
+def _position(cycle: Callable[[pl.Expr], pl.Expr], axis: str) -> Callable[[pl.Expr, int], pl.Expr]:
+    """Return the function from a date to a coordinate of its position on a circle.
+
+    December is next to January then, which helps small nets and few rows.
+    """
+    # rounded, because a coordinate that is 0 except for rounding errors must be constant
+    return lambda date, _: getattr(cycle(date) * (2 * math.pi), axis)().round(6)
+
+
+PARTS: dict[str, Callable[[pl.Expr, int], pl.Expr]] = {
+    "days": lambda date, origin: (date.dt.timestamp("us") - origin) / 86_400e6,
     "year": lambda date, _: date.dt.year(),
-    "month": lambda date, _: date.dt.month(),
-    "weekday": lambda date, _: date.dt.weekday(),
-    "hour": lambda date, _: date.dt.hour() + date.dt.minute() / 60,
+    **{f"{name} {axis}": _position(cycle, axis) for name, cycle in CYCLES.items() for axis in ("sin", "cos")},
 }
 """Numbers that are computed from a date and the earliest date of the training rows."""
 
@@ -47,13 +63,13 @@ class Date:
     Args:
         name: The column's name.
         format: The format of text, see `parse_dates`.
-        origin: The earliest date of the training rows in the ISO format, in UTC.
+        origin: The earliest date of the training rows, in microseconds since 1970.
         parts: The features, named as in PARTS; those that are constant in the training rows are left out.
     """
 
     name: str
     format: str
-    origin: str
+    origin: int
     parts: tuple[Number, ...]
 
     @property
@@ -69,7 +85,7 @@ class Date:
     def numbers(self, column: pl.Series, parser: CellParser, first_row: int = 0) -> list[pl.Series]:
         """Return the numbers of each part, null where the date is missing."""
         dates = parse_dates(column, self.format, parser, first_row)
-        return _parts(dates, datetime.fromisoformat(self.origin), [part.name for part in self.parts])
+        return _parts(dates, self.origin, [part.name for part in self.parts])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, which `from_dict` accepts."""
@@ -94,9 +110,9 @@ def fit_date(
     """
     chosen = find_format(column, date_format, parser)
     dates = parse_dates(column, chosen, parser).gather(train)
-    origin = dates.min()
-    if origin is None:
+    if dates.null_count() == len(dates):
         return None
+    origin = int(dates.dt.timestamp("us").min())  # type: ignore[arg-type]
     parts = _parts(dates, origin, [*PARTS])
     standardizer = Standardizer([*PARTS]).partial_fit(pl.DataFrame(parts))
     days, *others = fitted_numbers(standardizer).values()
@@ -104,13 +120,13 @@ def fit_date(
         return None
     varying = zip(others, standardizer.constant[1:], strict=True)
     kept = [replace(part, missing=False) for part, constant in varying if part and not constant]
-    return Date(column.name, chosen, origin.isoformat(), (days, *kept))
+    return Date(column.name, chosen, origin, (days, *kept))
 
 
-def _parts(dates: pl.Series, origin: datetime, names: list[str]) -> list[pl.Series]:
-    date, start = pl.col("date"), pl.lit(origin, pl.Datetime("us"))
-    frame = dates.rename("date").to_frame()
-    return frame.select(PARTS[name](date, start).cast(pl.Float64).alias(name) for name in names).get_columns()
+def _parts(dates: pl.Series, origin: int, names: list[str]) -> list[pl.Series]:
+    frame, date = dates.rename("date").to_frame(), pl.col("date")
+    parts = (PARTS[name](date, origin).cast(pl.Float64).alias(name) for name in names)
+    return frame.select(parts).get_columns()
 
 
 def find_format(column: pl.Series, date_format: str | None = None, parser: CellParser | None = None) -> str:
@@ -179,13 +195,12 @@ def parse_dates(
         expected = f"in the format {date_format}"
         if date_format in ORDERS:
             expected = f"such as {ORDERS[date_format][1]}"
-        cell = excerpt(text[row])
         raise DataError.at(
             row + first_row,
             column.name,
-            f" is {cell}, but must be a date {expected}. Correct it. If it means 'missing', train with "
-            f"{format_setting('data.null_values', [cell[1:-1]])}. If all dates have another format, train "
-            f"with it, such as {format_setting('data.date_format', '%d.%m.%Y')}.",
+            f" is {excerpt(text[row])}, but must be a date {expected}. Correct it. If it means 'missing', "
+            f"train with {format_setting('data.null_values', [text[row][:LONG]])}. If all dates have another "
+            "format, train with it, such as data.date_format=%d.%m.%y.",
             text[row],
         )
     return dates

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ STRUCTURE = {
     "source": str,
     "features": {
         "numbers": [NUMBER],
-        "dates": [{"name": str, "format": str, "origin": str, "parts": [NUMBER]}],
+        "dates": [{"name": str, "format": str, "origin": int, "parts": [NUMBER]}],
         "categories": [{"name": str, "values": [str], "missing": bool}],
         "texts": [{"name": str, "terms": [str], "idf": [(int, float)]}],
         "null_values": [str],
@@ -92,7 +91,6 @@ class Preparation:
                 raise CheckpointError(f"reading must have {' and '.join(keys)}, got {[*reading]}.")
             features = preparation.features
             for date in features.dates:
-                datetime.fromisoformat(date.origin)
                 for part in date.parts:
                     lookup(PARTS, part.name, "part of a date")
                 if not date.parts or date.parts[0].name != "days":

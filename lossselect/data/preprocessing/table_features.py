@@ -131,6 +131,13 @@ class Features:
         """Names of the columns that a table must have."""
         return [column.name for column in self._columns]
 
+    @property
+    def summary(self) -> list[str]:
+        """The names of the columns, with a remark on those that become several features."""
+        remarks = {column.name: "dates" for column in self.dates}
+        remarks |= {column.name: f"{len(column.terms)} words" for column in self.texts}
+        return [f"{name} ({remarks[name]})" if name in remarks else name for name in self.columns]
+
     def transform(
         self, frame: pl.DataFrame, path: str, first_row: int = 0
     ) -> tuple[TableRows, dict[str, int]]:
