@@ -1,7 +1,7 @@
 """Conversion of a table's columns to features, fitted on the training rows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -200,9 +200,9 @@ class Features:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, which `from_dict` accepts."""
         return {
-            "numbers": [asdict(column) for column in self.numbers],
+            "numbers": [dict(vars(column)) for column in self.numbers],
             "dates": [column.to_dict() for column in self.dates],
-            "categories": [{**asdict(column), "values": [*column.values]} for column in self.categories],
+            "categories": [{**vars(column), "values": [*column.values]} for column in self.categories],
             "texts": [column.to_dict() for column in self.texts],
             "null_values": [*self.parser.null_values],
             "nan": self.parser.nan,
