@@ -160,7 +160,8 @@ def load_own_data(
             continue
         try:
             # categories are read as text, so that "007" stays "007" even if all cells look like numbers
-            texts = [column.name for column in (*features.categories, *features.texts)]
+            texts = [category.name for category in features.categories]
+            texts += [column.name for column in features.texts]
             other = read(other_path, texts, {"other_group": group} if group is not None else {})
             width, train_width = other.reading.get("width"), source.reading.get("width")
             if width != train_width:

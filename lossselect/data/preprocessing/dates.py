@@ -79,7 +79,7 @@ class Date:
 
     @property
     def missing(self) -> bool:
-        """Whether some training rows have no date."""
+        """Return whether some training rows have no date."""
         return self.parts[0].missing
 
     def numbers(self, column: pl.Series, parser: CellParser, first_row: int = 0) -> list[pl.Series]:

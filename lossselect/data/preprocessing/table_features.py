@@ -165,8 +165,8 @@ class Features:
         codes, unknown = self._encode(categories, first=len(convert))
         shape = frame.height, len(codes)
         coded = _to_tensor(numbered_frame(codes), torch.empty(shape, dtype=torch.int32), np.array)
-        known = zip((*self.numbers, *self.dates), (*cells, *(part[0] for part in parts)), strict=True)
-        for number, column in known:
+        fitted_columns: list[Number | Date] = [*self.numbers, *self.dates]
+        for number, column in zip(fitted_columns, (*cells, *(part[0] for part in parts)), strict=True):
             if not number.missing and column.null_count():
                 unknown[number.name] = column.null_count()
         hashes = numbered_frame([*columns, *categories, *texts]).hash_rows()

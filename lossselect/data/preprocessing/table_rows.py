@@ -36,7 +36,7 @@ class TableRows:
         codes = torch.cat([table.codes for table in tables])
         hashes, words = pl.concat([table.hashes for table in tables]), None
         if tables[0].words is not None:
-            from scipy.sparse import vstack
+            from scipy.sparse import vstack  # type: ignore[import-untyped]
 
             words = vstack([table.words for table in tables], format="csr")
         return cls(numbers, codes, tables[0].shape[1], hashes, words)
@@ -46,7 +46,7 @@ class TableRows:
 
     @property
     def is_movable(self) -> bool:
-        """Whether `to` can move the rows to a GPU: not if they are in a file or have sparse words."""
+        """Return whether `to` can move the rows: not if they are in a file or have sparse words."""
         return isinstance(self.numbers, Tensor) and self.words is None
 
     def to(self, device: torch.device) -> "TableRows":
