@@ -142,7 +142,8 @@ def find_format(column: pl.Series, date_format: str | None = None, parser: CellP
     """
     if column.dtype not in TEXT:
         return "ymd"
-    text = (parser or CellParser()).text(column).drop_nulls().unique(maintain_order=True)
+    text = (parser or CellParser()).text(column).drop_nulls()
+    first, text = text.first(), text.unique()
     if date_format is not None and _parse(text, date_format).null_count() == 0:
         return date_format
     failures = {"ymd": _parse(text, "ymd").null_count()}
@@ -154,7 +155,7 @@ def find_format(column: pl.Series, date_format: str | None = None, parser: CellP
     if failures["dmy"] == failures["mdy"] == 0:
         raise column_error(
             column.name,
-            f"contains dates such as {text[0]!r}, which may start with the day or with the month. Set "
+            f"contains dates such as {first!r}, which may start with the day or with the month. Set "
             "data.date_format=dmy or data.date_format=mdy.",
         )
     return min(failures, key=lambda order: failures[order])
@@ -188,7 +189,11 @@ def parse_dates(
     if column.dtype not in (*TEXT, pl.Null):
         raise column_error(column.name, f"must contain dates, got the type {column.dtype}.")
     text = (parser or CellParser()).text(column)
-    dates = _parse(text, date_format)
+    values = text.drop_nulls().unique()
+    if 0 < len(values) < len(text) / 2:  # several times as fast
+        dates = text.replace_strict(values, _parse(values, date_format), default=None)
+    else:
+        dates = _parse(text, date_format)
     invalid = dates.is_null() & text.is_not_null()
     if invalid.any():
         row = invalid.arg_max() or 0

@@ -72,6 +72,13 @@ class TestParsing:
             parsed(["2024-01-01", cell])
         assert (caught.value.row, caught.value.value) == (1, cell)
 
+    def test_repeated_dates(self):
+        cells = ["2024-05-31", None, "", "2024-05-30", "2024-05-31"] * 3
+        expected = [datetime(2024, 5, 31), None, None, datetime(2024, 5, 30), datetime(2024, 5, 31)] * 3
+        assert parsed(cells) == expected
+        with pytest.raises(DataError, match="Row 15 of column 'when' is 'x'"):
+            parsed([*cells, "x"])
+
     def test_columns_of_dates(self):
         aware = pl.Series([datetime(2024, 1, 1, 12, tzinfo=UTC)]).dt.convert_time_zone("Asia/Tokyo")
         for column in (pl.Series([date(2024, 1, 1)]), pl.Series([datetime(2024, 1, 1)])):
