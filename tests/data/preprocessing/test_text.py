@@ -14,6 +14,7 @@ from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
+from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
 from lossselect.tasks.registry import make_task
 from lossselect.training.checkpoints.content import to_plain
@@ -127,7 +128,7 @@ class TestCheckpoints:
     def test_a_damaged_preparation_raises_an_error(self, place, value):
         days = ["2024-01-01", "2024-02-02", "2024-02-03", "2024-02-04", None, None]
         _, features = fit({"comment": COMMENTS, "when": days})
-        values = Preparation("table", features, {"separator": None, "encoding": "utf-8"}).to_dict()
+        values = Preparation("table", features, vars(TableOptions())).to_dict()
         Preparation.stored(values, "best.ckpt")
         *path, last = place
         part = values["features"]
