@@ -23,7 +23,7 @@ COMMENTS = [
     "The parcel is late",
     "the parcel is broken",
     None,
-    "late, late!",
+    "late, late parcel!",
     "\x00\x1b[31m \ud7ff",
     "new words",
 ]
@@ -81,7 +81,7 @@ class TestFeatures:
         assert not rows.is_movable
 
     def test_round_trip_through_plain_values(self):
-        frame, features = fit({"comment": COMMENTS}, null_values=("late, late!",))
+        frame, features = fit({"comment": COMMENTS}, null_values=("late, late parcel!",))
         values = to_plain(features.to_dict())
         again = Features.from_dict(values)
         assert again == features
