@@ -264,6 +264,10 @@ def _is_likely_group(column: pl.Series) -> bool:
         return False
     known = column.drop_nulls()
     distinct = known.n_unique()
-    if is_text and is_date(known.head(MIN_GROUPS).cast(pl.String)):
+    if not MIN_GROUPS < distinct < len(known) <= distinct * MAX_GROUP_ROWS:
         return False
-    return MIN_GROUPS < distinct < len(known) <= distinct * MAX_GROUP_ROWS
+    if not is_text:
+        return True
+    # text without letters may be numbers, which raise an error later
+    text = known.cast(pl.String)
+    return text.str.contains("[a-zA-Z]").all() and not is_date(text.head(MIN_GROUPS))
