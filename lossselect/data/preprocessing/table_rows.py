@@ -36,7 +36,7 @@ class TableRows:
         codes = torch.cat([table.codes for table in tables])
         hashes, words = pl.concat([table.hashes for table in tables]), None
         if tables[0].words is not None:
-            from scipy.sparse import vstack  # type: ignore[import-untyped]
+            from scipy.sparse import vstack
 
             words = vstack([table.words for table in tables], format="csr")
         return cls(numbers, codes, tables[0].shape[1], hashes, words)

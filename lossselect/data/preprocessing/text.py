@@ -52,7 +52,7 @@ class Text:
 
     def words(self, text: pl.Series) -> Any:
         """Return a `scipy.sparse.csr_array` (N, terms) of the TF-IDF of text, null where missing."""
-        from scipy.sparse import csr_array, vstack  # type: ignore[import-untyped]
+        from scipy.sparse import csr_array, vstack
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         vectorizer = TfidfVectorizer(vocabulary=self.terms, **OPTIONS)
