@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lossselect.data.preprocessing.standardizer import Standardizer, standardize
-from lossselect.data.preprocessing.table_features import TableRows
+from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import SPLIT_NAMES, shorten

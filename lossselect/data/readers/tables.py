@@ -65,8 +65,9 @@ class TableOptions:
 
 def check_columns(names: Iterable[str], header: list[str], source: str, path: str) -> None:
     """Raise a DataError for the first name that the header lacks; `source` is the setting with the name."""
+    known = {*header}
     for name in names:
-        if name in header:
+        if name in known:
             continue
         message = f"{path} has no column {name!r} ({source}).{suggestion(str(name), header)}"
         message += f" It has: {shorten(header)}."
