@@ -490,7 +490,7 @@ class TestPredict:
             (["checkpoint=species.csv", "input=species.csv", "output=out.csv"], "species.csv ("),
             (
                 ["checkpoint={}", "input=X.npy", "output=out.csv"],
-                "Expected a .csv, .tsv or .parquet file with its columns, got X.npy",
+                "Expected a table with its columns, got X.npy",
             ),
             (
                 ["checkpoint={}", "input=species.csv", "output=out.csv", "keep=[colr]"],
@@ -499,7 +499,7 @@ class TestPredict:
             (["chekpoint=x"], "lossselect predict has no option 'chekpoint'. Did you mean 'checkpoint'?"),
             (["x"], "'x' is not a setting."),
             (
-                ["checkpoint={}", "input=semi.csv", "output=out.csv"],
+                ["checkpoint={}", "input=semi.csv", "output=out.csv", "separator=|"],
                 "If ';' separates the columns, set \"data.separator=';'\".",
             ),
             (["checkpoint={}", "input=none.csv", "output=out.csv"], "File not found: none.csv."),
