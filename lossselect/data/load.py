@@ -249,23 +249,34 @@ def _read_table(
     checked = _check_weights(frame[weights[0]], path) if weights else None
     listed = isinstance(target, list | tuple)
     if options.get("header") is None:
-        _check_no_row_is_header(frame[targets], path)
+        _check_no_row_is_header(table.header, frame[targets], path)
     unnamed = [name for name in columns if name in table.unnamed and name not in only]
     columns = [name for name in columns if not (name in unnamed and _is_index(frame[name], path))]
     role_columns = {role.removeprefix("other_"): frame[name] for role, name in roles.items()}
     return Source(path, frame[columns], frame[targets].get_columns(), listed, options, checked, role_columns)
 
 
-def _check_no_row_is_header(targets: pl.DataFrame, path: str) -> None:
-    """Raise a DataError if a target column is named like one of its labels, as without a header."""
-    for column in targets.iter_columns():
-        if column.dtype == pl.String and (column.str.strip_chars() == column.name).any():
-            raise DataError(
-                f"{path} seems to have no header: the column {column.name!r} (data.target) contains the "
-                f"label {column.name!r}. Set data.header=false to name the columns 'column 0', 'column 1' "
-                "and so on, or data.header=true if this is the name of the column.",
-                column=column.name,
-            )
+def _check_no_row_is_header(header: Sequence[str], targets: pl.DataFrame, path: str) -> None:
+    """Raise a DataError if the first line of a file seems to be a row.
+
+    It has only numbers other than those of the columns, or numbers and a label in the target column.
+    """
+    numbers = [as_number(name) for name in header]
+    counts = numbers in ([*range(len(header))], [*range(1, len(header) + 1)])
+    named_like_label = [
+        column.name
+        for column in targets.iter_columns()
+        if column.dtype == pl.String and (column.str.strip_chars() == column.name).any()
+    ]
+    if (None in numbers or counts) and not (named_like_label and {*numbers} != {None}):
+        return
+    problem = "its first line contains only numbers"
+    if None in numbers:
+        problem = f"column {named_like_label[0]!r} (data.target) contains this label, and others are numbers"
+    raise DataError(
+        f"{path} seems to have no header: {problem} ({shorten(header)}). Set data.header=false to name the "
+        "columns 'column 0', 'column 1' and so on, or data.header=true if these are names."
+    )
 
 
 def _is_index(column: pl.Series, path: str) -> bool:

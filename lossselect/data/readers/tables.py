@@ -22,8 +22,8 @@ class TableOptions:
         separator: Separator of columns; " " is any number of blanks. None: the usual one of the suffix, or
             the one that gives each line the same number of cells.
         encoding: An encoding of Python.
-        header: Whether the first line contains the names of the columns; None: yes, unless it contains only
-            numbers, which raises an error.
+        header: Whether the first line contains the names of the columns; None: yes, but training checks
+            that they do not look like a row.
         decimal: "," if numbers are written as 1,5.
         comment: Start of lines to leave out.
         sheet: Name of the sheet of an Excel file; None for its only sheet.

@@ -14,8 +14,6 @@ from polars.selectors import by_name
 
 from lossselect.data.readers.tables import Table, TableOptions, first_line
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.labels.values import as_number
-from lossselect.utils.checks import shorten
 
 INFERRED_ROWS = 10_000
 """Number of rows from which a column's type is inferred; all rows if a later one does not fit the type."""
@@ -132,25 +130,12 @@ class TextTable(Table):
         if self.options.header is False:
             self.header = [f"column {i}" for i in range(len(names))]
             return
-        if self.options.header is None:
-            self._check_names(names)
         if len(names) > 1 and second and len(second) == len(names) + 1:
             self._add_name(names, at_end=second[-1] == "")
         self.header = [name or f"column {i}" for i, name in enumerate(names)]
         self.unnamed = tuple(f"column {i}" for i, name in enumerate(names) if not name)
         if len(self.unnamed) == len(names):
             self.header = []  # an empty line
-
-    def _check_names(self, names: list[str]) -> None:
-        """Raise a DataError if the first line seems to be a row."""
-        numbers = [as_number(name) for name in names]
-        counts = numbers in ([*range(len(names))], [*range(1, len(names) + 1)])
-        if names and None not in numbers and not counts:
-            raise DataError(
-                f"{self.file} seems to have no header: its first line contains only numbers "
-                f"({shorten(names)}). Set data.header=false to name the columns 'column 0', 'column 1' and "
-                "so on, or data.header=true if these are names."
-            )
 
     def _add_name(self, names: list[str], at_end: bool) -> None:
         """Add an empty name for a column that has only cells: names of rows as R writes them, or nothing."""

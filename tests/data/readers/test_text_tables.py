@@ -82,16 +82,6 @@ class TestHeaders:
         frame = read("1,x\n2,y\n", header=False)
         assert frame.rows(named=True) == [{"column 0": 1, "column 1": "x"}, {"column 0": 2, "column 1": "y"}]
 
-    @pytest.mark.parametrize("content", ["5.1,3.5\n4.9,3\n", "39,7,12\n50,1,2\n"])
-    def test_numbers_in_the_first_line(self, read, content):
-        with pytest.raises(DataError, match=r"seems to have no header.*data\.header=false"):
-            read(content)
-        assert read(content, header=True).height == 1
-
-    @pytest.mark.parametrize("content", ["0,1,2\n5,6,7\n", "1,2,3\n5,6,7\n"])
-    def test_numbers_of_the_columns_are_names(self, read, content):
-        assert read(content).rows() == [(5, 6, 7)]
-
     def test_blanks_around_names(self, read):
         assert read("a , b\n1,2\n").columns == ["a", "b"]
 
@@ -139,12 +129,28 @@ class TestUnnamedColumns:
         assert load(frame).columns == ("x",)
 
 
-def test_a_row_in_place_of_the_header(load):
-    frame = pl.DataFrame({"5.1": [i * 0.5 for i in range(60)], "setosa": ["setosa", "other", "c"] * 20})
-    with pytest.raises(DataError, match=r"the column 'setosa' .* contains the label.*data\.header=false"):
-        load(frame, target="setosa")
-    assert load(frame, target="setosa", header=True).class_names == ("c", "other", "setosa")
-    assert load(frame, target="column 1", header=False, handle_unknown="ignore").columns == ("column 0",)
+class TestRowsInPlaceOfTheHeader:
+    def columns(self, first, second, labels=("setosa", "other", "c")):
+        return pl.DataFrame({first: [i * 0.5 for i in range(60)], second: [*labels] * 20})
+
+    def test_a_number_and_a_label(self, load):
+        frame = self.columns("5.1", "setosa")
+        with pytest.raises(
+            DataError, match=r"'setosa' \(data.target\) contains this label.*data\.header=false"
+        ):
+            load(frame, target="setosa")
+        assert load(frame, target="setosa", header=True).class_names == ("c", "other", "setosa")
+        assert load(frame, target="column 1", header=False, handle_unknown="ignore").columns == ("column 0",)
+
+    def test_only_numbers(self, load):
+        frame = self.columns("5.1", "7", (7, 8, 9))
+        with pytest.raises(DataError, match=r"only numbers \(5.1, 7\)\. Set data\.header=false"):
+            load(frame, target="7")
+        assert load(frame, target="7", header=True).class_names == ("7", "8", "9")
+
+    @pytest.mark.parametrize(("first", "second"), [("0", "1"), ("1", "2"), ("x", "setosa"), ("400", "kind")])
+    def test_names(self, load, first, second):
+        assert load(self.columns(first, second), target=second).columns == (first,)
 
 
 class TestNumbers:
