@@ -167,10 +167,11 @@ class PrivateHooks:
         return self._apply_batch_transfer_handler(batch, trainer.strategy.root_device)
 
 
-def overrides_hook(module: LightningModule, hook: str) -> bool:
-    """Return whether the module or its data module overrides a data hook."""
+def overrides_hook(module: LightningModule, *hooks: str) -> bool:
+    """Return whether the module or its data module overrides one of these data hooks."""
     data = module.trainer.datamodule  # type: ignore[attr-defined]
-    return is_overridden(hook, module) or (data is not None and is_overridden(hook, data))
+    owners = [module] if data is None else [module, data]
+    return any(is_overridden(hook, owner) for hook in hooks for owner in owners)
 
 
 def set_running_hook(module: LightningModule, name: str | None) -> None:

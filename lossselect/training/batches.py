@@ -168,6 +168,8 @@ def _form_error(batch: Any) -> DataError:
     fix = 'Pass batch_keys={"target": ...} to name the key of the labels'
     if isinstance(batch, tuple | list):
         fix = "Pass the positions of inputs and target, such as batch_keys=(0, 1)"
+        if len(batch) > 2:
+            fix += ", or batch_keys=((0, 1), 2) for two inputs"
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
     if any(isinstance(part, tuple | list | Mapping) for part in parts):
         fix = "If it combines batches of several loaders, override the step and pass one of them to self.step"

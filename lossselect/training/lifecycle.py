@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lossselect.chunked.options import chunked_primary_metric
 from lossselect.compat.lightning import (
+    PrivateHooks,
     combined_loader,
     compile_forward_only,
     convert_logged_hparams,
@@ -54,7 +55,11 @@ class RunHooks(Callback):
         self.run_state = RunState()
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        # a new list, because Lightning is iterating over the old one
+        # new lists, because Lightning is iterating over the old one
+        if not isinstance(pl_module, PrivateHooks):  # the trainer has run a TaskModule before
+            hooks = RunHooks | FirstHooks
+            trainer.callbacks = [part for part in trainer.callbacks if not isinstance(part, hooks)]  # type: ignore[attr-defined]
+            return
         others = [callback for callback in trainer.callbacks if not isinstance(callback, FirstHooks)]  # type: ignore[attr-defined]
         trainer.callbacks = [FirstHooks(self.run_state), *others]  # type: ignore[attr-defined]
         if stage == "fit":
@@ -225,6 +230,17 @@ def _check_trainer(trainer: Trainer, module: Any) -> None:
             f"gradient_clip_val must be >= 0, got {trainer.gradient_clip_val}. Lightning does not clip "
             "gradients by a negative value. Set a value > 0, or null to leave gradients unclipped."
         )
+    fits = trainer.state.fn == TrainerFn.FITTING
+    if (
+        fits
+        and not module.automatic_optimization
+        and {"training_step", "step"}.isdisjoint(module._overrides())
+    ):
+        raise ConfigError(
+            "automatic_optimization=False requires a training_step that calls manual_backward and the "
+            "optimizers. Override training_step (out = self.step(batch); self.manual_backward(out.loss); "
+            "...), or remove automatic_optimization=False."
+        )
     if not isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
         return
     strategy = type(trainer.strategy).__name__
@@ -233,7 +249,7 @@ def _check_trainer(trainer: Trainer, module: Any) -> None:
             f"head=chunked cannot be combined with {strategy}, which shards the weights of the last layer. "
             "Set strategy=ddp or head=dense."
         )
-    if module._bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
+    if module._bias_init is not None and fits and not trainer.ckpt_path:
         raise ConfigError(
             f"bias_init={module._bias_init} has to be applied before {strategy} shards the weights. Call "
             "module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or set "

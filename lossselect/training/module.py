@@ -28,9 +28,10 @@ from lossselect.training.epoch import Epoch, StageEpochs, TopKEpoch
 from lossselect.training.forward import bind_inputs, describe, find_parameters
 from lossselect.training.lifecycle import add_run_hooks
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, configure, set_lr
-from lossselect.training.step import CompiledStep, StepOutput, forward_and_loss
+from lossselect.training.step import CompiledStep, StepOutput, forward_and_loss, record, record_returned_loss
 from lossselect.utils.checks import SPLIT_NAMES
 
+_TRANSFER = "transfer_batch_to_device"
 _COMPILED_CHUNKED = "head=chunked does not support torch.compile. Set head=dense or trainer.compile=false."
 
 
@@ -252,7 +253,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             loss, total, count = self._compute_loss(logits, target, weight, highest)
             outputs = highest if self._chunked else logits
         if not trains or self._finite_check.add_loss(loss):
-            epoch.update(total, count, outputs, target)
+            record(self, epoch, total, count, outputs, target)
         if trains and trainer is not None:
             loss = self._step_mean(trainer, batch_idx, loss, total, count)
         return StepOutput(loss=loss, logits=logits, target=target, weight=weight)
@@ -290,9 +291,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         if self._transfer.pending:
             target = batch.target if isinstance(batch, Encoded) else self.unpack_batch(batch)[1]
             # in inference mode, torch does not count changes in place that a hook may make
-            hooks = ["transfer_batch_to_device"]
-            hooks += ["on_after_batch_transfer"] * torch.is_inference_mode_enabled()
-            self._transfer.arrive(target, device, lambda: any(overrides_hook(self, hook) for hook in hooks))
+            hooks = ["on_after_batch_transfer"] * torch.is_inference_mode_enabled()
+            self._transfer.arrive(target, device, lambda: overrides_hook(self, _TRANSFER, *hooks))
 
     def _transfer_block(self, block: Block) -> list[Any]:
         """Return the batches of a block, encoded and on the device."""
@@ -307,6 +307,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.configure_callbacks = add_run_hooks(cls.configure_callbacks)  # type: ignore[method-assign]
+        if "step" in vars(cls):
+            cls.step = record_returned_loss(cls.step)  # type: ignore[method-assign]
 
     def _overrides(self) -> set[str]:
         """Return the names of the methods that a subclass, or an assignment to this object, replaces."""

@@ -17,6 +17,8 @@ class ModuleBase(nn.Module):
     submodule as `self.predict`, but then `self.predict` is still the method.
     """
 
+    _held_updates: list[Any] | None = None  # steps of an override of `step` that runs; see step.py
+
     def __setattr__(self, name: str, value: Any) -> None:
         owner = next((cls for cls in type(self).__mro__ if name in vars(cls)), None)
         known = None if owner is None else getattr(owner, name)

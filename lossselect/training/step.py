@@ -1,7 +1,7 @@
 """The output of a step, and its compiled part."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -25,6 +25,38 @@ class StepOutput(dict[str, Any]):
     def result(self) -> dict[str, Any]:
         """Return what a step returns: a plain dict, whose tensors DistributedDataParallel finds."""
         return {name: self[name] for name in ("loss", "logits", "target") if name in self}
+
+
+def record(module: Any, epoch: Any, *values: Any) -> None:
+    """Add a step to its epoch, at the end of an override of `step` if one is running."""
+    if module._held_updates is None:
+        epoch.update(*values)
+    else:
+        module._held_updates.append((epoch, *values))
+
+
+def record_returned_loss(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an override of `TaskModule.step` after which the epoch contains the loss that it returns.
+
+    If the override computes several steps or none, the epoch contains the losses of these steps.
+    """
+
+    @wraps(step)
+    def recorded(module: Any, *args: Any, **kwargs: Any) -> Any:
+        if module._held_updates is not None:  # called by an override in a subclass
+            return step(module, *args, **kwargs)
+        module._held_updates = held = []
+        try:
+            outputs = step(module, *args, **kwargs)
+        finally:
+            module._held_updates = None
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        for epoch, total, count, *rest in held:
+            is_loss = len(held) == 1 and isinstance(loss, Tensor)
+            epoch.update(loss.detach() * count if is_loss else total, count, *rest)
+        return outputs
+
+    return recorded
 
 
 class CompiledStep:

@@ -2,7 +2,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from module_cases import TASKS, MyModel, loader, trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
 
@@ -25,6 +25,43 @@ class TestHooks:
         module.unpack_batch = lambda batch: (2 * batch[0], batch[1])
         (found,) = trainer(tmp_path).predict(module, DataLoader(list(zip(inputs, [0] * 4, strict=True)), 4))
         torch.testing.assert_close(found["probabilities"], expected)
+
+    def test_the_loss_that_an_override_of_step_returns_is_logged(self, tmp_path):
+        class First(ls.TaskModule):
+            def step(self, batch):
+                out = super().step(batch)
+                out.loss = out.loss + len(batch[0])
+                return out
+
+        class Second(First):
+            def training_step(self, batch, batch_idx):
+                return self.step(batch)
+
+            def step(self, batch):
+                return super().step(batch).loss + 100
+
+        class Both(ls.TaskModule):
+            def step(self, batch):
+                return super().step(batch).loss + super().step(batch).loss
+
+        logged = {}
+        for cls in (ls.TaskModule, First, Second, Both):
+            torch.manual_seed(0)
+            inputs, labels = torch.randn(20, 4), torch.arange(20) % 3
+            labels[3:6] = -1  # the mean over the known labels of all batches
+            task = ls.Multiclass(3, missing=-1)
+            data = DataLoader(TensorDataset(inputs, labels), 8)
+            module = cls(task, torch.nn.Linear(4, 3), optimizer={"name": "SGD", "lr": 0.0})
+            run = trainer(tmp_path, max_epochs=1)
+            run.fit(module, data, data)
+            logged[cls] = {name: run.callback_metrics[f"{name}/loss"].item() for name in ("train", "val")}
+            run.test(module, data, verbose=False)
+            logged[cls]["test"] = run.callback_metrics["test/loss"].item()
+        term = (5 * 8 + 8 * 8 + 4 * 4) / 17
+        for stage, base in logged[ls.TaskModule].items():
+            assert logged[First][stage] == pytest.approx(base + term, rel=1e-5)
+            assert logged[Second][stage] == pytest.approx(base + term + 100, rel=1e-5)
+            assert logged[Both][stage] == pytest.approx(base, rel=1e-5)
 
     def test_an_override_of_step_is_called_in_each_stage(self, tmp_path):
         class Doubled(MyModel):

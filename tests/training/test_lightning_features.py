@@ -231,6 +231,34 @@ def test_callbacks_of_lightning(task, callback, tmp_path):
     assert torch.equal(loaded.backbone[0].weight, module.backbone[0].weight)
 
 
+def test_manual_optimization_without_a_training_step(tmp_path):
+    module = Own(TASKS["binary"])
+    module.automatic_optimization = False
+    with pytest.raises(ConfigError, match=r"requires a training_step .*manual_backward\(out\.loss\)"):
+        trainer(tmp_path).fit(module, loader(module.task))
+
+
+def test_a_trainer_that_also_runs_another_module(tmp_path):
+    class Plain(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 1)
+
+        def training_step(self, batch, batch_idx):
+            return self.layer(batch[0]).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    module, both = Own(TASKS["binary"]), trainer(tmp_path)
+    both.fit(module, loader(module.task))
+    both.fit_loop.epoch_progress.reset()
+    both.fit(Plain(), loader(module.task))
+    both.fit_loop.epoch_progress.reset()
+    both.fit(module, loader(module.task))
+    assert "train/loss" in both.callback_metrics
+
+
 def test_manual_optimization_with_two_optimizers(task, tmp_path):
     class Adversarial(Own):
         def __init__(self, task):

@@ -53,7 +53,7 @@ def check_labels_in_memory(trainer: Trainer, module: Any) -> Iterator[str]:
     Raises:
         DataError: all labels of a split are missing, or the training rows have a single class.
     """
-    if CHANGE_LABELS & module._overrides() or any(overrides_hook(module, hook) for hook in TRANSFER_HOOKS):
+    if CHANGE_LABELS & module._overrides() or overrides_hook(module, *TRANSFER_HOOKS):
         return
     train, task = train_loaders(trainer), module.task
     for split, loader in (("train", train[0] if len(train) == 1 else None), ("val", trainer.val_dataloaders)):
