@@ -12,6 +12,7 @@ import torch
 
 from lossselect.data.checks import warn_target_leakage
 from lossselect.data.label_parsing.array_labels import parse_label_array, parse_sparse_labels
+from lossselect.data.label_parsing.long_format import collect_labels, count_ids
 from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker
 from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
@@ -68,6 +69,12 @@ def load_own_data(
     missing: Any = None,
     empty: str | None = None,
     handle_unknown: str = "error",
+    no_label: Any = None,
+    uncertain: str | None = None,
+    counts: bool = False,
+    annotators: str | None = None,
+    hierarchy: str | None = None,
+    id: str | None = None,
     categorical: Any = None,
     null_values: Any = None,
     nan: str = "error",
@@ -100,7 +107,19 @@ def load_own_data(
     if is_table:
         all_markers += _missing_words(parser, [*(class_names or []), positive])
     options = LabelOptions(
-        task["name"], class_names, positive, delimiter, tuple(all_markers), empty, handle_unknown
+        task["name"],
+        class_names,
+        positive,
+        delimiter,
+        tuple(all_markers),
+        empty,
+        handle_unknown,
+        tuple(_as_list(no_label)),
+        uncertain,
+        counts,
+        annotators,
+        hierarchy,
+        id,
     )
     categories = _names(categorical)
     if not is_table and (val_path or test_path) and Path(path).suffix.lower() == ".npy":
@@ -112,7 +131,7 @@ def load_own_data(
     def read(path: str, as_text: Sequence[str], roles: Mapping[str, str]) -> Source:
         if not is_table:
             return _read_arrays(path, **reading)
-        return _read_table(path, as_text=as_text, roles=roles, **reading)
+        return _read_table(path, as_text=as_text, roles=roles, labels=options, **reading)
 
     roles = {"split": split, "group": group, "time": time}
     source = read(path, categories, {role: name for role, name in roles.items() if name is not None})
@@ -133,11 +152,12 @@ def load_own_data(
         raise DataError(
             "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."
         )
-    features = (
-        Features.fit(source.features, rows["train"], parser, categories)
-        if is_table
-        else fit_array(source.features, rows["train"], parser)
-    )
+    with count_ids(id):
+        features = (
+            Features.fit(source.features, rows["train"], parser, categories)
+            if is_table
+            else fit_array(source.features, rows["train"], parser)
+        )
 
     def transform(source: Source) -> tuple[TableRows, dict[str, int]]:
         if is_table:
@@ -199,19 +219,24 @@ def _read_table(
     encoding: str = "utf-8",
     sample_weight: Any = None,
     roles: Mapping[str, str],
+    labels: LabelOptions,
     as_text: Sequence[str] = (),
 ) -> Source:
     """Return the content of a table; target columns are read as text.
 
     `roles` are the columns that determine the splits, by setting.
     """
-    targets, weights = [*dict.fromkeys(_names(target))], _names(sample_weight)
+    targets, weights, ids = [*dict.fromkeys(_names(target))], _names(sample_weight), _names(labels.id)
     table = open_table(path, separator, encoding)
     check_columns(targets, table.header, "data.target", path)
     check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:
         raise ConfigError(f"data.sample_weight must be one column, got {len(weights)}: {shorten(weights)}.")
+    check_columns(ids, table.header, "data.id", path)
+    if len(targets) > 1:
+        labels.check_unused(["id"], f"{len(targets)} columns")
     settings = [("target", name) for name in targets] + [("sample_weight", name) for name in weights]
+    settings += [("id", name) for name in ids]
     if roles.get("other_group") not in table.header:  # the groups of another file are only compared
         roles = {role: name for role, name in roles.items() if role != "other_group"}
     for role, name in roles.items():
@@ -226,12 +251,15 @@ def _read_table(
         first, second = [setting for setting, name in settings if name == twice][:2]
         raise ConfigError(f"Column {twice!r} cannot be both data.{first} and data.{second}.")
     only = _names(features)
-    removed = [*_names(exclude), *weights, *(name for name in roles.values() if name not in only)]
+    removed = [*_names(exclude), *weights, *ids, *(name for name in roles.values() if name not in only)]
     columns = feature_columns(table.header, targets, only, removed, path)
-    texts = [*targets, *(name for role, name in roles.items() if role != "time"), *as_text]
-    frame = table.read([*dict.fromkeys([*columns, *targets, *weights, *roles.values()])], as_text=texts)
+    texts = [*targets, *ids, *(name for role, name in roles.items() if role != "time"), *as_text]
+    used = dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])
+    frame = table.read([*used], as_text=texts)
+    if ids:
+        frame = collect_labels(frame, ids[0], targets[0], labels.empty)
     checked = _check_weights(frame[weights[0]], path) if weights else None
-    listed = isinstance(target, list | tuple)
+    listed = isinstance(target, list | tuple) and not ids
     reading = {"separator": separator, "encoding": encoding}
     role_columns = {role.removeprefix("other_"): frame[name] for role, name in roles.items()}
     return Source(path, frame[columns], frame[targets].get_columns(), listed, reading, checked, role_columns)
@@ -275,6 +303,7 @@ def _names(setting: Any) -> list[str]:
 
 def _labels(source: Source, options: LabelOptions) -> Labels:
     if isinstance(source.labels, SparseLabels):
+        options.check_unused(["counts"], "an array of sparse labels")
         if options.missing:
             raise DataError(
                 "Sparse labels do not support a marker of missing labels (data.missing, task.missing). Mark "
@@ -283,7 +312,8 @@ def _labels(source: Source, options: LabelOptions) -> Labels:
         return parse_sparse_labels(source.labels, options, "the labels are sparse")
     if isinstance(source.labels, np.ndarray):
         return parse_label_array(source.labels, options)
-    return parse_label_columns(source.labels, options, source.listed)
+    with count_ids(options.id):
+        return parse_label_columns(source.labels, options, source.listed)
 
 
 def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:
