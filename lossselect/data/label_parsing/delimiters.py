@@ -50,9 +50,9 @@ def _are_lists(cells: Sequence[list[str]]) -> bool:
     # a name that is written with underscores has no blanks of its own
     if any("_" in part for cell in several for part in cell):
         return any(counts[part] > 1 for cell in several for part in cell)
-    if len(several) * 3 < len(cells) or len(counts) >= len(cells):
+    if len(counts) >= len(cells):
         return False  # few labels form many sets, but each name of several words usually adds a word
-    alone = {cell[0] for cell in cells if len(cell) == 1}
     if max(map(len, recurring), default=0) > 2:
-        return len({len(cell) for cell in cells}) > 1
+        return len(several) * 3 >= len(cells) and len({len(cell) for cell in cells}) > 1
+    alone = {cell[0] for cell in cells if len(cell) == 1}
     return bool(recurring) and all(alone.issuperset(cell) for cell in several)

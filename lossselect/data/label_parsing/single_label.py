@@ -180,14 +180,14 @@ def _fit_multiclass(column: pl.Series, values: list[Any], options: LabelOptions)
     name = column.name
     if options.class_names is None or column.dtype.is_float():
         _check_numbers(column, values)
+    for warning, problem in _find_doubts(values, options):
+        warn(warning, f"Column {name!r} {problem}")
     if len(values) > 2 and len(values) == len(column) - column.null_count():
         raise DataError(
             f"Each of the {len(values)} labels of column {name!r} occurs in only one row, as an identifier "
             "does. Check data.target, or add rows of each class.",
             column=name,
         )
-    for warning, problem in _find_doubts(values, options):
-        warn(warning, f"Column {name!r} {problem}")
     warn_similar_labels(name, values)
     with name_column(name, "Add it to class_names, or to data.missing if it marks a missing label."):
         # with class_names, pass all rows, so that errors name the row
@@ -207,6 +207,9 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
     if negative := next(filter(is_negative, numbers), None):
         raise negative_error(column.index_of(negative), name, negative, values)
     if numbers and words:
+        if find_delimiter(values) == " ":
+            _, problem = next(_find_doubts(values, LabelOptions("multiclass")))
+            raise column_error(name, f"{problem} If all are classes, set {classes}.")
         row, missing = column.index_of(words[0]), format_setting("data.missing", words[0])
         raise column_error(
             name,

@@ -58,7 +58,8 @@ def parse_label_columns(columns: Sequence[pl.Series], options: LabelOptions, lis
     """
     if options.annotators is not None:
         return parse_annotators(columns, options)
-    if len(columns) > 1 or options.counts or (listed and options.kind == "multilabel"):
+    is_list = options.delimiter is not None or options.hierarchy is not None
+    if len(columns) > 1 or options.counts or (listed and options.kind == "multilabel" and not is_list):
         return parse_indicators(columns, options)
     column = columns[0]
     options.check_unused(["uncertain"], "a single column")
@@ -82,9 +83,8 @@ def _read_lists(column: pl.Series, options: LabelOptions) -> list[Any] | None:
     text = CellParser().text(column)
     if options.delimiter is not None:
         return _split(text, options)
-    if (rows := _read_brackets(text, options)) is not None:
-        return rows
-    return _split(text, options) if options.hierarchy is not None else None
+    rows = _read_brackets(text, options)
+    return _split(text, options) if rows is None and options.hierarchy is not None else rows
 
 
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
@@ -122,6 +122,7 @@ def _read_brackets(text: pl.Series, options: LabelOptions) -> list[Any] | None:
     known = cells.drop_nulls()
     values = known.unique(maintain_order=True).to_list()
     was_lists = options.fitted is not None and isinstance(options.fitted.values, SparseLabels)
+    was_lists = was_lists and options.hierarchy is None  # a cell may contain a single path
     opened = [value for value in values if value[0] in "[{"]
     in_brackets = len(opened) == len(values) > 0
     if options.kind in ("binary", "multiclass"):

@@ -1,5 +1,6 @@
 """Labels from several people: rounded frequencies, votes per class, and one column per annotator."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -100,14 +101,19 @@ def parse_annotators(columns: Sequence[pl.Series], options: LabelOptions) -> Lab
                 f"is of type {column.dtype}, but a column of an annotator must contain one class per row."
             )
             raise column_error(column.name, problem)
-    is_text = any(column.dtype in TEXT for column in columns)
-    answers = [CellParser().text(c) if is_text else restore_integers(c) for c in columns]
-    joined = pl.concat([column.alias(shorten(names)) for column in answers], how="vertical_relaxed")
+    dtypes = [column.dtype for column in columns if column.dtype != pl.Null]
+    same = all(dtype.is_numeric() for dtype in dtypes) or all(dtype == pl.Boolean for dtype in dtypes)
+    read = restore_integers if same else CellParser().text
+    answers = [read(column) for column in columns]
+    frames = [column.alias(shorten(names)).to_frame() for column in answers]
+    joined = pl.concat(frames, how="vertical_relaxed").to_series()
     size = len(columns[0])
     try:
         labels = parse_single_labels(joined, options)
-    except DataError as error:  # the rows of the columns follow each other
-        raise error.counted_from(-(error.row // size) * size if error.row else 0) from None
+    except DataError as error:  # the rows of one column follow those of another
+        error.args = (re.sub(r"\b([Rr]ow) (\d+)", lambda m: f"{m[1]} {int(m[2]) % size}", str(error)),)
+        error.row = None if error.row is None else error.row % size
+        raise
     if labels.vocabulary is None:
         problem = f"Columns {shorten(names)} contain probabilities, but data.annotators={options.annotators}"
         raise DataError(f"{problem} requires one class per annotator and row. Write the classes.")
