@@ -27,14 +27,13 @@ def collect_labels(frame: pl.DataFrame, key: str, target: str, empty: str | None
         row = ids.is_null().arg_max() or 0
         raise DataError.at(row, key, " is empty, but each row needs an id (data.id). Write it.")
     others = [name for name in frame.columns if name not in (key, target)]
-    first = pl.int_range(pl.len()).first().over(key)
     for name in others:
         if frame[name].dtype.is_nested():
             raise column_error(name, f"is of type {frame[name].dtype}, which data.id does not support.")
         differs = frame.select(~pl.col(name).eq_missing(pl.col(name).first().over(key))).to_series()
         if differs.any():
             row = differs.arg_max() or 0
-            other = frame.select(first).to_series()[row]
+            other = (ids == ids[row]).arg_max() or 0
             problem = f"but row {other} has {show(frame[name][other])} and the same id {show(ids[row])}"
             fix = "Correct the file, or leave the column out (data.exclude)."
             raise DataError.at(
