@@ -20,7 +20,7 @@ MAX_DIGITS = 4
 MAX_DEVIATION = 0.05
 """Maximum deviation of a sum of rounded soft labels from 1."""
 EXACT = 5e-5
-"""Maximum deviation from 1 that is ignored; half of what the tasks accept, because of the errors of floats."""
+"""Maximum deviation from 1 that is ignored: half of what the tasks accept, because floats are inexact."""
 
 
 def normalize_rounded(matrix: np.ndarray, every_row: bool) -> np.ndarray:

@@ -47,7 +47,9 @@ def test_rows_of_an_id_need_not_be_adjacent(load):
 
 def test_other_files_and_groups(load):
     table = frame().with_columns(patient=pl.Series([int(key) // 2 for key in IDS]))
-    splits = load(table, "multilabel", id="key", group="patient", val_path=table[:30].with_columns(patient=100))
+    splits = load(
+        table, "multilabel", id="key", group="patient", val_path=table[:30].with_columns(patient=100)
+    )
     assert splits.columns == ("x",)
     assert len(splits.rows["val"]) == table[:30]["key"].n_unique()
 
