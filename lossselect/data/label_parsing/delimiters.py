@@ -47,7 +47,7 @@ def _are_lists(cells: Sequence[list[str]]) -> bool:
         return False
     counts = Counter(part for cell in cells for part in cell)
     recurring = [cell for cell in several if all(counts[part] > 1 for part in cell)]
-    # a name that is written with underscores has no blanks of its own
+    # a name that is written with underscores does not contain blanks
     if any("_" in part for cell in several for part in cell):
         return any(counts[part] > 1 for cell in several for part in cell)
     if len(counts) >= len(cells):
