@@ -1,8 +1,18 @@
+import copy
+import functools
+import gc
+import importlib.metadata
 import sys
+from functools import partial
 
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader
+
+# a full collection takes 0.3 s with all imported modules, and by default there is one every few seconds
+gc.set_threshold(10_000, 10, 20)
+# each Trainer looks for plugins in the metadata of all installed packages, which takes 5 ms
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +63,49 @@ def _few_threads():
     torch.set_num_threads(1)
 
 
+_CONFIGS = {}
+"""The configs of packages that were parsed, by source and path."""
+
+
+def _parse_packaged_configs_once(monkeypatch):
+    # imported here, because tests of the core run without Hydra
+    from hydra._internal.core_plugins.importlib_resources_config_source import (
+        ImportlibResourcesConfigSource as Source,
+    )
+
+    load = Source.load_config
+
+    def load_once(self, config_path):
+        key = self.provider, self.path, config_path
+        if key not in _CONFIGS:
+            _CONFIGS[key] = load(self, config_path)
+        return copy.deepcopy(_CONFIGS[key])
+
+    monkeypatch.setattr(Source, "load_config", load_once)
+
+
 @pytest.fixture
-def command(request, monkeypatch, tmp_path, capsys):
+def call(monkeypatch, capsys):
+    """Return a function that runs a program, given its `main` and the words of the command line.
+
+    It returns exit code, stdout and stderr.
+    """
+
+    def run(main, *words):
+        monkeypatch.setattr(sys, "argv", [*words])
+        try:
+            main()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def command(request, monkeypatch, tmp_path, call):
     """Return a function that runs the command in an empty folder and returns exit code, stdout and stderr.
 
     Reports have figures only in tests marked `figures`, because drawing takes longer than most runs.
@@ -69,16 +120,6 @@ def command(request, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     # Hydra would compose the config once more, only to look for hydra.mode, which no test sets
     monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *args, **kwargs: None)
+    _parse_packaged_configs_once(monkeypatch)
     build._load_data.cache_clear()  # cached data would not issue warnings again
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        try:
-            train.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return partial(call, train.main, "train.py")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
 from lossselect.cli.commands import COMMANDS
+from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, SEPARATORS
 from lossselect.exceptions import ConfigError
 from lossselect.losses.registry import LOSSES
 from lossselect.run.allowed_classes import OPTIMIZERS
@@ -87,7 +88,7 @@ NOT_NEEDED = {
 """Names that other programs use, and the answer if no single setting is meant."""
 
 
-FILE_SUFFIXES = (".csv", ".tsv", ".parquet", ".npz", ".npy")
+FILE_SUFFIXES = (*SEPARATORS, *FORMATS, *COMPRESSIONS, *ARRAYS)
 """Suffixes of the files that data=table and data=arrays read."""
 
 SWITCHES = ("check_only", "explain")

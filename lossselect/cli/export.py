@@ -3,6 +3,7 @@
 lossselect export checkpoint=best.ckpt format=onnx
 """
 
+import copy
 import json
 import warnings
 from collections.abc import Mapping
@@ -144,8 +145,29 @@ def _rows_to_compare(splits: "Splits") -> tuple[torch.Tensor, str]:
     return splits.features[splits.rows[split]], f"{split} rows"
 
 
+def _check_hooks(module: Any, rows: torch.Tensor) -> None:
+    """Raise ConfigError if hooks or the `predict_step` of a custom module change the probabilities."""
+    from lossselect.run.results import make_predictor
+    from lossselect.training.classifier import Classifier
+    from lossselect.training.module import TaskModule
+
+    if type(module) in (Classifier, TaskModule):
+        return
+    copied = copy.deepcopy(module).cpu().eval()
+    with torch.inference_mode():
+        expected = copied.predict(rows.cpu())["probabilities"]
+    predicted = make_predictor(copied, torch.device("cpu"))(rows.cpu())["probabilities"]
+    if not torch.allclose(predicted, expected, rtol=0, atol=1e-5, equal_nan=True):
+        raise ConfigError(
+            f"{type(module).__name__} changes inputs or outputs in a hook, unpack_batch or predict_step, but "
+            "an exported model contains only forward. Change them in forward instead."
+        )
+
+
 def _export(module: Any, path: Path, preparation: Any, inputs: Any, description: str) -> None:
     """Export a model, and print the differences from PyTorch on the inputs."""
+    if preparation is not None and inputs is not None:
+        _check_hooks(module, inputs[:1024])
     differences = export_model(module, path, inputs=inputs, preparation=preparation)
     changed = round(differences["predictions"] * differences["rows"])
     print_safely(

@@ -32,6 +32,10 @@ def predict_file(
     device: str = "auto",
     separator: str | None = None,
     encoding: str | None = None,
+    header: str | None = None,
+    decimal: str | None = None,
+    comment: str | None = None,
+    sheet: str | None = None,
     trust: str = "false",
     module: str | None = None,
 ) -> None:
@@ -57,8 +61,17 @@ def predict_file(
     names = (name.strip() for name in keep.removeprefix("[").removesuffix("]").split(","))
     copied = [*dict.fromkeys(name for name in names if name not in ("", "null"))]
     preparation, task, predict = _load_model(checkpoint, device, trust == "true", module)
-    changed = {"separator": separator and separator.strip("'\""), "encoding": encoding}
-    changed = {key: value for key, value in changed.items() if value is not None}
+    if header not in (None, "true", "false"):
+        raise ConfigError(f"header must be true or false, got {header!r}.")
+    texts = {
+        "separator": separator,
+        "encoding": encoding,
+        "decimal": decimal,
+        "comment": comment,
+        "sheet": sheet,
+    }
+    changed: dict[str, Any] = {key: text.strip("'\"") for key, text in texts.items() if text is not None}
+    changed |= {} if header is None else {"header": header == "true"}
     check_options(changed, preparation.reading, f"A model of {preparation.source}")
     unknown: Counter[str] = Counter()
     first, missing = 0, list[int]()
@@ -98,7 +111,7 @@ COMMAND = Command(
     "  lossselect predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv",
     {
         "checkpoint": ("best.ckpt", "checkpoint of a run, or an exported model (.onnx, .safetensors, .pt2)"),
-        "input": ("new.csv", "file with the training features: .csv, .tsv, .parquet, .npz or .npy"),
+        "input": ("new.csv", "file with the training features: a table or arrays, as in training"),
         "output": (
             "out.csv",
             "file to write: row, prediction, the probability of each class (or the 5 highest)",
@@ -108,6 +121,13 @@ COMMAND = Command(
         "device": ("auto", "auto, cpu, cuda, ..."),
         "separator": ('";"', "column separator of the input, if it differs from training"),
         "encoding": ("latin-1", "encoding of the input, if it differs from training"),
+        "header": (
+            "false",
+            "whether the first line of the input contains names, if unlike training",
+        ),
+        "decimal": ('","', "decimal separator of the input, if it differs from training"),
+        "comment": ('"#"', "start of lines of the input to leave out, if it differs from training"),
+        "sheet": ("NAME", "sheet of an .xlsx, if it differs from training"),
         "trust": ("true", "load a .pt2 file, which can contain code"),
         "module": ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model"),
     },
@@ -161,6 +181,10 @@ def _load_model(
         )
     preparation = Preparation.stored(prepared, checkpoint)
     classifier, torch_device = load_trained(checkpoint, content, module), parse_device(device)
+    if module is not None:
+        from lossselect.run.results import make_predictor
+
+        return preparation, classifier.task, make_predictor(classifier, torch_device)
     classifier.to(torch_device)
     return preparation, classifier.task, lambda rows: classifier.predict(rows.to(torch_device))
 

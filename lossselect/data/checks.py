@@ -31,7 +31,9 @@ def check_splits(task: Task, splits: Splits) -> dict[str, LabelCounts]:
         target = task.encode(labels)
         counts = {split: count_target(task, target[rows]) for split, rows in splits.rows.items()}
     for split, count in counts.items():
-        check_counts(task, split, count)
+        if not count.rows:
+            raise DataError(f"The {SPLIT_NAMES[split]} split has no rows. Add at least one.")
+        check_counts(task, split, count.positives, count.negatives, count.soft)
     if task.several_labels and task.num_outputs > 1 and all(count.single for count in counts.values()):
         warn_looks_multiclass()
     _warn_duplicates(splits)
@@ -80,31 +82,31 @@ def check_monitor_is_defined(monitor: str, counts: dict[str, LabelCounts]) -> No
         )
 
 
-def check_counts(task: Task, split: str, count: LabelCounts) -> None:
-    """Check the label counts of a split, and warn about suspicious ones.
+def check_counts(
+    task: Task, split: str, positives: np.ndarray, negatives: np.ndarray, soft: bool = False
+) -> None:
+    """Check the counts of each label of a split, which are rounded if some are soft, and warn about them.
 
     Raises:
-        DataError: the split has no rows or no known labels, or the training rows have a single class.
+        DataError: the split has no known labels, or the training rows have a single class.
     """
-    if not count.rows:
-        raise DataError(f"The {SPLIT_NAMES[split]} split has no rows. Add at least one.")
-    if not count.known.any():
+    if not (positives + negatives).any():
         raise DataError(
             f"All labels of the {SPLIT_NAMES[split]} split are missing. Add labels, or check `missing` of "
             "the task, the value that marks a missing label."
         )
     names = np.array(task.names, dtype=object)
-    present = count.positives > 0
+    present = positives > 0
     if not task.several_labels and present.sum() == 1:
         message = f"All rows of the {SPLIT_NAMES[split]} split have class {names[present][0]!r}"
         fix = "Add rows of other classes."
         if split != "train":
             warn("one_class", f"{message}, so its auroc and average_precision are undefined. {fix}")
-        elif not count.soft:  # counts of soft labels are rounded
+        elif not soft:
             raise DataError(f"{message}, but training requires at least two classes. {fix}")
     if split == "train" and not present.all():
         warn_class_without_rows(names[~present].tolist())
-    constant = names[present & (count.negatives == 0)].tolist()
+    constant = names[present & (negatives == 0)].tolist()
     if split == "train" and task.several_labels and constant:
         warn(
             "constant_label",

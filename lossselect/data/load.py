@@ -20,7 +20,8 @@ from lossselect.data.preprocessing.columns import CellParser, column_error, feat
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features, TableRows
 from lossselect.data.readers.arrays import read_arrays
-from lossselect.data.readers.tables import check_columns, open_table
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import TableOptions, check_columns
 from lossselect.data.split_columns import find_rows, warn_likely_splits, warn_shared_groups
 from lossselect.data.splits import SPLITS, Splits
 from lossselect.exceptions import ConfigError, DataError, LossSelectError
@@ -215,19 +216,18 @@ def _read_table(
     target: Any,
     features: Any = None,
     exclude: Any = None,
-    separator: str | None = None,
-    encoding: str = "utf-8",
     sample_weight: Any = None,
     roles: Mapping[str, str],
     labels: LabelOptions,
     as_text: Sequence[str] = (),
+    **options: Any,
 ) -> Source:
     """Return the content of a table; target columns are read as text.
 
     `roles` are the columns that determine the splits, by setting.
     """
     targets, weights, ids = [*dict.fromkeys(_names(target))], _names(sample_weight), _names(labels.id)
-    table = open_table(path, separator, encoding)
+    table = open_table(path, TableOptions(**options))
     check_columns(targets, table.header, "data.target", path)
     check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:
@@ -239,6 +239,8 @@ def _read_table(
     settings += [("id", name) for name in ids]
     if roles.get("other_group") not in table.header:  # the groups of another file are only compared
         roles = {role: name for role, name in roles.items() if role != "other_group"}
+    if ids and ids[0] in _names(features):
+        raise ConfigError(f"Column {ids[0]!r} cannot be both data.id and a feature (data.features).")
     for role, name in roles.items():
         check_columns([name], table.header, f"data.{role}", path)
         settings.append((role, name))
@@ -256,13 +258,43 @@ def _read_table(
     texts = [*targets, *ids, *(name for role, name in roles.items() if role != "time"), *as_text]
     used = dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])
     frame = table.read([*used], as_text=texts)
+    if options.get("header") is None:
+        _check_no_row_is_header(frame[targets], path)
+    unnamed = [name for name in columns if name in table.unnamed and name not in only]
+    columns = [name for name in columns if not (name in unnamed and _is_index(frame[name], path))]
     if ids:
+        frame = frame[[*dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])]]
         frame = collect_labels(frame, ids[0], targets[0], labels.empty)
     checked = _check_weights(frame[weights[0]], path) if weights else None
     listed = isinstance(target, list | tuple) and not ids
-    reading = {"separator": separator, "encoding": encoding}
     role_columns = {role.removeprefix("other_"): frame[name] for role, name in roles.items()}
-    return Source(path, frame[columns], frame[targets].get_columns(), listed, reading, checked, role_columns)
+    return Source(path, frame[columns], frame[targets].get_columns(), listed, options, checked, role_columns)
+
+
+def _check_no_row_is_header(targets: pl.DataFrame, path: str) -> None:
+    """Raise a DataError if a target column is named like one of its labels, as without a header."""
+    for column in targets.iter_columns():
+        if column.dtype == pl.String and (column.str.strip_chars() == column.name).any():
+            raise DataError(
+                f"{path} seems to have no header: the column {column.name!r} (data.target) contains the "
+                f"label {column.name!r}. Set data.header=false to name the columns 'column 0', 'column 1' "
+                "and so on, or data.header=true if this is the name of the column.",
+                column=column.name,
+            )
+
+
+def _is_index(column: pl.Series, path: str) -> bool:
+    """Return whether a column without a name is empty, or numbers the rows, for which there is a warning."""
+    if column.null_count() == len(column):
+        return True
+    if not column.dtype.is_integer() or column.n_unique() < len(column):
+        return False
+    warn(
+        "index_column",
+        f"A column of {path} has no name and another integer in each row, as the index that pandas writes. "
+        f"It is left out. To use it, name it {column.name!r} in data.features.",
+    )
+    return True
 
 
 def _read_arrays(

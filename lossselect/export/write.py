@@ -38,8 +38,9 @@ def export_model(
     """Write a trained module to a file that runs without it, and compare both on `inputs`.
 
     The exported model accepts `features` (N, ...) for any N, and returns `logits`, `probabilities` and
-    `predictions`. Its metadata contain JSON under the key "lossselect": the task with class names, thresholds
-    and temperature, and the preparation of features from the rows of a file.
+    `predictions`. It contains `forward`, but no hooks such as `on_after_batch_transfer`. Its metadata
+    contain JSON under the key "lossselect": the task with class names, thresholds and temperature, and the
+    preparation of features from the rows of a file.
 
     Args:
         module: Trained module on any device; it is exported for the CPU.
@@ -76,8 +77,14 @@ def export_model(
     if form is None:
         raise ConfigError(f"Expected a path with one of the suffixes {SUFFIXES}, got {path}.")
     require(form, FORMATS[form].to_write)
+    for method in (Classifier.compute_logits, Classifier.predict):
+        if module._replaces(method):
+            raise ConfigError(
+                f"{type(module).__name__} overrides {method.__name__}, but an exported model contains only "
+                "forward. Override forward instead."
+            )
     # a subclass with its own forward may not return the outputs of the net
-    plain = type(module).forward is Classifier.forward
+    plain = not module._replaces(Classifier.forward)
     net = module._arguments.get("net")
     spec = dict(net) if plain and isinstance(net, Mapping) else None
     if inputs is None:

@@ -1,9 +1,9 @@
 """The direction of each metric: whether a high or a low value is better. Does not import torch."""
 
-import re
 from collections.abc import Mapping
 
 from lossselect.exceptions import ConfigError
+from lossselect.metrics.names import split_name
 
 LOWER_IS_BETTER = {
     *("loss", "brier_score", "calibration_error", "hamming_distance", "mean_absolute_error", "ranking_loss"),
@@ -35,8 +35,7 @@ def direction(monitor: str, directions: Mapping[str, str | None] | None = None) 
     for part in monitor.split("/"):
         if directions and part in directions:
             return directions[part]
-        name = re.sub(r"_(micro|macro|weighted|none)$", "", part)
-        name = "f_beta" if re.fullmatch(r"f\d+(\.\d+)?", name) else re.sub(r"_at_\d+$", "_at_k", name)
-        if name in LOWER_IS_BETTER | HIGHER_IS_BETTER:
-            return "min" if name in LOWER_IS_BETTER else "max"
+        base = split_name(part)[0]
+        if base in LOWER_IS_BETTER | HIGHER_IS_BETTER:
+            return "min" if base in LOWER_IS_BETTER else "max"
     return None

@@ -12,7 +12,7 @@ from lossselect.exceptions import ConfigError
 from lossselect.metrics import means, scores
 from lossselect.metrics.calibration_error import CalibrationError
 from lossselect.metrics.means import Kappa, Mean
-from lossselect.metrics.names import MetricName, averages_both, find_kept, list_outputs
+from lossselect.metrics.names import MetricName, find_kept, list_outputs
 from lossselect.metrics.ranking import Ranking
 from lossselect.metrics.stat_scores import StatScores
 from lossselect.metrics.task_metric import TaskMetric
@@ -140,7 +140,7 @@ def make_metric(task: Task, name: MetricName) -> TaskMetric:
         if name.number is not None:
             function = partial(function, beta=name.number)
         required = () if name.average == "binary" else required
-        score = ClassScore(function, name.average, required, averages_both(task, name), kept)
+        score = ClassScore(function, name.average, required, name.both, kept)
         return StatScores(task, base, "stat_scores", score, outputs)
     if base in OF_HIGHEST:
         k = int(name.number)  # type: ignore[arg-type]  # the name contains k

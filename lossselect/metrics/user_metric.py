@@ -1,7 +1,6 @@
 """A user's torchmetrics metric as a metric of a task."""
 
 import inspect
-import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,12 +14,11 @@ from lossselect.compat.torchmetrics import set_update_count
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import flatten_positions
 from lossselect.metrics.names import class_keys
+from lossselect.metrics.state import fill_empty_lists
 from lossselect.metrics.task_metric import MetricInput, TaskMetric, as_rows, check_batch
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 TRIAL_ROWS = 8
-FAMILIES = {"binary": ("Binary",), "multiclass": ("Multiclass",), "multilabel": ("Multilabel", "Binary")}
-"""Names of torchmetrics' classes start with one of these, by the kind of task that they fit."""
 
 
 class UserMetric(TaskMetric):
@@ -43,9 +41,8 @@ class UserMetric(TaskMetric):
         super().__init__(task, name, f"user {name}")
         self.metric = metric.clone()
         self.metric.reset()
-        parameters = [*inspect.signature(type(metric).update).parameters]
         self._title = f"{name!r} ({type(metric).__name__})"
-        self.takes_predictions = parameters[1:2] == ["predictions"]
+        self.takes_predictions = [*inspect.signature(metric.update).parameters][:1] == ["predictions"]
         self._try()
 
     @property
@@ -79,46 +76,39 @@ class UserMetric(TaskMetric):
     def forward(self, *arguments: Any, batch: MetricInput | None = None, **options: Any) -> Any:
         """Add a batch, and return the value of this batch."""
         batch = check_batch(self.task, *arguments, **options) if batch is None else batch
-        if batch is None:
-            return torch.tensor(torch.nan)
-        self.support = self.support + batch.support
-        value = self._outputs(self.metric(*self._select(batch)))
-        set_update_count(self, self.metric.update_count)
+        value = torch.tensor(torch.nan)
+        if batch is not None:
+            self.support = self.support + batch.support
+            set_update_count(self, self.update_count + 1)
+            if len((selected := self._select(batch))[0]):
+                value = self._value(self.metric(*selected), batch.support[1] > 0)
         return value
 
     def summarize(self) -> Any:
         if not bool(self.support[0]):  # in all processes
             return torch.tensor(torch.nan, dtype=torch.double, device=self.device)
-        if not self.metric.update_called:  # other processes have rows
-            set_update_count(self.metric, 1)
+        fill_empty_lists(self.metric)
         return self.metric.compute()
 
     def _value(self, statistic: Any, undefined: Tensor) -> Any:
-        values = self._outputs(statistic)
-        if isinstance(values, dict):
-            return {name: value.masked_fill(undefined, torch.nan) for name, value in values.items()}
-        return values.masked_fill(undefined, torch.nan)
-
-    def _outputs(self, value: Any) -> Any:
-        """Return what the metric has computed as a scalar, or as a dict of scalars with complete names."""
-        width, is_tensor = self.task.num_probabilities, isinstance(value, Tensor)
-        parts: Mapping[str, Any] = {"": value}
-        if isinstance(value, Mapping):
-            parts = dict(zip(class_keys(value), value.values(), strict=True))
-        elif is_tensor and value.ndim == 1 and len(value) == width > 1:
-            parts = dict(zip(class_keys(self.task.output_names), value, strict=True))
-        scalars = {}
+        """Return what the metric computed as a scalar, or as a dict of scalars with complete names."""
+        width, parts = self.task.num_probabilities, {self.base: statistic}
+        if isinstance(statistic, Tensor) and statistic.shape == (width,) and width > 1:
+            statistic = dict(zip(self.task.output_names, statistic, strict=True))
+        if isinstance(statistic, Mapping):
+            keys = (f"{self.base}/{key}" for key in class_keys(statistic))
+            parts = dict(zip(keys, statistic.values(), strict=True))
         for name, part in parts.items():
             if not isinstance(part, Tensor | int | float) or torch.as_tensor(part).numel() != 1:
-                shape = getattr(part, "shape", None)
-                got = f"shape {tuple(shape)}" if shape is not None else type(part).__name__
+                got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+                got += f" for {name!r}" if name != self.base else ""
                 raise ConfigError(
                     f"metrics: {self._title} must compute a scalar, a dict of scalars, or {width} values, "
-                    f"got {got}{f' for {name!r}' if name else ''}. Choose another average, or wrap it."
+                    f"got {got}. Choose another average, or wrap it."
                 )
-            full = f"{self.base}/{name}" if name else ""
-            scalars[full] = torch.as_tensor(part, device=self.device).double().reshape(())
-        return scalars.get("", scalars)
+            scalar = torch.as_tensor(part, device=self.device).double().reshape(())
+            parts[name] = scalar.masked_fill(undefined, torch.nan)
+        return parts.get(self.base, parts)
 
     def reset(self) -> None:
         """Remove all batches."""
@@ -128,40 +118,38 @@ class UserMetric(TaskMetric):
     def _try(self) -> None:
         """Raise ConfigError unless a copy of the metric accepts a random batch."""
         task, generator = self.task, torch.Generator().manual_seed(0)
-        logits = torch.randn(TRIAL_ROWS, task.num_outputs, generator=generator)
-        labels = task.predict(torch.randn(TRIAL_ROWS, task.num_outputs, generator=generator))
-        batch = check_batch(task, task.probabilities(logits), task.encode(labels))
-        outputs, target = self._select(batch)  # type: ignore[arg-type]  # it has rows
-        kind = "predictions" if self.takes_predictions else "probabilities"
-        shapes = " and targets of shape ".join(
-            str(("M", *values.shape[1:])).replace("'", "") for values in (outputs, target)
-        )
-        trial = self.metric.clone().cpu()
-        value: Any = 0.0
-        problem = self._find_misfit()  # torchmetrics does not notice each of them
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        logits, others = torch.randn(2, TRIAL_ROWS, task.num_outputs, generator=generator)
+        batch = check_batch(task, task.probabilities(logits), task.encode(task.predict(others)))
+        outputs, labels = self._select(batch)  # type: ignore[arg-type]  # it has rows
+        trial, value = self.metric.clone().cpu(), 0.0
+        with warnings.catch_warnings(action="ignore"):
             try:
-                trial.update(outputs, target)
+                trial.update(outputs, labels)
+                self._check_declared()
             except Exception as error:  # a user's metric may raise any
-                problem = str(error).strip() or type(error).__name__
+                kind = "predictions" if self.takes_predictions else "probabilities"
+                shapes = f"{kind} of shape {tuple(outputs.shape)} and targets of shape {tuple(labels.shape)}"
+                problem = str(error).strip().rstrip(".") or type(error).__name__
+                raise ConfigError(
+                    f"metrics: {self._title} cannot be updated with "
+                    f"{shapes.replace(f'({TRIAL_ROWS}', '(M')}: {problem}. Build it for {task}."
+                ) from error
             with suppress(Exception):  # eight rows may be too few
                 value = trial.compute()
-        if problem:
-            raise ConfigError(
-                f"metrics: {self._title} cannot be updated with {kind} of shape {shapes}: "
-                f"{problem.rstrip('.')}. Build it for {task}."
-            )
-        self._outputs(value)
+        self._value(value, torch.tensor(False))
 
-    def _find_misfit(self) -> str:
-        """Return why a metric of torchmetrics, or one within it, does not fit the task, or ""."""
+    def _check_declared(self) -> None:
+        """Raise ValueError if the attributes of the metric, or of one within it, do not fit the task.
+
+        torchmetrics accepts several labels in a multiclass metric, and with `validate_args=False` almost any
+        shapes. Its classification metrics have the attribute `validate_args`, and those for multiclass tasks
+        `num_classes`.
+        """
         for part in self.metric.modules():
-            width = getattr(part, "num_classes", None) or getattr(part, "num_labels", None)
+            declared = vars(part)  # not what a wrapper reads from the metric within it
+            width = declared.get("num_classes") or declared.get("num_labels")
             if width not in (None, self.task.num_probabilities):
-                return f"it was built for {width} classes or labels"
-            names = [cls.__name__ for cls in type(part).__mro__ if cls.__module__.startswith("torchmetrics.")]
-            family = re.match("Binary|Multiclass|Multilabel", names[0]) if names else None
-            if family and family[0] not in FAMILIES[self.task.kind]:
-                return f"{names[0]} is for {family[0].lower()} tasks"
-        return ""
+                raise ValueError(f"it was built for {width} classes or labels")
+            if "validate_args" in declared and ("num_classes" in declared) != self.task.exclusive:
+                negation = "not " if self.task.exclusive else ""
+                raise ValueError(f"{type(part).__name__} is {negation}for multiclass tasks")

@@ -14,7 +14,6 @@ from lossselect.metrics.names import choose_metrics
 from lossselect.reporting.plan import Line, Monitor, Plan
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
-from lossselect.training.optimizers import ignores_specs
 from lossselect.utils.checks import SPLIT_NAMES, shorten, split_name
 
 if TYPE_CHECKING:
@@ -279,7 +278,10 @@ def _optimizer_lines(module: Any) -> Iterator[Line]:
         # the chosen one may be written as its class, such as AdamW
         return ", ".join(f"{setting}={name}" for name in variants if name not in chosen.lower())
 
-    if ignores_specs(type(module)):
+    overrides: set[str] = getattr(
+        module, "_overrides", set
+    )()  # without Lightning, the module is a `Classifier`
+    if "configure_optimizers" in overrides and module._optimizer_spec is None:
         yield Line("optimizer", f"{type(module).__name__}.configure_optimizers")
         return
     steps = _format_spec(module._optimizer_spec or "AdamW")

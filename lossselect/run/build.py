@@ -206,7 +206,7 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
     custom = CustomModule(config.module) if config.get("module") else None
     arguments: dict[str, Any] = {
         "task": task,
-        "net": build_net(config, task, data) if custom is None or custom.takes_net else None,
+        "net": build_net(config, task, data) if custom is None or "net" in custom.accepted else None,
         "loss": loss_options(plain["loss"]),
         "bias_init": config.bias_init,
         "mix": component_spec(config, "mix"),
@@ -221,7 +221,7 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
     if custom:
         arguments |= {**specs, "on_nonfinite": config.on_nonfinite}
         derived = _derived_arguments(task, data)
-        module = custom.build(arguments, _find_overrides(config), **derived)
+        module = custom.build(arguments, config, _find_overrides(config), **derived)
     elif trains:
         from lossselect.training.module import TaskModule
 

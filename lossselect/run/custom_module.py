@@ -22,20 +22,11 @@ if TYPE_CHECKING:
     from lossselect.training.classifier import Classifier
     from lossselect.training.module import TaskModule
 
-SETTINGS = {
-    "loss": "cross_entropy",
-    "optimizer": "adamw",
-    "scheduler": "none",
-    "metrics": "null",
-    "bias_init": "null",
-    "mix": "none",
-    "head": "dense",
-    "on_nonfinite": "stop",
-}
-"""The settings that the run passes to the module, and their values that are the default of `TaskModule`."""
+SETTINGS = ("loss", "optimizer", "scheduler", "metrics", "bias_init", "mix", "head", "on_nonfinite")
+"""The settings of a run that are arguments of `TaskModule`."""
 
-DEFAULTS = ({"name": "cross_entropy"}, {"name": "dense"}, "stop")
-"""Arguments that a run passes for the default of `TaskModule`, in addition to None and optimizer=adamw."""
+OPTIMIZERS = ("optimizer", "scheduler")
+"""Those that only `configure_optimizers` uses."""
 
 DERIVED = ("num_features", "num_outputs")
 """Arguments that follow from the data, for constructors that name them."""
@@ -88,7 +79,8 @@ def _import(target: str, place: str) -> Any:
 class CustomModule:
     """The class that `module._target_` names, and the parameters of its constructor.
 
-    `**kwargs` of a constructor are assumed to be passed on to the constructor of the next base class.
+    `**kwargs` of a constructor are assumed to be passed on to the constructor of the next base class. If the
+    class overrides `configure_optimizers`, only a constructor that names `optimizer` is assumed to use it.
     """
 
     def __init__(self, part: DictConfig) -> None:
@@ -97,50 +89,38 @@ class CustomModule:
         check_part(part, "module")  # before the class is imported
         self.part, self.place = part, f"module._target_={part['_target_']}"
         self.cls = find_module_class(str(part["_target_"]))
+        self.overrides_optimizers = self.cls.configure_optimizers is not TaskModule.configure_optimizers
         # the user's classes, without `TaskModule` and its bases
         bases = takewhile(lambda base: base is not TaskModule, self.cls.__mro__)
-        self.named: list[str] = []  # the parameters that the user's constructors name
-        self.passed_on: set[str] = set()  # the other parameters of `TaskModule`, if **kwargs reach it
+        constructors = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
+        self.accepted = [] if constructors else ["net"]  # by the user's constructors or through **kwargs
         self.required: list[str] = []
-        constructors = [base for base in bases if "__init__" in vars(base)]
-        for base in constructors or [TaskModule]:
-            parameters = [*inspect.signature(base.__init__).parameters.values()][1:]  # type: ignore[misc]
+        for constructor in constructors:
+            parameters = [*inspect.signature(constructor).parameters.values()][1:]
             named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-            if not self.named:
+            if not self.accepted:
                 self.required = [p.name for p in named if p.default is p.empty]
-            self.named += [p.name for p in named if p.name not in self.named]
+            self.accepted += [p.name for p in named if p.name not in self.accepted]
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 return
-        self.passed_on = {*inspect.signature(TaskModule.__init__).parameters} - {"self", *self.named}
-
-    @property
-    def takes_net(self) -> bool:
-        """True if the constructor names `net`; otherwise the class builds its net itself."""
-        return "net" in self.named
-
-    def takes(self, name: str) -> bool:
-        """Return whether the class uses the run's setting `name`, such as "optimizer"."""
-        from lossselect.training.optimizers import ignores_specs
-
-        if name in ("optimizer", "scheduler") and ignores_specs(self.cls):
-            return False
-        return name in self.named or name in self.passed_on
+        left_out = {"net", *self.accepted, *(OPTIMIZERS if self.overrides_optimizers else ())}
+        self.accepted += sorted(inspect.signature(TaskModule).parameters.keys() - left_out)
 
     def check(self, config: DictConfig, overrides: Iterable[str]) -> None:
         """Check `module.*`, and that no setting lacks an effect; needs no data.
 
-        A default of the run that the class does not accept (scheduler, bias_init) is set to None.
+        The scheduler and the initial bias are set to None unless they are passed to the class.
 
         Raises:
             ConfigError: an argument is unknown, missing or set by the run, or a setting has no effect.
         """
         names = [str(name) for name in self.part if name != "_target_"]
-        if not self.takes("task"):
+        if "task" not in self.accepted:
             raise ConfigError(
                 f"{self.place}: the constructor must accept task, which follows from the data. Write "
                 "def __init__(self, task, ..., **kwargs) and super().__init__(task, **kwargs)."
             )
-        derived = [name for name in DERIVED if name in self.named and "_target_" not in config.data]
+        derived = [name for name in DERIVED if name in self.accepted and "_target_" not in config.data]
         for name in names:
             if name in derived:
                 raise ConfigError(f"module.{name} cannot be set: it follows from the data. Remove it.")
@@ -150,30 +130,31 @@ class CustomModule:
                     f"module.{name} cannot be set: the run passes {name} itself. Set {setting}=... instead."
                 )
         passed = {"task", "net", *SETTINGS, *derived}
-        known = [name for name in (*self.named, *sorted(self.passed_on)) if name not in passed]
+        known = [name for name in self.accepted if name not in passed]
         check_options(names, known, self.place)
         if missing := [name for name in self.required if name not in {*names, *passed, *DERIVED}]:
             settings = " ".join(f"module.{name}=VALUE" for name in missing)
             raise ConfigError(f"{self.place} requires {', '.join(missing)}. Add {settings}.")
-        typed = _find_settings(overrides)
-        unused = [name for name in SETTINGS if not self.takes(name)]
-        for name in unused + ["model"] * (not self.takes_net):
-            if config.get(name) is None or (name not in typed and _is_packaged(config, name)):
-                if name in ("scheduler", "bias_init"):
-                    config[name] = None
-                continue
+        chosen = _find_chosen(config, overrides)
+        for name in chosen:
             parameter = {"model": "net"}.get(name, name)
-            fix = f"add {parameter} to the constructor and pass it to super().__init__"
+            if parameter in self.accepted:
+                continue
             why = "builds its net itself" if name == "model" else "does not accept it"
-            if name in self.named or name in self.passed_on:
-                why, fix = "overrides configure_optimizers", "call super().configure_optimizers()"
+            fix = f"add {parameter} to the constructor and pass it to super().__init__"
+            if name in OPTIMIZERS and self.overrides_optimizers:
+                why, fix = "overrides configure_optimizers", f"{fix}, and call super().configure_optimizers()"
             raise ConfigError(f"{name} has no effect: {self.place} {why}. Remove {name}, or {fix}.")
+        for name in {"scheduler", "bias_init"} - {*chosen, *self.required}:
+            config[name] = None
 
-    def build(self, arguments: Mapping[str, Any], overrides: Iterable[str], **derived: Any) -> "TaskModule":
+    def build(
+        self, arguments: Mapping[str, Any], config: DictConfig, overrides: Iterable[str], **derived: Any
+    ) -> "TaskModule":
         """Return the module, built with the arguments of `TaskModule` and those that follow from the data.
 
-        **kwargs receive neither None nor a default of `TaskModule` that is not in `overrides`, as a class may
-        have its own.
+        A setting is passed if it is in `overrides`, if a config file changes it, or if the constructor
+        requires it. Others have the default of the class.
 
         Raises:
             ConfigError: the constructor raises an error, or there is no net.
@@ -184,14 +165,9 @@ class CustomModule:
         from lossselect.training.classifier import Classifier
         from lossselect.training.module import TaskModule
 
-        values = {name: value for name, value in {**derived, **arguments}.items() if name in self.named}
-        typed = _find_settings(overrides)
-        for name in self.passed_on & {*arguments} - {"net"}:
-            value = arguments[name]
-            if value is None:
-                continue
-            if name in typed or value not in (*DEFAULTS, packaged_config("optimizer", "adamw")):
-                values[name] = value
+        defaults = {*SETTINGS} - {*_find_chosen(config, overrides), *self.required}
+        passed = [name for name in self.accepted if name not in defaults]
+        values = {name: value for name, value in {**derived, **arguments}.items() if name in passed}
         settings = self.part.copy()
         OmegaConf.set_struct(settings, False)
         del settings["_target_"]
@@ -207,9 +183,7 @@ class CustomModule:
             text = f"{self.place} cannot be created: {type(error).__name__}: {first_line(error)}. "
             twice = re.search(r"multiple values for (?:keyword )?argument '(\w+)'", text)
             if twice and twice[1] in SETTINGS:
-                default = SETTINGS[twice[1]]
-                fix = f"Set {twice[1]}={default}" if default in ("none", "null") else f"Remove {twice[1]}"
-                text += f"The class sets {twice[1]} itself. {fix}. "
+                text += f"The class sets {twice[1]} itself. Remove {twice[1]}. "
             raise ConfigError(text + TRACEBACK) from error
         if not has_net and self.cls.configure_model is TaskModule.configure_model:
             raise ConfigError(
@@ -219,20 +193,23 @@ class CustomModule:
         return module
 
 
-def _find_settings(overrides: Iterable[str]) -> set[str]:
-    """Return the first parts of the settings in Hydra's overrides, such as "optimizer" of optimizer.lr=1."""
-    return {re.split(r"[.=@]", override.lstrip("+~"))[0] for override in overrides}
-
-
-def _is_packaged(config: DictConfig, name: str) -> bool:
-    """Return whether a setting has its packaged default."""
-    train: Any = OmegaConf.to_container(packaged_config("", "train"))
+def _find_chosen(config: DictConfig, overrides: Iterable[str]) -> list[str]:
+    """Return the settings in Hydra's overrides, and those that a config file changes, unless to None."""
+    typed = {re.split(r"[.=@]", override.lstrip("+~"))[0] for override in overrides}
+    train, settings = (_to_plain(part) for part in (packaged_config("", "train"), config))
     groups = {k: v for entry in train["defaults"] if isinstance(entry, dict) for k, v in entry.items()}
-    if name == "loss":  # its variants are not files
-        return loss_options(config.loss) == {"name": groups[name]}
-    default = OmegaConf.to_container(packaged_config(name, groups[name])) if name in groups else train[name]
-    chosen: Any = OmegaConf.to_container(config, resolve=False)  # T_max refers to another setting
-    return bool(chosen[name] == default)
+
+    def is_changed(name: str) -> bool:
+        if name == "loss":  # its variants are not files
+            return loss_options(settings[name]) != {"name": groups[name]}
+        default = _to_plain(packaged_config(name, groups[name])) if name in groups else train[name]
+        return settings.get(name) not in (None, default)
+
+    return [name for name in ("model", *SETTINGS) if name in typed or is_changed(name)]
+
+
+def _to_plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=False)  # T_max refers to another setting
 
 
 def load_trained(checkpoint: str, content: Mapping[str, Any], target: str | None) -> "Classifier":

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -16,11 +16,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
+from lossselect.data.batches import identity
 from lossselect.data.datamodule import TensorData
 from lossselect.decision.advice import Advice
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
 from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.labels.targets import EncodedPair
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.tables import (
     escape_formula,
@@ -30,9 +32,11 @@ from lossselect.reporting.tables import (
     top_columns,
 )
 from lossselect.run.build import has_loader
+from lossselect.run.trainer import build_trainer
 from lossselect.tasks.registry import Task
 from lossselect.training.checkpoints.content import read_checkpoint, save_decision
 from lossselect.training.epoch import Epoch, OutputBuffer, TopKEpoch
+from lossselect.training.forward import describe
 from lossselect.training.module import TaskModule
 from lossselect.training.tune import tune_on_validation
 from lossselect.utils.atomic_write import atomic_write
@@ -188,6 +192,7 @@ def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint
     batches: Any = trainer.predict(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if batches and isinstance(batches[0], list):  # there are several loaders
         batches = [batch for loader in batches for batch in loader]
+    _check_outputs(module, batches)
     batches = _gather_batches(batches)
     if not batches or not trainer.is_global_zero:
         return ""
@@ -214,6 +219,31 @@ def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint
     with atomic_write(folder / "predictions.csv") as path:
         escape_formula(columns).write_csv(path)
     return "predictions.csv"
+
+
+def make_predictor(module: Any, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return a function that predicts rows with the hooks and the `predict_step` of a custom module."""
+    devices = 1 if device.index is None else [device.index]
+    trainer = build_trainer({"accelerator": device.type, "devices": devices, "enable_progress_bar": False})
+
+    def predict(rows: Tensor) -> dict[str, Tensor]:
+        collate: Any = identity
+        batch: Any = [EncodedPair(rows, None)]
+        outputs: Any = trainer.predict(module, DataLoader(batch, batch_size=None, collate_fn=collate))
+        _check_outputs(module, outputs)
+        return {**outputs[0]}
+
+    return predict
+
+
+def _check_outputs(module: TaskModule, batches: list[Any]) -> None:
+    """Raise ConfigError if an override of `predict_step` does not return probabilities and predictions."""
+    for batch in batches:
+        if not isinstance(batch, Mapping) or not {"probabilities", "prediction"} <= batch.keys():
+            raise ConfigError(
+                f"{type(module).__name__}.predict_step must return a mapping with 'probabilities' and "
+                f"'prediction', got {describe(batch)}. Call super().predict_step, and change its result."
+            )
 
 
 def _gather_batches(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lossselect.chunked.options import check_topk_task, choose_top_metrics
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.export.formats import FORMATS, check_weights_suffice, require
-from lossselect.metrics.names import AVERAGES, MetricName, choose_metrics, list_outputs, parse_metrics
+from lossselect.metrics.names import MetricName, choose_metrics, list_outputs
 from lossselect.models.nets import check_head_bias, make_net, net_options
 from lossselect.run.settings import (
     FILE_DATA,
@@ -113,8 +113,6 @@ def check_config(config: Mapping[str, Any]) -> None:
     if configured_head(config)["name"] == "chunked":
         conflict = find_chunked_conflict(config)
         _require(not conflict, conflict)
-    elif config["task"].get("name") in AVERAGES and config.get("metrics") is not None:
-        parse_metrics(config["task"]["name"], config.get("metrics"))
     if "data" not in own:
         _check_data(config["data"])
     if "model" not in own:

@@ -137,6 +137,8 @@ def _choose_inputs(batch: Any, rest: Mapping[str, Any], parameters: Parameters |
         return batch
     if any(name in rest for name in named) and (isinstance(batch, Mapping) or len(named) > 1):
         return rest
+    if rest and parameters and parameters.any_name and not (named or parameters.any_number):
+        return rest  # forward(**batch)
     tensors = [value for value in rest.values() if isinstance(value, Tensor)]
     if len(tensors) == 1 or len(rest) == 1:
         return (tensors or [*rest.values()])[0]
@@ -208,14 +210,14 @@ class TargetTransfer:
         except (ConfigError, DataError) as error:  # a hook may correct the target
             self._encoded = error
 
-    def arrive(self, transferred: Any, device: Any, may_differ: bool) -> None:
+    def arrive(self, transferred: Any, device: Any, may_differ: Callable[[], bool]) -> None:
         """Copy the canonical target to the device, given the target in the transferred batch.
 
         If a hook may have changed it unnoticed, the step encodes it, unless it is canonical.
         """
         if not isinstance(self._encoded, Exception):
             is_canonical = self._encoded is self._raw and isinstance(transferred, Tensor)
-            if may_differ and not is_canonical:
+            if not is_canonical and may_differ():
                 self.clear()
                 return
             self._encoded = transferred if is_canonical else self._encoded.to(device, non_blocking=True)

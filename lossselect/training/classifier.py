@@ -180,16 +180,17 @@ class Classifier(RecordsArguments, ModuleBase):
         return self.net(*inputs, **named)
 
     def _check_net(self) -> None:
-        if self.net is None and not self._overrides_forward():
+        if self.net is None and not self._replaces(Classifier.forward):
             raise ConfigError(f"{type(self).__name__} has no net. Pass net=..., or override forward.")
 
     def _called(self) -> nn.Module:
         """Return the module whose forward receives the inputs of a batch."""
         self._check_net()
-        return self if self._overrides_forward() else self.net
+        return self if self._replaces(Classifier.forward) else self.net
 
-    def _overrides_forward(self) -> bool:
-        return type(self).forward is not Classifier.forward or "forward" in vars(self)
+    def _replaces(self, method: Callable[..., Any]) -> bool:
+        """Return whether a subclass or an attribute of the instance replaces a method of this package."""
+        return getattr(getattr(self, method.__name__), "__func__", None) is not method
 
     def compute_logits(self, inputs: Any) -> Any:
         """Return the logits (N, num_outputs, ...) for the inputs of a batch, as `unpack_batch` returns them.
@@ -221,8 +222,7 @@ class Classifier(RecordsArguments, ModuleBase):
 
         By default the batch is a pair (inputs, target), or a mapping, dataclass or object that contains the
         labels as one of `LABEL_KEYS` or as `batch_keys` names them, and perhaps `sample_weight`. Override it
-        for other batches. It is also called for batches on the CPU before they are transferred, and for
-        prediction, where the target may be None.
+        for other batches. It is also called before a batch is transferred, and to predict (target: None).
 
         If the inputs are a mapping, `forward` receives the entries that it accepts as keyword arguments. If
         they are a tuple, `forward` receives positional arguments. `sample_weight` has shape (N,) or
@@ -234,9 +234,9 @@ class Classifier(RecordsArguments, ModuleBase):
         parts = split_batch(batch, self._batch_keys, find_parameters(self._called()))
         return parts[:2] if parts.weight is None else parts
 
-    def _compute_outputs(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
+    def _compute_outputs(self, batch: EncodedBatch) -> tuple[Any, Any, Tensor | None]:
         """Return the checked logits of a batch, its canonical target and its sample weights."""
-        inputs, target, weight = self._encode_batch(batch)
+        inputs, target, weight = batch
         logits = self._output_checks.call(self, inputs)
         if not isinstance(logits, ChunkedLogits):
             target = target.to_dense() if isinstance(target, SparseLabels) else target
@@ -277,9 +277,10 @@ class Classifier(RecordsArguments, ModuleBase):
             ConfigError, DataError: the same errors as in training on this batch.
         """
         self._build_head()
+        encoded = self._encode_batch(batch)
         if self._mix is not None:
-            batch = self._mix(self._settle(self._encode_batch(batch)), self.task)
-        return self._compute_loss(*self._compute_outputs(batch))[0]
+            encoded = self._mix(self._settle(encoded), self.task)
+        return self._compute_loss(*self._compute_outputs(encoded))[0]
 
     def set_label_counts(self, counts: LabelCounts) -> None:
         """Set the weights, the prior and the initial bias that are computed from label counts.
@@ -328,8 +329,9 @@ class Classifier(RecordsArguments, ModuleBase):
 
     def _encode_batch(self, batch: Any) -> EncodedBatch:
         """Return the inputs, the canonical target and the sample weights of a raw or an encoded batch."""
-        encoded = EncodedBatch(*batch) if isinstance(batch, Encoded) else self._unpack_and_encode(batch)
-        return encoded._replace(target=self._to_sparse(encoded.target))
+        is_encoded = isinstance(batch, Encoded) and not self._replaces(Classifier.unpack_batch)
+        encoded = EncodedBatch(*batch) if is_encoded else self._unpack_and_encode(batch)
+        return encoded._replace(target=self._to_sparse(encoded.target)) if self._chunked else encoded
 
     def _to_sparse(self, target: Any) -> Any:
         """Return a canonical target in the form that a chunked head requires."""

@@ -17,7 +17,7 @@ from lossselect.metrics.names import MetricName, choose_metrics
 from lossselect.metrics.registry import RANKINGS
 from lossselect.metrics.stat_scores import ConfusionMatrix, StatScores
 from lossselect.metrics.state import as_numbers, as_scalars, metric_state, set_metric_state
-from lossselect.metrics.task_metric import MetricInput
+from lossselect.metrics.task_metric import MetricInput, as_rows
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
 from lossselect.training.diagnostics.outputs import FirstEpochChecks
@@ -201,7 +201,7 @@ class Epoch(BaseEpoch):
         count = count.clone() if isinstance(count, Tensor) else count
         if logits.ndim > 2:
             # trailing dimensions become rows, because lengths and image sizes may differ between batches
-            target = flatten_positions(target) if target.ndim == logits.ndim else target.flatten()
+            target = as_rows(target, logits)
             logits = flatten_positions(logits)
         self._held.append((total, count, logits, target))
         self._held_bytes += logits.nbytes + target.nbytes

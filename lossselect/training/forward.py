@@ -1,12 +1,11 @@
-"""Passing the inputs of a batch to a net, finding the logits in its output, and compiling a step."""
+"""Passing the inputs of a batch to a net, and finding the logits in its output."""
 
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from lossselect.chunked.linear import ChunkedLogits
@@ -173,51 +172,3 @@ def describe(value: Any) -> str:
         parts = [f"{tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in value]
         return f"a {kind} of {len(value)}: {shorten(parts)}"
     return f"a {kind}"
-
-
-class StepOutput(dict[str, Any]):
-    """The loss, logits, canonical target and sample weights of a step, as entries and as attributes."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
-
-    def result(self) -> dict[str, Any]:
-        """Return what a step returns: a plain dict, whose tensors DistributedDataParallel finds."""
-        return {name: self[name] for name in ("loss", "logits", "target") if name in self}
-
-
-class CompiledStep:
-    """The net and the loss of a step, compiled at the first call; without compilation if that fails."""
-
-    def __init__(self, step: Callable[..., Any], **options: Any) -> None:
-        self.step, self.options = step, options
-        self.compiled: Callable[..., Any] | None = torch.compile(step, **options)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(CompiledStep, **self.options), (self.step,)  # compiled code cannot be pickled
-
-    def __call__(self, *args: Any) -> Any:
-        if self.compiled is None:
-            return self.step(*args)
-        try:
-            return self.compiled(*args)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # compilers raise many kinds
-            outputs = self.step(*args)  # raises again if the error is not one of torch.compile
-            self.compiled = None
-            # the first line is "backend='inductor' raised:", the second one the cause
-            cause = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2]).rstrip(".")
-            warn(
-                "not_compiled",
-                f"torch.compile failed, and training continues without it: {cause}. torch.compile requires a "
-                "C++ compiler on a CPU and Triton on a GPU. Install it if it is missing, or set "
-                "trainer.compile=false.",
-            )
-            return outputs

@@ -36,10 +36,10 @@ from lossselect.training.checkpoints.content import add_module_state, check_same
 from lossselect.training.checkpoints.run_state import RunState, find_generators
 from lossselect.training.checkpoints.saving import CheckpointFiles
 from lossselect.training.checkpoints.validation import check_resumable, check_states
+from lossselect.training.diagnostics.epoch_length import check_epoch_length, evaluation_loop
 from lossselect.training.diagnostics.outputs import check_end
 from lossselect.training.diagnostics.start_checks import check_epoch, check_labels_in_memory, check_monitors
 from lossselect.training.distributed.eval_sampler import each_row_once, evaluate_apart, take_each_row_once
-from lossselect.training.epoch_length import check_epoch_length, evaluation_loop
 from lossselect.utils.checks import SPLIT_NAMES, first_duplicate, shorten
 from lossselect.utils.distributed import all_gather
 
@@ -172,7 +172,7 @@ class FirstHooks(Callback):
         if pl_module._needs_counts:
             started = data_fetcher(trainer.fit_loop) is not None  # for the length of a schedule
             if counts := _count_labels(trainer, pl_module):
-                check_counts(pl_module.task, "train", counts)
+                check_counts(pl_module.task, "train", counts.positives, counts.negatives, counts.soft)
                 pl_module.set_label_counts(counts)
                 self.run_state.rewind(trainer, started)
                 self.checked.add("train")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Self
 
 import torch
@@ -24,9 +25,10 @@ from lossselect.training.classifier import Classifier
 from lossselect.training.diagnostics.nonfinite import FiniteCheck
 from lossselect.training.distributed.loss_averaging import StepMean
 from lossselect.training.epoch import Epoch, StageEpochs, TopKEpoch
-from lossselect.training.forward import CompiledStep, StepOutput, bind_inputs, describe, find_parameters
+from lossselect.training.forward import bind_inputs, describe, find_parameters
 from lossselect.training.lifecycle import add_run_hooks
-from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, configure, initial_lr
+from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, configure, set_lr
+from lossselect.training.step import CompiledStep, StepOutput, forward_and_loss
 from lossselect.utils.checks import SPLIT_NAMES
 
 _COMPILED_CHUNKED = "head=chunked does not support torch.compile. Set head=dense or trainer.compile=false."
@@ -123,8 +125,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys)
         self.hparams.update(self._plain_hparams | get_cli_class())
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
-        if not hasattr(self, "lr") and (lr := initial_lr(optimizer, type(self))) is not None:
-            self.lr = lr  # `configure_optimizers` uses it, and learning rate finders set it
+        if type(self).configure_optimizers is TaskModule.configure_optimizers:
+            set_lr(self)  # an override may use another attribute, which a finder must then set
         self._loader_names = loader_names
         self._step_mean = StepMean()
         self._finite_check = FiniteCheck(on_nonfinite)
@@ -160,7 +162,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Return the loss, the logits and the canonical target of a batch; see `step`."""
-        return self._run_step(batch, "train").result()
+        return self._call_step(batch, "train")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Add the batch to the validation epoch; return its loss, logits and canonical target."""
@@ -171,10 +173,14 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Any, stage: str) -> dict[str, Any]:
-        outputs = StepOutput()
+        outputs: Any = {}
         for single in self._transfer_block(batch) if isinstance(batch, Block) else (batch,):
-            outputs = self._run_step(single, stage)
-        return outputs.result()
+            outputs = self._call_step(single, stage)
+        return outputs
+
+    def _call_step(self, batch: Any, stage: str) -> Any:
+        outputs = self.step(batch) if self._replaces(TaskModule.step) else self._run_step(batch, stage)
+        return outputs.result() if isinstance(outputs, StepOutput) else outputs
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return `predict(inputs)` for a batch, with or without a target.
@@ -182,11 +188,10 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         Raises:
             ConfigError: an override of `unpack_batch` fails for a batch without labels.
         """
-        if isinstance(batch, Encoded):
+        if not self._replaces(Classifier.unpack_batch):
+            if not isinstance(batch, Encoded):
+                batch = split_batch(batch, self._batch_keys, find_parameters(self._called()), labelled=False)
             return self.predict(batch.inputs)
-        if type(self).unpack_batch is Classifier.unpack_batch:
-            parameters = find_parameters(self._called())
-            return self.predict(split_batch(batch, self._batch_keys, parameters, labelled=False).inputs)
         if isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) == 1):
             return self.predict(batch if isinstance(batch, Tensor) else batch[0])
         try:
@@ -199,7 +204,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         return self.predict(inputs)
 
     def step(self, batch: Any) -> StepOutput:
-        """Do the work of a training, validation or test step, for use in an override of one.
+        """Do the work of a training, validation or test step; call it in an override of one, or override it.
 
         In training, the gradient of the loss is scaled so that the optimizer step uses the gradient of one
         mean over all processes and, with `accumulate_grad_batches`, all micro-batches. Terms that an
@@ -266,7 +271,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         """
         if self._chunked:
             raise ConfigError(_COMPILED_CHUNKED)
-        self._compiled_step = CompiledStep(_forward_and_loss, **options)
+        self._compiled_step = CompiledStep(forward_and_loss, **options)
 
     def _on_batch_of_loader(self, batch: Any) -> None:
         self._transfer.clear()
@@ -287,7 +292,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             # in inference mode, torch does not count changes in place that a hook may make
             hooks = ["transfer_batch_to_device"]
             hooks += ["on_after_batch_transfer"] * torch.is_inference_mode_enabled()
-            self._transfer.arrive(target, device, any(overrides_hook(self, hook) for hook in hooks))
+            self._transfer.arrive(target, device, lambda: any(overrides_hook(self, hook) for hook in hooks))
 
     def _transfer_block(self, block: Block) -> list[Any]:
         """Return the batches of a block, encoded and on the device."""
@@ -302,6 +307,13 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.configure_callbacks = add_run_hooks(cls.configure_callbacks)  # type: ignore[method-assign]
+
+    def _overrides(self) -> set[str]:
+        """Return the names of the methods that a subclass, or an assignment to this object, replaces."""
+        own = takewhile(lambda cls: cls is not TaskModule, type(self).__mro__)
+        return {
+            name for part in (*own, self) for name in vars(part) if callable(getattr(TaskModule, name, 0))
+        }
 
     @add_run_hooks
     def configure_callbacks(self) -> Any:
@@ -369,8 +381,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             map_location: The device, as in `torch.load`.
             strict: Whether the checkpoint must contain exactly the parameters of the module.
             weights_only: Must be True.
-            kwargs: Constructor arguments that the checkpoint does not contain because they are not plain
-                values, such as `net=`, and arguments to change.
+            kwargs: Constructor arguments that are not plain values, such as `net=`, and arguments to change.
 
         Raises:
             FileMissingError: the file does not exist.
@@ -385,14 +396,3 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             )
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         return rebuild(cls, checkpoint, checkpoint_path, kwargs, strict)
-
-
-def _forward_and_loss(
-    module: TaskModule,
-    positional: tuple[Any, ...],
-    named: dict[str, Any],
-    target: Tensor,
-    weight: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
-    logits = module._find_logits(module(*positional, **named))
-    return logits, *module._compute_loss(logits, module.task.check_target(target, logits), weight)

@@ -35,18 +35,15 @@ OPTIMIZERS = _find_classes(optim, Optimizer)
 SCHEDULERS = _find_classes(lr_scheduler, lr_scheduler.LRScheduler)
 
 
-def initial_lr(spec: OptimizerSpec, cls: type) -> Any:
-    """Return the learning rate of a spec, or the default of its class.
-
-    None for a callable, and without a spec if `cls` configures optimizers itself, as a learning rate finder
-    would otherwise set `lr` rather than its `learning_rate`.
-    """
-    if callable(spec) or (spec is None and ignores_specs(cls)):
-        return None
-    spec = _as_mapping(spec)
+def set_lr(module: Any) -> None:
+    """Set the attribute `lr`, which learning rate finders set, to that of the optimizer, if it has one."""
+    if hasattr(module, "lr") or callable(module._optimizer_spec):
+        return
+    spec = _as_mapping(module._optimizer_spec)
     parameters = inspect.signature(OPTIMIZERS.get(str(spec.get("name")), Optimizer)).parameters
     default = parameters["lr"].default if "lr" in parameters else None
-    return spec.get("lr", default)
+    if (lr := spec.get("lr", default)) is not None:
+        module.lr = lr
 
 
 def _as_mapping(spec: Any) -> Mapping[str, Any]:
@@ -61,6 +58,7 @@ def configure(module: Any, trainer: Any, monitor: str) -> Any:
         trainer: Its trainer, or None.
         monitor: The metric for a scheduler that does not name one.
     """
+    set_lr(module)
     lr, fused = getattr(module, "lr", None), _supports_fused(module, trainer)
     optimizer = make_optimizer(module._optimizer_spec, module.named_parameters(), lr, fused)
     options: dict[str, Any] = {"directions": module._epochs["val"].first.directions}
@@ -81,13 +79,6 @@ def _supports_fused(module: Any, trainer: Any) -> bool:
     clips = trainer is not None and (overrides or bool(trainer.gradient_clip_val))
     scaled = (clips and isinstance(precision, MixedPrecision)) or getattr(precision, "scaler", None)
     return not scaled and not any(getattr(part, "sparse", False) for part in module.modules())
-
-
-def ignores_specs(cls: type) -> bool:
-    """Return whether a subclass of `TaskModule` overrides configure_optimizers without calling super()'s."""
-    bases = [base for base in cls.__mro__ if not base.__module__.startswith(("lossselect.", "lightning."))]
-    codes = [getattr(vars(base).get("configure_optimizers"), "__code__", None) for base in bases]
-    return any(code is not None and "configure_optimizers" not in code.co_names for code in codes)
 
 
 def make_optimizer(

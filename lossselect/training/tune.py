@@ -31,7 +31,7 @@ def tune_decision(
     Args:
         trainer: The trainer that validates the module.
         module: The module; its `task` is replaced by the one with the fitted decision.
-        dataloaders: A loader of the validation rows.
+        dataloaders: A loader of the validation rows; of several loaders, the first one is used.
         datamodule: A data module with a validation split, instead of a loader.
         ckpt_path: The checkpoint to validate, as for `Trainer.validate`; None uses the module's weights.
         options: Options of `fit_decision`: `metric`, `per_label`, `recall`, `calibration`, `shrinkage`.

@@ -51,7 +51,8 @@ class SetsScheduler(Model):
 
 class HasDefaults(Model):
     def __init__(self, task, num_features, **kwargs):
-        own = {"loss": "focal", "optimizer": {"name": "SGD", "lr": 0.5}}
+        own = {"loss": "focal", "optimizer": {"name": "SGD", "lr": 0.5}, "scheduler": "ConstantLR"}
+        own |= {"mix": "mixup", "metrics": ["f1"], "bias_init": "zero"}
         super().__init__(task, num_features, **{**own, **kwargs})
 
 class Optimizes(Model):
@@ -60,6 +61,8 @@ class Optimizes(Model):
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
 
 class AddsToTheOptimizer(Model):
+    def __init__(self, task, optimizer=None, **kwargs):
+        super().__init__(task, optimizer=optimizer, **kwargs)
     def configure_optimizers(self):
         return super().configure_optimizers()
 
@@ -72,6 +75,27 @@ class Nested(ls.TaskModule):
 class Fails(Model):
     def __init__(self, task):
         raise KeyError("vocabulary")
+
+class ScalesInHook(Model):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return (3 * batch[0] + self.trainer.training, *batch[1:])
+
+class ScalesInUnpack(Model):
+    def unpack_batch(self, batch):
+        return 3 * batch[0], batch[1]
+
+class ScalesPredictions(Model):
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        outputs = super().predict_step(batch, batch_idx)
+        return outputs | {"probabilities": outputs["probabilities"] / 2}
+
+class ScalesLogits(Model):
+    def compute_logits(self, inputs):
+        return 3 * super().compute_logits(inputs)
+
+class ReturnsProbabilities(Model):
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        return super().predict_step(batch, batch_idx)["probabilities"]
 
 class NoNet(ls.TaskModule):
     def __init__(self, task, **kwargs):
@@ -111,19 +135,9 @@ def train(command, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def lossselect(monkeypatch, capsys):
+def lossselect(call):
     """Run another command of lossselect, and return its exit code and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lossselect", *arguments])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code
-        return code, capsys.readouterr().err
-
-    return run
+    return lambda *arguments: call(cli.main, "lossselect", *arguments)[::2]
 
 
 def plan(printed):
@@ -176,6 +190,37 @@ def test_a_run_its_checkpoint_and_resuming(train, lossselect):
     assert "Results of epoch 3" in out
 
 
+@pytest.mark.filterwarnings("ignore:You have overridden")
+@pytest.mark.parametrize("name", ["ScalesInHook", "ScalesInUnpack", "ScalesPredictions", "ScalesLogits"])
+def test_overrides_apply_to_predictions_of_a_file(name, train, lossselect):
+    assert train(name, *FILE, "trainer.max_epochs=2")[0] == 0
+    new = ("input=table.csv", "output=out.csv")
+    assert lossselect("predict", CHECKPOINT, *new, f"module=own_module.{name}") == (0, "")
+    expected = {row["row"]: float(row["p_yes"]) for row in read_csv("run/predictions.csv")}
+    predicted = {row["row"]: float(row["p_yes"]) for row in read_csv("out.csv")}
+    assert {row: predicted[row] for row in expected} == pytest.approx(expected, abs=1e-6)
+    code, err = lossselect("export", CHECKPOINT, "output=m.pt2", f"module=own_module.{name}")
+    assert code == 1
+    assert f"{name} " in err
+    assert "an exported model contains only forward" in err
+
+
+def test_unpack_batch_is_called_for_the_rows_of_a_file(train):
+    for name in ("Model", "ScalesInUnpack"):
+        assert train(name, *FILE, "hydra.run.dir=" + name)[0] == 0
+    losses = [
+        json.loads(Path(name, "metrics.json").read_text())["test/loss"]
+        for name in ("Model", "ScalesInUnpack")
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_a_predict_step_that_returns_no_predictions(train):
+    code, _, err = train("ReturnsProbabilities", *FILE)
+    assert code == 1
+    assert "ReturnsProbabilities.predict_step must return a mapping" in err
+
+
 def test_a_sweep_over_an_argument(train):
     code, _, err = train("Model", "-m", "module.hidden=2,3", "hydra.sweep.dir=sweep")
     assert (code, err) == (0, "")
@@ -218,13 +263,13 @@ def test_custom_data(train, tmp_path):
 @pytest.mark.parametrize(
     ("name", "settings", "lines"),
     [
-        # the run's defaults reach the module
+        # the defaults are those of the class, not of the run
+        ("Model", [], {"optimizer": "AdamW", "schedule": "none", "loss": "cross_entropy"}),
         (
             "Model",
-            [],
-            {"optimizer": "AdamW", "schedule": "CosineAnnealingLR, T_max=2", "loss": "cross_entropy"},
+            ["optimizer=sgd", "scheduler=cosine"],
+            {"optimizer": "SGD, lr=0.1", "schedule": "CosineAnnealingLR, T_max=2"},
         ),
-        ("Model", ["optimizer=sgd", "scheduler=none"], {"optimizer": "SGD, lr=0.1", "schedule": "none"}),
         ("Model", ["mix=mixup"], {"mix": "mixup"}),
         ("Child", ["module.scale=2", "module.hidden=1"], {"model": "Child with Sequential, 33 parameters"}),
         ("Inherits", ["model=linear"], {"model": "Inherits with Linear, 31 parameters"}),
@@ -245,12 +290,16 @@ def test_custom_data(train, tmp_path):
             [],
             {"optimizer": "Optimizes.configure_optimizers", "checkpoint": "the epoch with the best"},
         ),
-        ("SetsScheduler", ["scheduler=none"], {"schedule": "ConstantLR", "loss": "focal"}),
-        ("HasDefaults", [], {"loss": "focal", "optimizer": "SGD, lr=0.5"}),
+        ("SetsScheduler", [], {"schedule": "ConstantLR", "loss": "focal"}),
         (
             "HasDefaults",
-            ["loss=cross_entropy", "optimizer=adamw"],
-            {"loss": "cross_entropy", "optimizer": "AdamW"},
+            [],
+            {"loss": "focal", "optimizer": "SGD, lr=0.5", "schedule": "ConstantLR", "mix": "mixup"},
+        ),
+        (
+            "HasDefaults",
+            ["loss=cross_entropy", "optimizer=adamw", "scheduler=none"],
+            {"loss": "cross_entropy", "optimizer": "AdamW", "schedule": "none"},
         ),
     ],
     ids=str,
@@ -263,6 +312,32 @@ def test_plan(name, settings, lines, train):
         assert described[line]["value"].startswith(value)
     assert described["model"]["why"] == f"own_module.{name}"
     assert ("schedule" in described) == (name != "Optimizes")
+
+
+def test_none_overrides_a_default_of_the_class(train):
+    code, out, _ = train("HasDefaults", "explain=json")
+    own = plan(out)
+    assert code == 0
+    code, out, err = train("HasDefaults", "explain=json", "mix=none", "metrics=null", "bias_init=null")
+    assert (code, err) == (0, "")
+    typed = plan(out)
+    assert own.keys() - typed.keys() == {"mix", "initial bias"}
+    assert own["metrics"]["value"] == "loss, f1"
+    assert typed["metrics"]["value"].startswith("loss, accuracy, f1, ")
+
+
+def test_a_config_file_overrides_a_default_of_the_class(train, tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [override /optimizer: sgd, override /scheduler: none]\non_nonfinite: skip\n"
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(text)
+    for name, expected in (("HasDefaults", 0), ("Explicit", 1)):
+        code, out, err = train(name, "experiment=mine", "--config-dir", "conf", "explain=json")
+        assert (code, bool(err)) == (expected, bool(expected))
+        if code:
+            assert "optimizer has no effect" in err
+        else:
+            assert plan(out)["optimizer"]["value"].startswith("SGD, lr=0.1")
+            assert plan(out)["schedule"]["value"] == "none"
 
 
 @pytest.mark.parametrize("name", ["Explicit", "Optimizes"])
@@ -295,8 +370,8 @@ INVALID = {
     "NoTask": "the constructor must accept task",
     "NoNet": "has no net",
     "Fails": "cannot be created: KeyError: 'vocabulary'",
-    "SetsScheduler": "The class sets scheduler itself. Set scheduler=none.",
-    "SetsScheduler scheduler=none loss=cross_entropy": "The class sets loss itself. Remove loss.",
+    "SetsScheduler scheduler=none": "The class sets scheduler itself. Remove scheduler.",
+    "SetsScheduler loss=cross_entropy": "The class sets loss itself. Remove loss.",
     "Model module.hiden=3": "Did you mean 'hidden'? Its options: hidden",
     "Model module._partial_=true": "has no option '_partial_'",
     "Model module.task=binary": "the run passes task itself. Set task=... instead.",
@@ -312,6 +387,7 @@ INVALID = {
     "Explicit scheduler.T_max=3": "scheduler has no effect",
     "Explicit mix=mixup": "mix has no effect",
     "Explicit task=multiclass head=chunked": "head has no effect",
+    "Explicit bias_init=null": "bias_init has no effect",
     "Optimizes optimizer.lr=1": "optimizer has no effect: module._target_=own_module.Optimizes overrides",
     "Model loss=asymmetric task=multiclass": "asymmetric",
     "Model export=safetensors": "safetensors",
@@ -368,7 +444,7 @@ def test_arguments_of_a_chain_of_constructors(train, monkeypatch):
     monkeypatch.setenv("LOSSSELECT_TRUST", "own_module")
     part = OmegaConf.create({"_target_": "own_module.Child"})
     custom = CustomModule(part)
-    assert custom.named == ["scale", "task", "num_features", "hidden"]
+    assert custom.accepted[:4] == ["scale", "task", "num_features", "hidden"]
     assert custom.required == ["scale"]
-    assert {"loss", "optimizer", "net"} <= custom.passed_on
-    assert not custom.takes_net
+    assert {"loss", "optimizer"} <= {*custom.accepted}
+    assert "net" not in custom.accepted

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from new_process import run_program
 from paths import ROOT
 from train_cases import SHORT, read_csv
 
@@ -228,8 +229,7 @@ for arguments in (["task=binary", "loss=squared", "loss.power=3"], ["task=multic
     sys.argv = ["train.py", "hydra.run.dir=run", "report=false", *{SHORT}, *arguments]
     lossselect.cli.train.main()
 """
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = run_program(["-c", code], tmp_path)
     assert done.returncode == 1, done.stderr
     assert "squared (sigmoid form)" in done.stdout
     content = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)

@@ -4,8 +4,8 @@ import csv
 import json
 import os
 import re
-import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -336,18 +336,8 @@ class TestPredict:
         return "run/checkpoints/best.ckpt"
 
     @pytest.fixture
-    def run(self, monkeypatch, capsys):
-        def run(*arguments):
-            monkeypatch.setattr(sys, "argv", ["predict.py", *arguments])
-            code = 0
-            try:
-                predict.main()
-            except SystemExit as stopped:
-                code = stopped.code
-            printed = capsys.readouterr()
-            return code, printed.out, printed.err
-
-        return run
+    def run(self, call):
+        return partial(call, predict.main, "predict.py")
 
     @pytest.mark.parametrize("size", [7, 8192])
     @pytest.mark.parametrize("name", ["new.csv", "new.parquet", "new.tsv"])

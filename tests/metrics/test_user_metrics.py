@@ -1,5 +1,8 @@
 """A user's torchmetrics metrics in `make_metrics` and in a `TaskModule`."""
 
+import contextlib
+import inspect
+
 import lightning.pytorch as L
 import numpy as np
 import pytest
@@ -205,6 +208,49 @@ def test_metrics_that_do_not_fit_the_task(task, metric, message):
         ls.TaskModule(task, nn.Linear(3, task.num_outputs), metrics={"own": metric})
 
 
+WIDTHS = {"binary": {}, "multiclass": {"num_classes": 4}, "multilabel": {"num_labels": 4}}
+OPTIONS = {
+    "beta": 2.0,
+    "min_precision": 0.5,
+    "min_recall": 0.5,
+    "min_sensitivity": 0.5,
+    "min_specificity": 0.5,
+}
+CURVES = (
+    "ConfusionMatrix",
+    "Curve",
+    "ROC",
+    "StatScores",
+    "AtFixedRecall",
+    "AtFixedPrecision",
+    "AtSpecificity",
+    "AtSensitivity",
+)
+
+
+def build(cls, **options):
+    accepted = inspect.signature(cls).parameters
+    return cls(**{name: value for name, value in (OPTIONS | options).items() if name in accepted})
+
+
+@pytest.mark.parametrize("validate_args", [True, False])
+@pytest.mark.parametrize("task", [ls.Binary(), MULTICLASS, ls.Multilabel(4)], ids=str)
+def test_each_metric_of_torchmetrics_fits_only_the_right_tasks(task, validate_args):
+    """Several would return a wrong value, such as MulticlassAccuracy for several labels."""
+    for name in tm.__all__:
+        family = next((kind for kind in WIDTHS if name.startswith(kind.capitalize())), None)
+        if family is None or name in ("BinaryFairness", "BinaryGroupStatRates"):  # which need groups
+            continue
+        metric = build(getattr(tm, name), **WIDTHS[family], validate_args=validate_args)
+        if family == task.kind or (family, task.kind) == ("binary", "multilabel"):  # of all labels together
+            # a curve or a matrix cannot be logged
+            with contextlib.suppress(ConfigError) if name.endswith(CURVES) else contextlib.nullcontext():
+                ls.make_metrics(task, names=metric)
+        else:
+            with pytest.raises(ConfigError, match="cannot be updated with"):
+                ls.make_metrics(task, names=metric)
+
+
 def test_a_class_is_not_a_metric():
     with pytest.raises(OptionTypeError, match=r"Pass an object, such as BinaryAccuracy\(\.\.\.\)"):
         ls.make_metrics(ls.Binary(), names=tm.BinaryAccuracy)
@@ -219,6 +265,18 @@ def test_without_known_labels_and_with_nan_the_value_is_nan():
     assert not metrics.compute()["iou"].isnan()
     metrics.update(p * NAN, torch.tensor([0, 1]))
     assert metrics.compute()["iou"].isnan()
+
+
+def test_the_value_of_a_batch_without_known_labels_or_with_nan_is_nan():
+    metrics = ls.make_metrics(MULTICLASS, names={"own": tm.MulticlassAccuracy(4)})
+    p, labels = torch.full((2, 4), 0.25), torch.tensor([0, 1])
+    assert metrics(p, torch.tensor([-100, -100]))["own"].isnan()
+    assert metrics(p * NAN, labels)["own"].isnan()
+    assert metrics(torch.cat([p, p * NAN]), labels.repeat(2))["own"].isnan()
+    metrics.reset()
+    metrics(p, torch.tensor([-100, -100]))
+    value = metrics(p, labels)["own"]
+    assert value == metrics.compute()["own"] > 0
 
 
 # --- in a TaskModule

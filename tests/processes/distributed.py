@@ -1,7 +1,7 @@
 """Computes gradients and evaluation results in a group of processes; one group, because starting one takes seconds.
 
-python distributed.py PROCESSES FOLDER; starts the other processes. The first one writes PROCESSES.pt, and a text file
-for each case of GRADIENTS.
+python distributed.py PROCESSES FOLDER in each process. The first one writes PROCESSES.pt, and a text file for each
+case of GRADIENTS.
 """
 
 import sys

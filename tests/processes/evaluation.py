@@ -9,6 +9,7 @@ import lightning.pytorch as L
 import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
+from torchmetrics import ClasswiseWrapper
 from torchmetrics import classification as tm
 
 import lossselect as ls
@@ -119,6 +120,17 @@ def of_other_loaders(ranks, folder):
     return found
 
 
+def of_one_labelled(ranks):
+    """Return metrics with list states of rows whose labels are all missing except in the first process."""
+    task = ls.Multiclass(4, missing=-100)
+    lists = {"auc": tm.MulticlassAUROC(4), "ap": ClasswiseWrapper(tm.MulticlassAveragePrecision(4, None))}
+    torch.manual_seed(0)
+    module = ls.TaskModule(task, nn.Linear(6, 4), metrics=lists)
+    inputs, target = user_rows(task).tensors
+    target[torch.arange(ROWS) % 6 > 0] = -100  # divisible by 2 and 3
+    return trainer_of(ranks).validate(module, DataLoader(TensorDataset(inputs, target), 4), verbose=False)[0]
+
+
 def of_built_in(ranks, batch):
     """Return results of training on a built-in data set, with `batch` rows in each process."""
     splits = load("yeast", seed=0, val_fraction=0.2, test_fraction=None)
@@ -158,6 +170,7 @@ def evaluate(ranks, batch, file):
         "multilabel": of_user(ranks, batch, multilabel, metrics=chosen["multilabel"]),
         "binary": of_user(ranks, batch, ls.Binary()),
         "built-in": of_built_in(ranks, batch),
+        "one labelled": of_one_labelled(ranks),
         "others": of_other_loaders(ranks, str(file)),
     }
     if ranks == 1 or torch.distributed.get_rank() == 0:

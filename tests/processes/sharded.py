@@ -1,15 +1,13 @@
 """Checks steps whose loss or gradient is not finite in one of two processes, with weights sharded by FSDP2.
 
-python sharded.py; prints for each process and case whether the step was taken or training ended.
+python sharded.py in each process; prints for each case whether the step was taken or training ended.
 """
 
 import os
-import socket
 from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -21,9 +19,8 @@ from lossselect.training.distributed.loss_averaging import StepMean
 RANKS = 2
 
 
-def main(rank, port):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(RANKS))
-    dist.init_process_group("gloo")
+def main(rank):
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
     mesh = init_device_mesh("cpu", (RANKS,))
     for case in ("finite", "zero", "gradient", "loss"):
         torch.manual_seed(0)
@@ -51,7 +48,7 @@ def main(rank, port):
             end = "taken"
         except TrainingDiverged:
             end = "ended"
-        print(f"process {rank}: {case}: {end}\n", end="", flush=True)
+        print(f"{case}: {end}", flush=True)
     dist.barrier()
     dist.destroy_process_group()
     # fully_shard keeps the group, and on a busy machine its threads outlive it and make the interpreter abort
@@ -59,7 +56,4 @@ def main(rank, port):
 
 
 if __name__ == "__main__":
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(main, (port,), RANKS)
+    main(int(os.environ["LOCAL_RANK"]))

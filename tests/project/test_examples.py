@@ -7,13 +7,13 @@ import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
 from importlib.metadata import distributions, version
 
 import numpy as np
 import pytest
+from new_process import run_program, run_python
 from paths import ROOT
 from PIL import Image, ImageDraw
 
@@ -32,25 +32,16 @@ def needs(*names):
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs Python in an empty folder and returns what it printed; the examples' own folder stays as it is."""
+    """Runs Python in an empty folder and returns what it printed; the examples' own folder stays as it is.
+
+    Without `preloaded`, the process starts without any module.
+    """
     files = sorted(EXAMPLES.rglob("*"))
 
-    def run(*arguments, path=ROOT, code=0):
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{path}{os.pathsep}{ROOT}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        done = subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+    def run(*arguments, path=ROOT, code=0, preloaded=True):
+        variables = {"PYTHONPATH": f"{path}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+        start = run_program if preloaded else run_python
+        done = start(arguments, tmp_path, **variables)
         assert done.returncode == code, done.stderr
         if not code:
             assert "Traceback" not in done.stderr
@@ -69,7 +60,8 @@ def numbers(pattern, text):
 
 def test_plain_torch_needs_no_lightning(run, tmp_path):
     script = f"import runpy, sys; runpy.run_path({str(EXAMPLES / 'plain_torch.py')!r}, run_name='__main__'); "
-    out = run("-c", script + "print({'lightning', 'hydra', 'omegaconf'} & {*sys.modules})")
+    script += "print({'lightning', 'hydra', 'omegaconf'} & {*sys.modules})"
+    out = run("-c", script, preloaded=False)
     assert out.endswith("set()\n")
     for task in ("binary", "multiclass with 10 classes", "multilabel with 3 labels"):
         accuracy, constant = numbers(rf"{task} +accuracy (\S+), constant prediction ([.\d]+)", out)
@@ -165,7 +157,8 @@ def test_sweep_with_optuna(run, tmp_path):
 @needs("hydra-joblib-launcher")
 def test_sweep_with_joblib(run, tmp_path):
     settings = ["loss=cross_entropy,focal", "seed=0", "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
-    run(ROOT / "train.py", "-m", "--config-dir", EXAMPLES / "sweep", "experiment=joblib", *settings)
+    command = [ROOT / "train.py", "-m", "--config-dir", EXAMPLES / "sweep", "experiment=joblib", *settings]
+    run(*command, preloaded=False)  # the pool of joblib does not end in a process of multiprocessing
     runs = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("sweep/*/metrics.json")}
     assert runs.keys() == {"0-multilabel", "1-multilabel"}
     assert all(metrics["test/average_precision"] > 0.35 for metrics in runs.values())

@@ -9,13 +9,12 @@ import importlib
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hydra.utils import get_object
+from new_process import run_program
 from omegaconf import OmegaConf
 from paths import SCRIPTS
 
@@ -116,8 +115,8 @@ def canonical(cls):
 @pytest.fixture(scope="module")
 def classes():
     """Map each name of an installed class to its defining name, in the packages that a config may name."""
-    script = SCRIPTS / "classes.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    done = run_program([SCRIPTS / "classes.py"], ".")
+    assert done.returncode == 0, done.stderr
     return {**dict.fromkeys(OTHERS), **json.loads(done.stdout.splitlines()[-1])}
 
 

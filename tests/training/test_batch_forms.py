@@ -68,12 +68,22 @@ class TakesMask(nn.Module):
         return self.layer(x) * mask
 
 
+class TakesNames(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, **batch):
+        return self.layer(batch["image"])
+
+
 SCALE = torch.full((8, 1), 2.0)
 FORMS = {
     "pair": (nn.Linear(4, 3), (X, Y), {}),
     "list": (nn.Linear(4, 3), [X, Y], {}),
     "a named pair": (nn.Linear(4, 3), Pair(X, Y), {}),
     "mapping with one tensor": (nn.Linear(4, 3), {"image": X, "label": Y, "path": PATHS}, {}),
+    "mapping for any names": (TakesNames(), {"image": X, "label": Y, "path": PATHS}, {}),
     "mapping of another type": (nn.Linear(4, 3), UserDict(image=X, targets=Y), {}),
     "mapping of arguments": (TwoInputs(), {"x": X, "scale": SCALE, "labels": Y, "path": PATHS}, {}),
     "a mask that is an input": (TakesMask(), {"x": X, "mask": SCALE, "labels": Y}, {}),

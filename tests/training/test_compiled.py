@@ -9,7 +9,7 @@ from torch import nn
 
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
-from lossselect.training.module import _forward_and_loss
+from lossselect.training.step import forward_and_loss
 
 TASKS = {
     "binary": ls.Binary(),
@@ -58,7 +58,7 @@ def test_a_step_has_no_graph_break(task):
     target = target.masked_fill(
         torch.rand(target.shape) < 0.3, torch.nan if target.is_floating_point() else -100
     )
-    explained = torch._dynamo.explain(_forward_and_loss)(module, (inputs,), {}, target, torch.rand(20))
+    explained = torch._dynamo.explain(forward_and_loss)(module, (inputs,), {}, target, torch.rand(20))
     assert explained.graph_break_count == 0, explained.break_reasons
     assert explained.graph_count == 1
 

@@ -103,3 +103,17 @@ def test_a_subclass_with_its_own_name_and_optimizer(tmp_path):
     assert module.learning_rate == found != 1e-3
     trainer.fit(module, Data(16))
     assert trainer.optimizers[0].param_groups[0]["lr"] == found
+
+
+def test_a_subclass_that_changes_the_optimizer(tmp_path):
+    class Own(ls.TaskModule):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            optimizer.param_groups[0]["weight_decay"] = 0.0
+            return optimizer
+
+    module, trainer = Own(ls.Binary(), nn.Linear(8, 1)), make_trainer(tmp_path)
+    found = Tuner(trainer).lr_find(module, Data(16), num_training=30).suggestion()
+    assert module.lr == found != 1e-3
+    trainer.fit(module, Data(16))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == found

@@ -18,6 +18,50 @@ class TestHooks:
         run.fit(module, DataLoader(rows, batch_size=2))
         assert len(run.predict(module, DataLoader(rows, batch_size=2))) == 2
 
+    def test_the_replaced_unpack_batch_of_a_module_is_used_to_predict(self, tmp_path):
+        module = MyModel(ls.Binary())
+        inputs = torch.randn(4, 8)
+        expected = module.eval().predict(2 * inputs)["probabilities"]
+        module.unpack_batch = lambda batch: (2 * batch[0], batch[1])
+        (found,) = trainer(tmp_path).predict(module, DataLoader(list(zip(inputs, [0] * 4, strict=True)), 4))
+        torch.testing.assert_close(found["probabilities"], expected)
+
+    def test_an_override_of_step_is_called_in_each_stage(self, tmp_path):
+        class Doubled(MyModel):
+            calls = ()
+
+            def step(self, batch):
+                self.calls += ("train" if self.trainer.training else "evaluation",)
+                out = super().step(batch)
+                out.loss = 2 * out.loss
+                return out
+
+        class Losses(L.Callback):
+            def __init__(self):
+                self.found = {"train": [], "val": [], "test": []}
+
+            def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+                self.found["train"].append(outputs["loss"])
+
+            def on_validation_batch_end(self, trainer, pl_module, outputs, *_):
+                self.found["val"].append(outputs["loss"])
+
+            def on_test_batch_end(self, trainer, pl_module, outputs, *_):
+                self.found["test"].append(outputs["loss"])
+
+        task, losses = TASKS["binary"], []
+        data = loader(task)
+        for cls in (MyModel, Doubled):
+            torch.manual_seed(0)
+            module, recorded = cls(task, optimizer={"name": "SGD", "lr": 0.0}), Losses()
+            run = trainer(tmp_path, max_epochs=1, callbacks=[recorded])
+            run.fit(module, data, data)
+            run.test(module, data, verbose=False)
+            losses.append([loss for stage in recorded.found.values() for loss in stage])
+        torch.testing.assert_close(losses[1], [2 * loss for loss in losses[0]])
+        assert module.calls.count("train") == len(data)
+        assert len(module.calls) == len(losses[1]) > 2 * len(data)
+
     def test_a_custom_loss_gets_logits_and_the_canonical_target(self, tmp_path):
         seen = []
 

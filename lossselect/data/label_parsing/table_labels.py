@@ -83,8 +83,8 @@ def _read_lists(column: pl.Series, options: LabelOptions) -> list[Any] | None:
     text = CellParser().text(column)
     if options.delimiter is not None:
         return _split(text, options)
-    rows = _read_brackets(text, options)
-    return _split(text, options) if rows is None and options.hierarchy is not None else rows
+    lists = _read_brackets(text, options)
+    return _split(text, options) if lists is None and options.hierarchy is not None else lists
 
 
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:

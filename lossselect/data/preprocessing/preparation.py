@@ -1,7 +1,7 @@
 """Preparation of a file's rows for the net, stored in checkpoints as plain values."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,17 @@ import polars as pl
 
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import array_columns, as_frame, read_features
-from lossselect.data.readers.tables import check_columns, open_table
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.suffixes import ARRAYS
+from lossselect.data.readers.tables import TableOptions, check_columns
 from lossselect.exceptions import CheckpointError, DataError
 from lossselect.utils.checks import check_float, lookup
 from lossselect.utils.structure import DictOf, check_structure
 
-READING = {"table": ("separator", "encoding"), "arrays": ("features", "width")}
+READING = {
+    "table": tuple(field.name for field in fields(TableOptions)),
+    "arrays": ("features", "width"),
+}
 """Settings for reading a file, by source: "features" is the array's name, "width" its number of columns."""
 STRUCTURE = {
     "source": str,
@@ -24,7 +29,7 @@ STRUCTURE = {
         "null_values": [str],
         "nan": str,
     },
-    "reading": DictOf((type(None), str, int)),
+    "reading": DictOf((type(None), str, int, bool)),
 }
 """Structure of the dictionary that `to_dict` returns."""
 
@@ -45,8 +50,8 @@ class Preparation:
         `reading` replaces entries of `self.reading`.
         """
         arrays = self.source == "arrays"
-        if arrays != (Path(path).suffix.lower() in (".npz", ".npy")):
-            expected = ".npz or .npy file" if arrays else ".csv, .tsv or .parquet file with its columns"
+        if arrays != (Path(path).suffix.lower() in ARRAYS):
+            expected = ".npz or .npy file" if arrays else "table with its columns"
             raise DataError(
                 f"Expected a {expected}, got {path}: the model was trained on "
                 f"{'arrays' if arrays else 'a table'}."
@@ -62,7 +67,7 @@ class Preparation:
             for start in range(0, len(inputs), size):
                 yield as_frame(inputs[start : start + size])
             return
-        table = open_table(path, **reading)
+        table = open_table(path, TableOptions(**reading))
         check_columns(self.features.columns, table.header, "a feature of the model", path)
         check_columns(keep, table.header, "keep", path)
         yield from table.batches([*dict.fromkeys([*self.features.columns, *keep])], size)

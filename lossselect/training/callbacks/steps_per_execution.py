@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from lossselect.compat import lightning as compat
 from lossselect.data.batches import Block, RowBatches, TensorBatches, identity
 from lossselect.exceptions import ConfigError
-from lossselect.training.epoch_length import check_fetched
+from lossselect.training.diagnostics.epoch_length import check_fetched
 from lossselect.training.lifecycle import RunHooks
 from lossselect.training.module import TaskModule
 from lossselect.training.optimizers import OPTIMIZERS
@@ -31,11 +31,14 @@ WITHOUT_CLOSURE = {cls for cls in OPTIMIZERS.values() if cls is not torch.optim.
 STEP_HOOKS = (
     *("backward", "on_before_backward", "on_after_backward"),
     *("on_before_zero_grad", "optimizer_zero_grad", "on_before_optimizer_step", "optimizer_step"),
-    *("configure_gradient_clipping", "training_step"),
+    *("configure_gradient_clipping", "training_step", "step", "unpack_batch"),
     *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
 )
 BASES = (TaskModule, LightningDataModule, RunHooks, Callback)  # their own hooks do not count as overrides
-VALIDATION_HOOKS = ("validation_step", "on_validation_batch_start", "on_validation_batch_end")
+VALIDATION_HOOKS = (
+    *("validation_step", "step", "unpack_batch"),
+    *("on_validation_batch_start", "on_validation_batch_end"),
+)
 
 
 class StepsPerExecution(Callback):
@@ -48,7 +51,7 @@ class StepsPerExecution(Callback):
     - `on_train_batch_start` and `on_train_batch_end` are called once for a block, with the block as batch.
       Code that has to run in each step must override a hook within it, such as `on_before_optimizer_step`.
     - The batches of a block are loaded before its first step. A data set that draws random numbers in the
-      training process therefore draws different ones.
+      training process therefore draws different ones, and a loader must not overwrite earlier batches.
 
     Args:
         steps: The maximum number of steps in an iteration, >= 1; 1 changes nothing.
@@ -149,7 +152,9 @@ class _BlockFetcher(compat.DataFetcher):
         self.inner, self.steps, self.trainer = fetcher, steps, trainer
         self._combined_loader = fetcher.combined_loader
         (loader,) = fetcher.combined_loader.flattened
-        self.loader = loader if _takes_rows(loader) else None
+        # a loader in a dict or a list yields dicts or lists
+        is_single = fetcher.combined_loader.iterables is loader
+        self.loader = loader if is_single and _takes_rows(loader) else None
         self._start_epoch()
 
     def _start_epoch(self) -> None:

@@ -175,7 +175,7 @@ def _describe_origin(module: Any, batch: Any) -> str:
     """Repeat the forward pass of the batch, and describe where NaN or infinity occurs first."""
     weights = [name for name, weight in module.named_parameters() if not _is_finite(weight)]
     with suppress(Exception):  # for example, a batch that can be read only once
-        inputs = module._encode_batch(batch).inputs
+        inputs = batch.inputs
         for value in _tensors(inputs):
             if not _is_finite(value):
                 return f" The inputs of row {find_nonfinite_row(value)} of the batch are not finite."

@@ -6,26 +6,27 @@ from typing import Any
 
 import numpy as np
 from lightning.fabric.utilities.data import sized_len
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from lossselect.chunked.topk_metrics import TopKMetrics
-from lossselect.compat.lightning import train_loaders
+from lossselect.compat.lightning import overrides_hook, train_loaders
 from lossselect.data.checks import check_counts
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.tasks.label_counts import LabelCounts, count_target
+from lossselect.tasks.label_counts import count_target
 from lossselect.utils.checks import suggestion
 from lossselect.utils.warnings import warn
 
 MAX_LABELS = 10_000_000  # that are counted before the first step
-CHANGE_LABELS = (
-    *("unpack_batch", "training_step", "validation_step", "step"),
-    *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
-)
-"""Methods that may change labels after a loader has returned them."""
-PACKAGES = ("lightning", "pytorch_lightning", "lossselect", "torch")
-LOGGING = {"log", "log_dict", "callback_metrics"}
-"""Names in code that logs metrics."""
+CHANGE_LABELS = {"unpack_batch", "training_step", "validation_step", "step"}
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""Methods and hooks that may change labels after a loader has returned them."""
+CANNOT_LOG = {"__init__", "configure_callbacks", "configure_model", "configure_optimizers"}
+"""Methods in which a module cannot log."""
+RARELY_LOG = {"forward", "unpack_batch", *TRANSFER_HOOKS}
+"""Methods in which a module could log, but hardly ever does."""
+PACKAGES = {"lightning", "lossselect"}
+"""Packages whose own callbacks do not log metrics."""
 SIMILAR = 0.8  # similarity of a monitor and a metric that suggests a spelling mistake
 
 
@@ -52,7 +53,7 @@ def check_labels_in_memory(trainer: Trainer, module: Any) -> Iterator[str]:
     Raises:
         DataError: all labels of a split are missing, or the training rows have a single class.
     """
-    if any(name in vars(cls) for cls in _user_classes(module) for name in CHANGE_LABELS):
+    if CHANGE_LABELS & module._overrides() or any(overrides_hook(module, hook) for hook in TRANSFER_HOOKS):
         return
     train, task = train_loaders(trainer), module.task
     for split, loader in (("train", train[0] if len(train) == 1 else None), ("val", trainer.val_dataloaders)):
@@ -61,7 +62,8 @@ def check_labels_in_memory(trainer: Trainer, module: Any) -> Iterator[str]:
         tensors = loader.dataset.tensors
         is_pair = len(tensors) == 2 and loader.collate_fn is default_collate
         if is_pair and 0 < tensors[1].numel() <= MAX_LABELS and tensors[1].device.type == "cpu":
-            check_counts(task, split, count_target(task, task.encode_first(tensors[1])))
+            counts = count_target(task, task.encode_first(tensors[1]))
+            check_counts(task, split, counts.positives, counts.negatives, counts.soft)
             yield split
 
 
@@ -78,16 +80,15 @@ def check_epoch(trainer: Trainer, epoch: Any, split: str) -> bool:
     if len(positives) < len(epoch.task.names):  # binary has two names, the negative class first
         positives, negatives = np.append(negatives, positives), np.append(positives, negatives)
     # the labels may be soft, which the epoch does not record
-    check_counts(
-        epoch.task, split, LabelCounts(1, positives, negatives, 0, False, positives * 1.0, soft=True)
-    )
+    check_counts(epoch.task, split, positives, negatives, soft=True)
     return True
 
 
 def check_monitors(trainer: Trainer, module: Any, val_loaders: list[str]) -> None:
     """Check that the metrics that callbacks and schedulers monitor will be computed.
 
-    If code of the user may log more metrics, likely mistakes raise a warning instead of an error.
+    If code of the user may log more metrics, only likely mistakes are reported, by a warning if a hook, a
+    step or a callback is the user's.
     `val_loaders` are the names of the validation loaders if there are several.
 
     Raises:
@@ -99,7 +100,8 @@ def check_monitors(trainer: Trainer, module: Any, val_loaders: list[str]) -> Non
     known = [*val, *of_loaders, *train]
     val_batches = trainer.num_val_batches
     validates = trainer.enable_validation and (not val_batches or sum(val_batches) > 0)
-    may_log = any(map(_may_log, (module, *trainer.callbacks)))  # type: ignore[attr-defined]
+    overrides, has_callback = module._overrides() - CANNOT_LOG, any(map(_is_users, trainer.callbacks))  # type: ignore[attr-defined]
+    may_log, does_log = overrides or has_callback, overrides - RARELY_LOG or has_callback
     for owner, monitor in _find_monitors(trainer):
         error: type[Exception] = DataError
         # a metric of the user may have several values
@@ -117,7 +119,7 @@ def check_monitors(trainer: Trainer, module: Any, val_loaders: list[str]) -> Non
             )
         else:
             continue
-        if not may_log:
+        if not may_log or (similar and not does_log):
             raise error(message)
         if similar:
             warn("unknown_monitor", message)
@@ -154,22 +156,7 @@ def _has_similar(monitor: str, known: list[str]) -> bool:
     return bool(difflib.get_close_matches(name, [n for n in names if n not in name], cutoff=SIMILAR))
 
 
-def _may_log(part: Any) -> bool:
-    """Return whether the user's code in a module or a callback has a hook or a step, or calls `log`."""
-    functions = [item for cls in _user_classes(part) for item in vars(cls).items()]
-    functions += [item for item in vars(part).items() if _is_hook(item[0])]  # set on the object
-    for name, function in functions:
-        code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
-        if code is not None and (_is_hook(name) or not LOGGING.isdisjoint(code.co_names)):
-            return True
-    return False
-
-
-def _is_hook(name: str) -> bool:
-    return name.startswith("on_") or name.endswith("_step")
-
-
-def _user_classes(part: Any) -> list[type]:
-    """Return the classes of an object that belong neither to Lightning nor to this package."""
-    classes = type(part).__mro__[:-1]  # without `object`
-    return [cls for cls in classes if cls.__module__.partition(".")[0] not in PACKAGES]
+def _is_users(callback: Callback) -> bool:
+    """Return whether a callback is of a class of the user, or has a hook of the user, as a LambdaCallback."""
+    has_hook = bool(vars(callback).keys() & vars(Callback).keys())
+    return has_hook or type(callback).__module__.partition(".")[0] not in PACKAGES

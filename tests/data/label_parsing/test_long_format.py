@@ -92,6 +92,7 @@ def test_an_empty_id(load):
         ("multiclass", {}, r"data\.id cannot be combined with task=multiclass"),
         ("multilabel", {"target": ["x", "y"]}, r"data\.id applies to lists of labels, but data\.target is 2"),
         ("multilabel", {"delimiter": "|"}, "with data.id each row has one label"),
+        ("multilabel", {"features": ["key", "x"]}, r"both data\.id and a feature"),
         ("multilabel", {"target": "key"}, "cannot be both data.target and data.id"),
     ],
 )

@@ -5,12 +5,13 @@ import polars as pl
 import pytest
 
 from lossselect.data.readers.arrays import read_arrays, read_features
-from lossselect.data.readers.tables import check_columns, open_table
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import TableOptions, check_columns
 from lossselect.exceptions import ConfigError
 
 
 def read_table(path, columns=None, as_text=(), **options):
-    table = open_table(path, **options)
+    table = open_table(path, TableOptions(**options))
     return table.read(columns or table.header, as_text)
 
 
@@ -55,7 +56,6 @@ def test_a_table_is_read(content, name, options, rows, write):
         ("a,b\n", "has no rows. Add at least one."),
         ("a,b\n\n\n", "has no rows. Add at least one."),
         ("a,b,a\n1,2,3\n", "has more than one column 'a'."),
-        ("a,,b\n1,2,3\n", "Column 1 of "),
         ("a,b\n1,2\n3\n", "Row 1 of "),
         ("a,b\n1,2\n3\n", "(line 3) has 1 cell, but the header has 2."),
         ("a,b\n1,2\n3,4,5\n", "(line 3) has 3 cells, but the header has 2."),
@@ -79,7 +79,7 @@ def test_a_name_with_quotation_marks_in_the_header(name, encoding, write):
     path = write(f'a,"{quoted}",y\n1,007,x\n'.encode(encoding))
     options = {"encoding": encoding}
     assert read_table(path, [name, "y"], [name], **options).rows(named=True) == [{name: "007", "y": "x"}]
-    (frame,) = open_table(path, **options).batches([name], 2)
+    (frame,) = open_table(path, TableOptions(**options)).batches([name], 2)
     assert frame.rows(named=True) == [{name: "007"}]
 
 
@@ -91,10 +91,10 @@ def test_no_such_file(write, tmp_path):
         read_table(str(tmp_path / "trian.csv"))
     with pytest.raises(FileNotFoundError, match=r"File not found: nowhere/at/all\.csv"):
         read_table("nowhere/at/all.csv")
-    with pytest.raises(ConfigError, match="Expected a file, got the folder"):
+    with pytest.raises(ConfigError, match=r"The folder .* has files of other kinds, such as train\.csv"):
         read_table(str(tmp_path))
-    with pytest.raises(ConfigError, match=r"the suffixes \.csv, \.tsv, \.tab, \.parquet, \.pq, got .*\.xlsx"):
-        read_table(write("a\n1\n", "t.xlsx"))
+    with pytest.raises(ConfigError, match=r"the suffixes \.csv, \.tsv, .*, got .*\.odt"):
+        read_table(write("a\n1\n", "t.odt"))
     with pytest.raises(ConfigError, match=r"got .*t\.npz\. Set data=arrays"):
         read_table(write("", "t.npz"))
 
@@ -164,12 +164,12 @@ class TestBatches:
 
     def test_another_encoding(self, write):
         path = write("a,b\n1,é\n\n2,x\n3,y\n".encode("latin-1"))
-        parts = list(open_table(path, encoding="latin-1").batches(["b"], 2))
+        parts = list(open_table(path, TableOptions(encoding="latin-1")).batches(["b"], 2))
         assert [part["b"].to_list() for part in parts] == [["é", "x"], ["y"]]
 
     def test_a_byte_order_mark_is_not_part_of_a_name(self, write):
         path = write(b"\xff\xfe" + "a,b\n1,2\n".encode("utf-16-le"))
-        assert open_table(path, encoding="utf-16-le").header == ["a", "b"]
+        assert open_table(path, TableOptions(encoding="utf-16-le")).header == ["a", "b"]
 
     @pytest.mark.parametrize(
         ("content", "message"),

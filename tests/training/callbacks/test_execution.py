@@ -1,8 +1,5 @@
 """StepsPerExecution: training is bit-identical to one step in each iteration of Lightning's loop."""
 
-import subprocess
-import sys
-
 import lightning.pytorch as L
 import polars as pl
 import pytest
@@ -10,6 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
+from new_process import run_ranks
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -246,6 +244,35 @@ def test_a_loader_with_custom_batches(tmp_path):
         assert_same(*(fit(tmp_path, k, make=make) for k in (1, 8)))
 
 
+def test_overrides_get_the_batches_of_the_loader(tmp_path):
+    class OwnStep(ls.TaskModule):
+        def step(self, batch):
+            assert type(batch) is list
+            out = super().step(batch)
+            out.loss = out.loss + 0.1 * out.logits.square().mean()
+            return out
+
+    class Weighted(ls.TaskModule):
+        def unpack_batch(self, batch):
+            inputs, target = batch
+            return inputs, target, inputs[:, 0].abs()
+
+    for module, make in ((OwnStep, user_loader), (Weighted, user_loader), (Weighted, tensor_loader)):
+        assert_same(*(fit(tmp_path, k, module=module, make=make) for k in (1, 8)))
+
+
+def test_a_dict_with_one_loader(tmp_path):
+    class OwnStep(ls.TaskModule):
+        def training_step(self, batch, batch_idx):
+            return self.step(batch["rows"])
+
+    def in_dict(task, shuffle=False):
+        loader = tensor_loader(task, shuffle=shuffle)
+        return {"rows": loader} if shuffle else loader
+
+    assert_same(*(fit(tmp_path, k, module=OwnStep, make=in_dict) for k in (1, 8)))
+
+
 def test_forward_may_log(tmp_path):
     class Logs(ls.TaskModule):
         def forward(self, x):
@@ -478,11 +505,8 @@ print("bit-identical in this process")
 
 @pytest.mark.xdist_group("processes")
 def test_two_processes(tmp_path):
-    """With gloo on this machine; Lightning starts the second process."""
+    """With gloo on this machine."""
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=240, cwd=tmp_path, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("bit-identical in this process") == 2
+    printed = run_ranks([script], 2, tmp_path)
+    assert all("bit-identical in this process" in out for out in printed)

@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from new_process import Program
 from paths import ROOT
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -227,21 +226,20 @@ LONG = ("monitor=val/f1", "trainer.max_epochs=25", "callbacks=none")
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_kill_9(command, tmp_path):
-    arguments = [sys.executable, ROOT / "train.py", *SETTINGS, *LONG]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    arguments = (*SETTINGS, *LONG)
+    process = Program([ROOT / "train.py", *arguments], tmp_path)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     while not last.exists():
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(0.3)
-    process.kill()
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     step = read_checkpoint(last)["global_step"]
-    assert command(*arguments[2:])[0] == 0
+    assert command(*arguments)[0] == 0
     left, checkpoints = results(tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "killed")
-    assert command(*arguments[2:])[0] == 0
+    assert command(*arguments)[0] == 0
     expected, others = results(tmp_path / "run")
     assert left == expected
     assert step <= checkpoints["last.ckpt"]["global_step"] == 100

@@ -3,7 +3,7 @@
 import lightning.pytorch as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from module_cases import MyModel
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -154,8 +154,22 @@ class TestLabels:
             def unpack_batch(self, batch):
                 return batch[0], batch[1] - 1
 
+        class Data(L.LightningDataModule):
+            def train_dataloader(self):
+                return DataLoader(data, 8)
+
+            val_dataloader = train_dataloader
+
+            def on_after_batch_transfer(self, batch, dataloader_idx):
+                return batch[0], batch[1] - 1
+
         data = TensorDataset(torch.randn(24, 8), torch.arange(24) % 3 + 1)
         assert fit(data, data, cls=FromOne) == 3
+        quiet_trainer(max_epochs=1, enable_checkpointing=False).fit(MyModel(TASK), datamodule=Data())
+
+
+def log_mine(module):
+    module.log("val/mine", 1.0)
 
 
 class LogsMore(MyModel):
@@ -171,9 +185,38 @@ class LogsInForward(MyModel):
         return super().forward(inputs)
 
 
+class LogsByFunction(ls.TaskModule):
+    def __init__(self, task):
+        super().__init__(task, torch.nn.Linear(8, task.num_outputs))
+
+    def validation_step(self, *arguments):
+        log_mine(self)
+        return super().validation_step(*arguments)
+
+
+class LogsByAttribute(ls.TaskModule):
+    def __init__(self, task):
+        super().__init__(task, torch.nn.Linear(8, task.num_outputs))
+        self.on_validation_epoch_end = lambda: log_mine(self)
+
+
 class LogsByCallback(L.Callback):
     def on_validation_epoch_end(self, trainer, pl_module):
-        pl_module.log("val/mine", 1.0)
+        log_mine(pl_module)
+
+
+class InheritsLogging(LogsByCallback):
+    pass
+
+
+class OnlyBuilt(ls.TaskModule):
+    """A module whose methods during training are those of the package."""
+
+    def __init__(self, task, **kwargs):
+        super().__init__(task, torch.nn.Linear(8, task.num_outputs), **kwargs)
+
+    def configure_optimizers(self):
+        return super().configure_optimizers()
 
 
 PLATEAU = {"name": "ReduceLROnPlateau", "monitor": "val/los", "mode": "min"}
@@ -196,20 +239,24 @@ class TestMonitors:
     )
     def test_a_misspelt_metric(self, callbacks, settings, message, tmp_path):
         with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
-            fit(rows(24), rows(24), callbacks, settings=settings)
+            fit(rows(24), rows(24), callbacks, OnlyBuilt, settings)
+
+    def test_a_misspelt_metric_of_a_module_with_its_own_forward(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"Unknown metric 'val_loss' of EarlyStopping\.monitor"):
+            fit(rows(24), rows(24), [EarlyStopping("val_loss")], LogsInForward)
 
     def test_a_metric_of_one_of_several_loaders(self):
         loaders = {"clean": DataLoader(rows(24), 8), "noisy": DataLoader(rows(24), 8)}
         fit(rows(24), loaders, [EarlyStopping("val/noisy/f1_macro", mode="max")])
         with pytest.raises(ConfigError, match=r"'val/nosy/loss' .* Did you mean 'val/noisy/loss'"):
-            fit(rows(24), loaders, [EarlyStopping("val/nosy/loss")], num_sanity_val_steps=0)
+            fit(rows(24), loaders, [EarlyStopping("val/nosy/loss")], OnlyBuilt, num_sanity_val_steps=0)
 
     @pytest.mark.parametrize("options", [{}, {"limit_val_batches": 0}], ids=str)
     @pytest.mark.parametrize("callback", [EarlyStopping, ModelCheckpoint])
     def test_without_validation(self, callback, options, tmp_path):
         val = rows(24) if options else None
         with pytest.raises(DataError, match=f"{callback.__name__} monitors val/loss, but there are no valid"):
-            fit(rows(24), val, [callback(monitor="val/loss")], **options)
+            fit(rows(24), val, [callback(monitor="val/loss")], OnlyBuilt, **options)
 
     @pytest.mark.parametrize(
         "options", [{}, {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 2, "max_epochs": 2}], ids=str
@@ -225,10 +272,15 @@ class TestMonitors:
         callbacks = [ModelCheckpoint(tmp_path, f"{i}", name) for i, name in enumerate(names)]
         assert fit(rows(24), rows(24), callbacks, settings={"metrics": metrics}) == 3
         with pytest.raises(ConfigError, match=r"val/f0\.5, val/recall/a, val/recall/b"):
-            fit(rows(24), rows(24), [EarlyStopping("val/recal")], settings={"metrics": metrics})
+            fit(rows(24), rows(24), [EarlyStopping("val/recal")], OnlyBuilt, {"metrics": metrics})
 
     @pytest.mark.parametrize(
-        ("cls", "more"), [(LogsMore, []), (LogsInForward, []), (MyModel, [LogsByCallback()])]
+        ("cls", "more"),
+        [
+            *((cls, []) for cls in (LogsMore, LogsInForward, LogsByFunction, LogsByAttribute)),
+            *((OnlyBuilt, [callback()]) for callback in (LogsByCallback, InheritsLogging)),
+            (OnlyBuilt, [LambdaCallback(on_validation_epoch_end=lambda _, module: log_mine(module))]),
+        ],
     )
     def test_metrics_that_the_user_logs(self, cls, more, tmp_path):
         callbacks = [*more, ModelCheckpoint(tmp_path, monitor="val/mine"), EarlyStopping("val/mine")]
@@ -237,13 +289,14 @@ class TestMonitors:
     def test_a_name_that_contains_that_of_a_metric_is_not_a_mistake(self, tmp_path):
         assert fit(rows(24), rows(24), [EarlyStopping("val/my_accuracy")], LogsMore) == 3
 
-    def test_a_likely_mistake_next_to_own_metrics_is_a_warning(self, tmp_path):
+    @pytest.mark.parametrize("cls", [LogsMore, LogsByFunction])
+    def test_a_likely_mistake_next_to_own_metrics_is_a_warning(self, cls, tmp_path):
         callbacks = [ModelCheckpoint(tmp_path, monitor="val/los")]
         with (
             pytest.warns(ls.LossSelectWarning, match=r"Did you mean 'val/loss'.*\[unknown_monitor\]"),
             pytest.raises(MisconfigurationException, match="could not find the monitored key"),
         ):
-            fit(rows(24), rows(24), callbacks, LogsMore)
+            fit(rows(24), rows(24), callbacks, cls)
 
     def test_a_monitor_that_may_be_missing(self):
         assert fit(rows(24), rows(24), [EarlyStopping("val/los", strict=False, verbose=False)]) == 3

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import time
 import polars as pl
 import pytest
 import torch
+from new_process import Program, free_port, run_ranks
 from paths import ROOT, SCRIPTS
 from train_cases import train_in
 
@@ -24,9 +24,7 @@ def folder(tmp_path_factory):
     """The folder with the results of distributed.py in one, two and three processes."""
     folder = tmp_path_factory.mktemp("distributed")
     for ranks in (1, 2, 3):
-        command = [sys.executable, str(SCRIPTS / "distributed.py"), str(ranks), str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_ranks([SCRIPTS / "distributed.py", ranks, folder], ranks, folder)
     return folder
 
 
@@ -106,6 +104,8 @@ TWO = ["trainer=ddp", "trainer.devices=2", "data.batch_size=32"]
 
 
 def start(arguments, folder, launcher=(), within=(), **variables):
+    if not within and not launcher:
+        return Program([TRAIN, *arguments], folder, **variables)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     command = [*within, sys.executable, *launcher, str(TRAIN), *arguments]
     return subprocess.Popen(
@@ -248,9 +248,3 @@ def two_hosts():
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-
-def free_port():
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]

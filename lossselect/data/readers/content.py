@@ -1,0 +1,168 @@
+"""The content of a file: its kind by the first bytes, decompression, and advice for other kinds."""
+
+import bz2
+import gzip
+import lzma
+import re
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lossselect.data.readers.suffixes import COMPRESSIONS
+from lossselect.exceptions import ConfigError, DataError
+
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"PK\x03\x04": "ZIP",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\x93NUMPY": "NumPy",
+    b"\x89HDF\r\n": "HDF5",
+    b"MATLAB 5.0": "MATLAB",
+    b"SQLite format 3\x00": "SQLite",
+    b"\xd0\xcf\x11\xe0": "old Excel",
+    b"%PDF": "PDF",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""Kinds of files by their first bytes."""
+_SUFFIXES = {
+    "Parquet": ".parquet",
+    "Arrow": ".arrow",
+    "Excel": ".xlsx",
+    "NumPy": ".npy",
+    "NumPy archive": ".npz",
+}
+_IMAGES = "Read images with your own data module, as in examples/images."
+CONVERSIONS = {
+    "HDF5": "pandas.read_hdf({old!r}).to_parquet({new!r})",
+    "pickle": "pandas.read_pickle({old!r}).to_parquet({new!r})",
+    "MATLAB": "m = scipy.io.loadmat({old!r}); numpy.savez('data.npz', X=m['X'], y=m['y'].ravel())",
+    "SQLite": "polars.read_database('SELECT * FROM t', sqlite3.connect({old!r})).write_parquet({new!r})",
+    "old Excel": "pandas.read_excel({old!r}).to_parquet({new!r})",
+    "SPSS, SAS or Stata": "pandas.read_stata({old!r}).to_parquet({new!r})  # or read_sas, read_spss",
+    "R": "In R: arrow::write_parquet(readRDS({old!r}), {new!r})",
+    "XML": "pandas.read_xml({old!r}).to_parquet({new!r})",
+}
+"""A line of code that converts a file of a kind that is not read."""
+_KINDS = {
+    **dict.fromkeys((".h5", ".hdf5", ".hdf"), "HDF5"),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), "pickle"),
+    **dict.fromkeys((".sqlite", ".db"), "SQLite"),
+    **dict.fromkeys((".sav", ".dta", ".sas7bdat"), "SPSS, SAS or Stata"),
+    **dict.fromkeys((".rds", ".rdata"), "R"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"), "image"),
+    ".mat": "MATLAB",
+    ".xls": "old Excel",
+    ".xml": "XML",
+    ".pdf": "PDF",
+}
+"""Kinds of files that are not read, by suffix."""
+
+_DAMAGED = (
+    *(OSError, EOFError, zlib.error, zipfile.BadZipFile, lzma.LZMAError, pl.exceptions.PolarsError),
+    *(RuntimeError, NotImplementedError),  # a password, or a method of compression that Python lacks
+)
+
+
+def check_not_url(path: str) -> None:
+    """Raise a ConfigError for a URL."""
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path):
+        raise ConfigError(
+            f"{path} is a URL, but data are read from files. Download the file, and set its path."
+        )
+
+
+def find_kind(file: Path) -> str:
+    """Return the kind of a file by its first bytes; "text" if these are not known."""
+    with file.open("rb") as opened:
+        start = opened.read(512)
+    kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "text")
+    if kind == "ZIP":
+        names = _zip_names(file)
+        if "xl/workbook.xml" in names:
+            return "Excel"
+        return "NumPy archive" if names and all(name.endswith(".npy") for name in names) else "ZIP"
+    if kind == "text" and start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "pickle"
+    if kind == "text" and re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE):
+        return "web page"
+    return kind
+
+
+def kind_error(file: Path, kind: str, expected: str) -> ConfigError:
+    """Return the error for a file of another kind than the expected one, with the fix."""
+    stem = (
+        file.name.removesuffix(file.suffix) if file.suffix.lower() in (*_KINDS, *COMPRESSIONS) else file.stem
+    )
+    if kind == "UTF-16":
+        return ConfigError(f"{file} is encoded in UTF-16. Set data.encoding=utf-16.")
+    if kind == "web page":
+        return ConfigError(
+            f"Expected {expected}, but {file} is a web page (HTML). Download the file to which it refers."
+        )
+    compression = next((suffix for suffix, name in COMPRESSIONS.items() if name == kind), None)
+    if suffix := compression or _SUFFIXES.get(kind):
+        new = f"{file.name}{suffix}" if compression else f"{stem}{suffix}"
+        fix = f"Rename it to {new}."
+        if kind.startswith("NumPy"):
+            fix += " Then set data=arrays."
+    elif kind in ("PNG", "JPEG", "image"):
+        fix = _IMAGES
+    elif kind in CONVERSIONS:
+        code = CONVERSIONS[kind].format(old=file.name, new=f"{stem}.parquet")
+        danger = " Do so only if you trust the file: a pickle can run code." if kind == "pickle" else ""
+        fix = f"Convert it, for example with: {code}.{danger}"
+    else:
+        fix = "Save the table as a .csv or .parquet file."
+    return ConfigError(f"Expected {expected}, but {file} is a file of the kind {kind}. {fix}")
+
+
+def kind_by_suffix(file: Path) -> str | None:
+    """Return the kind of a file that is not read, by its suffix; None if there is no advice."""
+    return _KINDS.get(file.suffix.lower())
+
+
+def decompress(file: Path, kind: str) -> bytes:
+    """Return the content of a compressed file.
+
+    Raises:
+        DataError: the file is damaged, or is an archive of several files.
+    """
+    readers: dict[str, Any] = {"gzip": gzip, "bzip2": bz2, "xz": lzma}
+    try:
+        if kind == "ZIP":
+            with zipfile.ZipFile(file) as archive:
+                names = [info.filename for info in archive.infolist() if not info.is_dir()]
+                names = [name for name in names if not name.startswith("__MACOSX/")]
+                if len(names) != 1:
+                    raise DataError(
+                        f"{file} contains {len(names)} files. Extract it, and set the path of one of them."
+                    )
+                return archive.read(names[0])
+        if kind == "zstd":  # which Python 3.14 is the first to have
+            lines = pl.read_csv(
+                file, has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String}
+            )
+            return "\n".join(lines["line"].fill_null("").to_list()).encode()
+        with readers[kind].open(file) as opened:
+            return bytes(opened.read())
+    except _DAMAGED as error:
+        problem = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"{file} cannot be decompressed ({problem}). Write or copy it again.") from None
+
+
+def _zip_names(file: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return []

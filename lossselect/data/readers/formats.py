@@ -1,0 +1,154 @@
+"""Formats of tables: text, Parquet, Arrow, JSON lines, Excel and ARFF."""
+
+import glob
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lossselect.data.readers.content import (
+    check_not_url,
+    decompress,
+    find_kind,
+    kind_by_suffix,
+    kind_error,
+)
+from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, SEPARATORS
+from lossselect.data.readers.tables import Table, TableOptions, existing_file, first_line
+from lossselect.data.readers.text_tables import TextTable
+from lossselect.exceptions import ConfigError, DataError
+from lossselect.utils.checks import format_setting, lookup, shorten
+
+SHARDED = ("Parquet", "Arrow", "JSON lines")
+"""Formats of tables that may consist of several files."""
+
+
+def open_table(path: str, options: TableOptions | None = None) -> "Table":
+    """Return the table in a file, in a folder of files, or in the files that match a pattern.
+
+    Raises:
+        ConfigError: a URL, a kind of file that is not read, or a setting that does not fit it.
+        DataError: the file is empty, damaged, or has no valid header.
+        FileMissingError: there is no such file.
+    """
+    options = options or TableOptions()
+    check_not_url(path)
+    if Path(path).is_dir() or (glob.has_magic(path) and not Path(path).exists()):
+        return _open_shards(path)
+    file = existing_file(path)
+    suffix, compression = file.suffix.lower(), COMPRESSIONS.get(file.suffix.lower())
+    if compression is not None:
+        suffix = Path(file.stem).suffix.lower()
+        suffix = ".csv" if suffix == "" and compression == "ZIP" else suffix
+    if suffix in ARRAYS:
+        raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read arrays (.npz or .npy).")
+    if suffix not in (*SEPARATORS, *FORMATS):
+        raise _suffix_error(file)
+    if file.stat().st_size == 0:
+        raise DataError(f"{file} is empty. Write it again, with a header and rows.")
+    form, kind = FORMATS.get(suffix), find_kind(file)
+    is_damaged_excel = form == "Excel" and kind == "ZIP"  # the reader raises the error
+    if kind not in (compression or form or "text", "text") and not is_damaged_excel:
+        is_utf16 = kind == "UTF-16" and options.encoding.lower().replace("_", "-").startswith("utf-16")
+        if not is_utf16:
+            raise kind_error(file, kind, f"{form} content" if form else "text")
+    content = None if compression is None else decompress(file, compression)
+    if form is None:
+        return TextTable(file, options, SEPARATORS[suffix], content)
+    source: Any = file if content is None else io.BytesIO(content)
+    return Table(file, form, lambda: _READERS[form](source, options))
+
+
+def _open_shards(path: str) -> Table:
+    """Return the table in all files of a folder, or in those that match a pattern, ordered by name."""
+    is_folder = Path(path).is_dir()
+    names = glob.glob(f"{glob.escape(path)}/**/*" if is_folder else path, recursive=True)
+    files = sorted(file for file in map(Path, names) if file.is_file() and file.name[0] not in "._")
+    forms = {FORMATS.get(file.suffix.lower(), file.suffix) for file in files}
+    form = forms.pop() if len(forms) == 1 else ""
+    if form not in SHARDED:
+        where = f"The folder {Path(path)}" if is_folder else f"The pattern {path}"
+        found = f"has files of other kinds, such as {files[0].name}" if files else "has no files"
+        raise ConfigError(
+            f"{where} {found}. Set data.path to one file, or to a folder or a pattern of .parquet, .arrow or "
+            ".jsonl files of one table."
+        )
+    return Table(Path(path), form, lambda: _READERS[form](files, TableOptions()))
+
+
+def _suffix_error(file: Path) -> ConfigError:
+    if (kind := kind_by_suffix(file)) is not None:
+        return kind_error(file, kind, "a table")
+    return ConfigError(
+        f"Expected a file with one of the suffixes {', '.join((*SEPARATORS, *FORMATS))}, got {file}. Save "
+        "the table in one of these formats."
+    )
+
+
+def _scan_parquet(source: Any, options: TableOptions) -> pl.LazyFrame:
+    return pl.scan_parquet(source, glob=False)
+
+
+def _scan_arrow(source: Any, options: TableOptions) -> pl.LazyFrame:
+    return pl.scan_ipc(source, glob=False)
+
+
+def _scan_json_lines(source: Any, options: TableOptions) -> pl.LazyFrame:
+    return pl.scan_ndjson(source, infer_schema_length=None)
+
+
+def _read_excel(source: Any, options: TableOptions) -> pl.LazyFrame:
+    try:
+        import fastexcel
+    except ImportError:
+        raise ConfigError(
+            "Excel files require the package fastexcel. Install it (pip install fastexcel), or save the "
+            "table as a .csv file."
+        ) from None
+    try:
+        sheets = fastexcel.read_excel(
+            source.getvalue() if hasattr(source, "getvalue") else source
+        ).sheet_names
+    except fastexcel.FastExcelError as error:
+        raise OSError(str(error)) from None
+    if options.sheet is None and len(sheets) > 1:
+        raise ConfigError(
+            f"{source} has {len(sheets)} sheets: {shorten(sheets)}. Set "
+            f"{format_setting('data.sheet', sheets[0])}, or another one."
+        )
+    if options.sheet is not None:
+        lookup(dict.fromkeys(sheets), options.sheet, "data.sheet")
+    return pl.read_excel(source, sheet_name=options.sheet or sheets[0], infer_schema_length=None).lazy()
+
+
+def _read_arff(source: Any, options: TableOptions) -> pl.LazyFrame:
+    from scipy.io import arff
+
+    text = source.read_text(encoding=options.encoding) if isinstance(source, Path) else source.read().decode()
+    try:
+        rows, attributes = arff.loadarff(io.StringIO(text))
+    except (arff.ArffError, NotImplementedError, ValueError, IndexError, StopIteration) as error:
+        raise OSError(
+            f"{first_line(error)}; scipy.io.arff reads numbers and nominal values, but neither text nor "
+            "sparse rows"
+        ) from None
+    columns = []
+    for name in attributes.names():
+        values = rows[name]
+        if values.dtype.kind == "S":
+            words = [value.decode() for value in values.tolist()]
+            columns.append(pl.Series(name, [None if word == "?" else word for word in words]))
+        else:
+            columns.append(pl.Series(name, values).fill_nan(None))
+    return pl.DataFrame(columns).lazy()
+
+
+_READERS: dict[str, Callable[[Any, TableOptions], pl.LazyFrame]] = {
+    "Parquet": _scan_parquet,
+    "Arrow": _scan_arrow,
+    "JSON lines": _scan_json_lines,
+    "Excel": _read_excel,
+    "ARFF": _read_arff,
+}

@@ -1,0 +1,171 @@
+"""Formats of tables, and files that are something else than their name says."""
+
+import gzip
+import pickle
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import TableOptions
+from lossselect.exceptions import ConfigError, DataError
+
+FRAME = pl.DataFrame({"a": [1, 2, 3], "b": ["x", None, "é"], "c": [0.5, None, 1.5]})
+WRITERS = {
+    "t.parquet": pl.DataFrame.write_parquet,
+    "t.arrow": pl.DataFrame.write_ipc,
+    "t.feather": pl.DataFrame.write_ipc,
+    "t.jsonl": pl.DataFrame.write_ndjson,
+    "t.ndjson": pl.DataFrame.write_ndjson,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_formats_of_polars(tmp_path, name):
+    path = str(tmp_path / name)
+    WRITERS[name](FRAME, path)
+    table = open_table(path)
+    assert table.header == ["a", "b", "c"]
+    assert table.read(["c", "a", "b"]).equals(FRAME.select("c", "a", "b"))
+    assert pl.concat(table.batches(["b", "a"], 2)).equals(FRAME.select("b", "a"))
+    (tmp_path / name).write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="cannot be read as"):
+        open_table(path).read(["a"])
+
+
+class TestShards:
+    @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".jsonl"])
+    def test_files_of_a_folder_or_a_pattern(self, tmp_path, suffix):
+        folder = tmp_path / "data"
+        (folder / "part").mkdir(parents=True)
+        for i, name in enumerate(["train-1", "train-0", "part/train-2"]):
+            WRITERS[f"t{suffix}"](FRAME.with_columns(a=pl.lit(i)), str(folder / f"{name}{suffix}"))
+        (folder / "_SUCCESS").touch()
+        (folder / f".hidden{suffix}").touch()
+        assert open_table(str(folder)).read(["a"])["a"].to_list() == [2, 2, 2, 1, 1, 1, 0, 0, 0]
+        pattern = open_table(str(folder / f"train-*{suffix}"))
+        assert pattern.read(["a"])["a"].to_list() == [1, 1, 1, 0, 0, 0]
+        assert pl.concat(pattern.batches(["a"], 2)).height == 6
+
+    def test_other_folders(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"The folder .* has no files"):
+            open_table(str(tmp_path))
+        (tmp_path / "a.png").touch()
+        with pytest.raises(ConfigError, match=r"has files of other kinds, such as a\.png"):
+            open_table(str(tmp_path))
+        with pytest.raises(ConfigError, match=r"The pattern .*\*\.parquet has no files"):
+            open_table(str(tmp_path / "*.parquet"))
+
+    def test_shards_of_other_columns(self, tmp_path):
+        FRAME.write_parquet(tmp_path / "0.parquet")
+        FRAME.rename({"b": "other"}).write_parquet(tmp_path / "1.parquet")
+        with pytest.raises(DataError, match="cannot be read as a Parquet file"):
+            open_table(str(tmp_path)).read(["b"])
+
+
+class TestExcel:
+    pytest.importorskip("fastexcel", reason="fastexcel is not installed")
+    xlsxwriter = pytest.importorskip("xlsxwriter", reason="xlsxwriter is not installed")
+
+    def write(self, path, **sheets):
+        with self.xlsxwriter.Workbook(path) as book:
+            for name, frame in sheets.items():
+                frame.write_excel(book, worksheet=name)
+
+    def test_a_sheet(self, tmp_path):
+        path = str(tmp_path / "t.xlsx")
+        self.write(path, only=FRAME)
+        assert open_table(path).read(["a", "b", "c"]).rows() == FRAME.rows()
+
+    def test_several_sheets(self, tmp_path):
+        path = str(tmp_path / "t.xlsx")
+        self.write(path, first=FRAME, second=FRAME.head(1))
+        with pytest.raises(ConfigError, match=r"has 2 sheets: first, second. Set data\.sheet=first"):
+            open_table(path)
+        assert open_table(path, TableOptions(sheet="second")).read(["a"]).height == 1
+        with pytest.raises(ConfigError, match=r"Unknown data.sheet 'third'"):
+            open_table(path, TableOptions(sheet="third"))
+
+    def test_a_damaged_file(self, tmp_path):
+        path = tmp_path / "t.xlsx"
+        self.write(str(path), only=FRAME)
+        path.write_bytes(path.read_bytes()[:500])
+        with pytest.raises(DataError, match="cannot be read as an Excel file"):
+            open_table(str(path))
+
+
+class TestArff:
+    def test_numbers_and_nominal_values(self, tmp_path):
+        path = tmp_path / "t.arff"
+        path.write_text("@relation r\n@attribute a numeric\n@attribute b {x,y}\n@data\n1,x\n?,y\n2.5,?\n")
+        assert open_table(str(path)).read(["a", "b"]).rows() == [(1, "x"), (None, "y"), (2.5, None)]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "@relation r\n@attribute a string\n@data\nfoo\n",
+            "@relation r\n@attribute a numeric\n@attribute b numeric\n@data\n{0 1}\n",
+            "no arff",
+        ],
+    )
+    def test_what_scipy_does_not_read(self, tmp_path, text):
+        path = tmp_path / "t.arff"
+        path.write_text(text)
+        with pytest.raises(DataError, match="cannot be read as an ARFF file"):
+            open_table(str(path)).read(["a"])
+
+
+class TestOtherContent:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (gzip.compress(b"a,b\n1,2\n"), "a file of the kind gzip. Rename it to t.csv.gz."),
+            (b"PK\x03\x04 damaged", "a file of the kind ZIP. Rename it to t.csv.zip."),
+            (b"PAR1....", "a file of the kind Parquet. Rename it to t.parquet."),
+            (b"\x93NUMPY\x01\x00", "Rename it to t.npy. Then set data=arrays."),
+            (pickle.dumps([1]), "a pickle can run code"),
+            (b"\x89HDF\r\n\x1a\n", "pandas.read_hdf('t.csv').to_parquet('t.parquet')"),
+            (b"\xd0\xcf\x11\xe0\xa1\xb1", "pandas.read_excel"),
+            (b"MATLAB 5.0 MAT-file", "scipy.io.loadmat"),
+            (b"%PDF-1.7", "Save the table as a .csv or .parquet file."),
+            (b"\x89PNG\r\n", "examples/images"),
+            (b"\n<!DOCTYPE html><html>", "is a web page (HTML)"),
+        ],
+    )
+    def test_of_a_csv(self, tmp_path, content, message):
+        path = tmp_path / "t.csv"
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+            open_table(str(path))
+        assert str(caught.value).isprintable()
+
+    def test_archives_of_other_programs(self, tmp_path):
+        path = tmp_path / "t.csv"
+        with path.open("wb") as file:
+            np.savez(file, X=np.zeros(3))
+        with pytest.raises(ConfigError, match=r"NumPy archive. Rename it to t\.npz. Then set data=arrays"):
+            open_table(str(path))
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("t.h5", "pandas.read_hdf('t.h5').to_parquet('t.parquet')"),
+            ("t.pkl", "a pickle can run code"),
+            ("t.joblib", "pandas.read_pickle"),
+            ("t.mat", "scipy.io.loadmat('t.mat')"),
+            ("t.rds", "readRDS"),
+            ("t.jpg", "examples/images"),
+            ("t.odt", "Save the table in one of these formats."),
+        ],
+    )
+    def test_of_a_kind_that_is_not_read(self, tmp_path, name, message):
+        (tmp_path / name).write_bytes(b"a,b\n1,2\n")
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            open_table(str(tmp_path / name))
+
+    @pytest.mark.parametrize("path", ["https://x.org/a.csv", "s3://bucket/a.parquet"])
+    def test_a_url(self, path):
+        with pytest.raises(ConfigError, match=r"is a URL, but data are read from files. Download the file"):
+            open_table(path)

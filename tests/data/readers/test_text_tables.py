@@ -1,0 +1,217 @@
+"""CSV files and their relatives, as programs and people write them."""
+
+import bz2
+import gzip
+import lzma
+import zipfile
+
+import polars as pl
+import pytest
+
+import lossselect as ls
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import TableOptions
+from lossselect.exceptions import ConfigError, DataError
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Return a function that writes a file and returns its table, read at once and in batches."""
+
+    def read_content(content, name="t.csv", as_text=(), **options):
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        table = open_table(str(path), TableOptions(**options))
+        frame = table.read(table.header, as_text)
+        batches = pl.concat(table.batches(table.header, 2))
+        assert batches.columns == frame.columns
+        assert batches.height == frame.height
+        return frame
+
+    return read_content
+
+
+class TestSeparators:
+    @pytest.mark.parametrize("name", ["t.csv", "t.txt", "t.dat", "t.data"])
+    @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+    def test_are_recognised(self, read, name, separator):
+        content = "a,b c,d\n1,x y,2\n3,z w,4\n".replace(",", separator)
+        assert read(content, name).rows() == [(1, "x y", 2), (3, "z w", 4)]
+
+    @pytest.mark.parametrize(
+        ("content", "name"),
+        [
+            ("a;b\n1,5;x\n2,5;y\n", "t.csv"),
+            ("a;b\n1,5;x\n2,5;y\n", "t.txt"),
+            ("a b\n1,5 x\n2,5 y\n", "t.txt"),
+        ],
+    )
+    def test_decimal_commas_are_no_separators(self, read, content, name):
+        assert read(content, name).rows() == [("1,5", "x"), ("2,5", "y")]
+
+    def test_a_blank_after_each_comma(self, read):
+        content = "39, State-gov, 77516\n50, Private, 83311\n38, Private, 215646\n"
+        frame = read(content, "adult.data", header=False)
+        assert frame.columns == ["column 0", "column 1", "column 2"]
+        assert frame["column 1"].str.strip_chars().to_list() == ["State-gov", "Private", "Private"]
+
+    @pytest.mark.parametrize("options", [{}, {"separator": " "}])
+    def test_runs_of_blanks(self, read, options):
+        content = '  18.0   8   "chevrolet chevelle"\n 15.0\t8   "buick skylark 320"  \n'
+        frame = read(content, "auto.data", header=False, **options)
+        assert frame.rows() == [(18.0, 8, "chevrolet chevelle"), (15.0, 8, "buick skylark 320")]
+
+    def test_a_line_with_another_number_of_words(self, read):
+        with pytest.raises(ConfigError, match=r"Row 1 of .* \(line 3\) has 3 cells, but the header has 2"):
+            read("a  b\n1  2\n3  4  5\n", separator=" ")
+
+    def test_numbers_with_commas_between_blanks_are_ambiguous(self, read):
+        with pytest.raises(ConfigError, match=r"separator .* is not clear.*'1,5 2,5'.*data\.separator"):
+            read("1,5 2,5\n3,5 4,5\n", "t.txt", header=False)
+
+    def test_a_text_without_columns(self, read):
+        with pytest.raises(ConfigError, match="is not clear"):
+            read("some\nwords of\na text\n", "t.txt")
+
+    def test_excel_declares_its_separator(self, read):
+        assert read("sep=;\r\na;b\r\n1;2\r\n").rows() == [(1, 2)]
+
+
+class TestHeaders:
+    def test_no_header(self, read):
+        frame = read("1,x\n2,y\n", header=False)
+        assert frame.rows(named=True) == [{"column 0": 1, "column 1": "x"}, {"column 0": 2, "column 1": "y"}]
+
+    @pytest.mark.parametrize("content", ["5.1,3.5\n4.9,3\n", "39,7,12\n50,1,2\n"])
+    def test_numbers_in_the_first_line(self, read, content):
+        with pytest.raises(DataError, match=r"seems to have no header.*data\.header=false"):
+            read(content)
+        assert read(content, header=True).height == 1
+
+    @pytest.mark.parametrize("content", ["0,1,2\n5,6,7\n", "1,2,3\n5,6,7\n"])
+    def test_numbers_of_the_columns_are_names(self, read, content):
+        assert read(content).rows() == [(5, 6, 7)]
+
+    def test_blanks_around_names(self, read):
+        assert read("a , b\n1,2\n").columns == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        ("content", "names", "rows"),
+        [
+            (",a\n0,x\n1,y\n", ["column 0", "a"], [(0, "x"), (1, "y")]),  # pandas
+            ('"","a"\n"r 1",2\n', ["column 0", "a"], [("r 1", 2)]),  # write.csv of R
+            (
+                '"a","b"\n"r1",1,2\n"r2",3,4\n',
+                ["column 0", "a", "b"],
+                [("r1", 1, 2), ("r2", 3, 4)],
+            ),  # write.table
+            ("\ufeffa,b\nr1,1,2\nr2,3,4\n", ["column 0", "a", "b"], [("r1", 1, 2), ("r2", 3, 4)]),
+            ("a,b,\n1,2,\n3,4,\n", ["a", "b", "column 2"], [(1, 2, None), (3, 4, None)]),
+            ("a,b\n1,2,\n3,4,\n", ["a", "b", "column 2"], [(1, 2, None), (3, 4, None)]),
+        ],
+    )
+    def test_columns_without_a_name(self, read, content, names, rows):
+        frame = read(content)
+        assert frame.columns == names
+        assert frame.rows() == rows
+
+    def test_a_row_with_too_many_cells(self, read):
+        with pytest.raises(ConfigError, match=r"\(line 2\) has 4 cells, but the header has 2"):
+            read("a,b\n1,2,3,4\n")
+
+
+class TestUnnamedColumns:
+    @pytest.mark.parametrize("index", [[*range(60)], [*range(60, 0, -1)]])
+    def test_an_index_is_left_out(self, load, index):
+        frame = pl.DataFrame({"": index, "x": [i * 0.5 for i in range(60)], "y": ["a", "b", "c"] * 20})
+        with pytest.warns(
+            ls.LossSelectWarning, match=r"no name and another integer.*'column 0'.*index_column"
+        ):
+            assert load(frame).columns == ("x",)
+
+    def test_other_columns_are_features(self, load):
+        frame = pl.DataFrame({"": [1, 2] * 30, "x": [i * 0.5 for i in range(60)], "y": ["a", "b", "c"] * 20})
+        assert load(frame).columns == ("column 0", "x")
+        assert load(frame, exclude=["column 0"]).columns == ("x",)
+
+    def test_an_empty_column_is_left_out(self, load):
+        frame = pl.DataFrame({"x": [i * 0.5 for i in range(60)], "y": ["a", "b", "c"] * 20, "": [None] * 60})
+        assert load(frame).columns == ("x",)
+
+
+def test_a_row_in_place_of_the_header(load):
+    frame = pl.DataFrame({"5.1": [i * 0.5 for i in range(60)], "setosa": ["setosa", "other", "c"] * 20})
+    with pytest.raises(DataError, match=r"the column 'setosa' .* contains the label.*data\.header=false"):
+        load(frame, target="setosa")
+    assert load(frame, target="setosa", header=True).class_names == ("c", "other", "setosa")
+    assert load(frame, target="column 1", header=False, handle_unknown="ignore").columns == ("column 0",)
+
+
+class TestNumbers:
+    def test_decimal_commas(self, read):
+        frame = read("a;b;c\n1,5;007;x,y\n-,25;1e3;z\n2;1,5e-3;\n", decimal=",", as_text=["b"])
+        assert frame.rows() == [(1.5, "007", "x,y"), (-0.25, "1e3", "z"), (2.0, "1.5e-3", None)]
+
+    def test_new_rows_are_read_as_in_training(self, tmp_path):
+        path = tmp_path / "t.csv"
+        path.write_text("a;b\n1,5;x\n2,5;y\n")
+        (batch,) = open_table(str(path), TableOptions(decimal=",")).batches(["a", "b"], 5)
+        assert batch.rows() == [("1.5", "x"), ("2.5", "y")]
+
+    def test_the_same_separator(self):
+        with pytest.raises(ConfigError, match="requires another separator"):
+            TableOptions(separator=",", decimal=",")
+
+
+class TestLines:
+    def test_comments(self, read):
+        content = "# Iris\n#\na,b\n1,x\n# half\n2,y#1\n"
+        assert read(content, comment="#").rows() == [(1, "x"), (2, "y#1")]
+
+    def test_a_row_after_comments_is_counted(self, read):
+        with pytest.raises(ConfigError, match=r"Row 1 of .* \(line 4\) has 3 cells"):
+            read("# Iris\na,b\n1,2\n3,4,5\n", comment="#")
+
+    def test_empty_lines_before_the_header(self, read):
+        assert read("\n\na,b\n1,2\n").rows() == [(1, 2)]
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+    def test_line_ends_of_old_macs(self, read, encoding):
+        assert read("a,b\r1,é\r2,y\r".encode(encoding), encoding=encoding).rows() == [(1, "é"), (2, "y")]
+
+    def test_utf16(self, read):
+        content = "a,b\n1,é\n"
+        with pytest.raises(ConfigError, match=r"is encoded in UTF-16. Set data\.encoding=utf-16"):
+            read(content.encode("utf-16"))
+        assert read(content.encode("utf-16"), encoding="utf-16").rows() == [(1, "é")]
+
+
+class TestCompression:
+    @pytest.mark.parametrize(
+        ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
+    )
+    def test_compressed_files(self, read, suffix, compress):
+        content = b'a;b\n1;"x\ny"\n\n2;\n'
+        assert read(compress(content), f"t.csv{suffix}").rows() == [(1, "x\ny"), (2, None)]
+        assert read(compress(b'{"a": 1}\n{"a": 2}\n'), f"t.jsonl{suffix}").rows() == [(1,), (2,)]
+
+    def test_zstandard(self, tmp_path):
+        path = str(tmp_path / "t.csv.zst")
+        frame = pl.DataFrame({"a": [1, 2], "b": ["x\ny", None]})
+        frame.write_csv(path, compression="zstd")
+        assert open_table(path).read(["a", "b"]).equals(frame)
+
+    def test_an_archive(self, tmp_path):
+        for count in (1, 2):
+            path = tmp_path / f"{count}.zip"
+            with zipfile.ZipFile(path, "w") as archive:
+                for i in range(count):
+                    archive.writestr(f"{i}.csv", "a,b\n1,2\n")
+        assert open_table(str(tmp_path / "1.zip")).read(["a"]).rows() == [(1,)]
+        with pytest.raises(DataError, match=r"contains 2 files. Extract it"):
+            open_table(str(path))
+
+    def test_a_damaged_file(self, read):
+        content = gzip.compress(b"a,b\n" + b"1,2\n" * 1000)
+        with pytest.raises(DataError, match="cannot be decompressed"):
+            read(content[: len(content) // 2], "t.csv.gz")
