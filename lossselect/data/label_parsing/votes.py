@@ -88,7 +88,7 @@ def votes_to_probabilities(matrix: np.ndarray, columns: Sequence[str], options: 
 
 
 def parse_annotators(columns: Sequence[pl.Series], options: LabelOptions) -> Labels:
-    """Return the labels of columns with the class that each annotator chose; empty cells are missing answers."""
+    """Return the labels of columns with the class that each annotator chose, if any."""
     names = [column.name for column in columns]
     if len(columns) < 2:
         raise ConfigError(
