@@ -14,8 +14,6 @@ from lossselect.tasks.infer import infer_task
 from lossselect.tasks.registry import TASKS, make_task
 from lossselect.utils.checks import shorten
 
-VOTES = "If the columns are numbers of votes for each class, set task=multiclass data.counts=true."
-
 
 def parse_label_array(array: np.ndarray, options: LabelOptions) -> Labels:
     """Return the labels of an array (N, L) of 0 and 1, or values between; NaN or a marker where missing.
@@ -85,13 +83,20 @@ def parse_label_matrix(
         # checked here, because the indices of rows in errors then refer to the file
         make_task(task, class_names=names if TASKS[task].is_sized() else None).encode(matrix)
     except DataError as error:
-        raise (error.add(VOTES) if _may_be_votes(matrix) else error) from None
+        hint = _hint(matrix)
+        raise (error.add(hint) if hint else error) from None
     return Labels(task, reason, matrix.astype(np.float32, copy=False), tuple(names), None)
 
 
-def _may_be_votes(matrix: np.ndarray) -> bool:
+def _hint(matrix: np.ndarray) -> str:
+    """Return a sentence about label columns that seem to contain votes or percentages, or ""."""
     known = matrix[~np.isnan(matrix)]
-    return bool((known >= 0).all() and (known == known.round()).all() and (known > 1).any())
+    if not (np.isfinite(known).all() and (known >= 0).all() and (known > 1).any()):
+        return ""
+    if (known == known.round()).all():
+        return "If the columns are numbers of votes for each class, set task=multiclass data.counts=true."
+    is_percent = (np.abs(matrix.sum(1) - 100) < 1).all()
+    return "If the labels are percentages, divide them by 100." if is_percent else ""
 
 
 def _order_labels(columns: Sequence[str], options: LabelOptions) -> tuple[list[str], list[int] | None]:

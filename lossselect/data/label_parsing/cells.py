@@ -57,21 +57,30 @@ def is_bracketed(cell: str) -> bool:
     return depths[-1] == 0 and 0 not in depths[:-1]
 
 
-def is_unclosed(cell: str) -> bool:
-    """Return whether a cell starts with [ or { and is not closed; "[18, 25)" is an interval."""
-    return cell[:1] in ("[", "{") and not is_bracketed(cell) and _is_open(QUOTED.sub("", cell))
-
-
-def _is_open(text: str) -> bool:
-    return not text.endswith(")") and text.count(text[0]) > text.count(BRACKETS[text[0]])
+def is_listed(cell: str) -> bool:
+    """Return whether a cell is in brackets and has a comma; (18, 25) may be an interval."""
+    return cell[:1] in ("[", "{") and "," in cell and is_bracketed(cell)
 
 
 def check_closed(name: str, cells: Sequence[str | None]) -> None:
-    """Raise a DataError for the first cell whose bracket is never closed."""
+    """Raise a DataError for the first cell with [ or { at its start, or ] or } at its end, but not both.
+
+    "[18, 25)" is an interval.
+    """
     for row, cell in enumerate(cells):
-        if cell and is_unclosed(cell):
-            fix = f"Add {BRACKETS[cell[0]]!r} at its end, or remove {cell[0]!r}."
-            raise _cell_error(name, row, cell, f"but the bracket {cell[0]!r} is never closed. {fix}")
+        if not cell or (cell[0] not in "[{" and cell[-1] not in "]}"):
+            continue
+        for start, end in (("[", "]"), ("{", "}")):
+            if not (cell.startswith(start) or cell.endswith(end)) or is_bracketed(cell):
+                continue
+            text = QUOTED.sub("", cell)
+            surplus = text.count(start) - text.count(end)
+            if surplus > 0 and cell.startswith(start) and not cell.endswith(")"):
+                problem = f"but the bracket {start!r} is never closed. Add {end!r}, or remove {start!r}."
+                raise _cell_error(name, row, cell, problem)
+            if surplus < 0 and cell.endswith(end) and not cell.startswith("("):
+                problem = f"but the bracket {end!r} is never opened. Add {start!r}, or remove {end!r}."
+                raise _cell_error(name, row, cell, problem)
 
 
 def check_commas(name: str, cells: Sequence[str]) -> None:
@@ -104,7 +113,8 @@ def _parse_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]
     if "" in between:  # as NumPy prints an array; Python would concatenate the two strings
         if delimiter.strip() or any(between):
             problem = f"quoted labels without {delimiter!r} between them."
-            fix = f"Write {delimiter!r} between the labels, or set data.delimiter to what separates them."
+            blank = format_setting("data.delimiter", " ")
+            fix = f"If blanks separate the labels, set {blank}. If not, write {delimiter!r} between them."
             raise _cell_error(name, row, cell, f"{problem} {fix}")
         texts = [re.sub(r"\\(.)", r"\1", match[0][1:-1]).strip() for match in quoted]
         return [text for text in texts if text]

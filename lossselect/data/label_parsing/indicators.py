@@ -70,9 +70,12 @@ def _read_column(column: pl.Series, options: LabelOptions) -> tuple[np.ndarray, 
             problem = f" is {show(known[row])}, {rule} {fix}".rstrip()
             raise DataError.at(row, name, problem, known[row])
     values = numbers.cast(pl.Float64).to_numpy(writable=True)
-    # NaN is an empty cell, as pandas writes it, unless it marks missing labels
-    empty = text.is_null().to_numpy() | (np.isnan(values) & known.is_not_null().to_numpy())
-    return values, None if np.isnan(values).all() else is_marked, empty
+    empty = np.isnan(values)
+    is_marked = None if empty.all() else is_marked
+    if known.null_count() > text.null_count():
+        # NaN is an empty cell, as pandas writes it, unless it marks missing labels
+        empty = text.is_null().to_numpy() | (empty & known.is_not_null().to_numpy())
+    return values, is_marked, empty
 
 
 def _read_words(text: pl.Series, numbers: pl.Series, row: int) -> tuple[pl.Series, int | None, bool]:
@@ -125,11 +128,13 @@ def _resolve_negative(
     if options.uncertain is not None:
         matrix[negative] = {"missing": np.nan, "positive": 1, "negative": 0}[options.uncertain]
         return ""
+    if not negative.any():
+        return options.fitted.notation if options.fitted else ""
     others = ~negative & ~np.isnan(matrix) & (matrix != 1)
-    signs = negative.any() and not others.any() and (options.empty == "missing" or not is_empty.any())
+    signs = not others.any() and (options.empty == "missing" or not is_empty.any())
     if options.fitted:
         signs = options.fitted.notation == "signs" and not others.any()
-    if negative.any() and not signs:
+    if not signs:
         row, column = np.argwhere(negative)[0]
         found = "the columns also contain 0" if others.any() else "the columns also have empty cells"
         if options.fitted and options.fitted.notation != "signs" and not others.any():
@@ -142,4 +147,4 @@ def _resolve_negative(
             -1,
         )
     matrix[negative] = 0
-    return "signs" if signs else ""
+    return "signs"

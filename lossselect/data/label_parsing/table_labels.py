@@ -12,6 +12,7 @@ from lossselect.data.label_parsing.cells import (
     check_closed,
     check_commas,
     is_bracketed,
+    is_listed,
     parse_literal,
     split_cells,
 )
@@ -129,21 +130,27 @@ def _read_brackets(text: pl.Series, options: LabelOptions) -> list[Any] | None:
         lists = {value: parse_literal(value, json.loads) for value in opened}
         if in_brackets and all(isinstance(row, list) for row in lists.values()):
             return [None if cell is None else lists[cell] for cell in cells.to_list()]
-        if in_brackets and all(map(is_bracketed, values)):
+        all_closed = in_brackets and all(map(is_bracketed, values))
+        if examples := values if all_closed else [*filter(is_listed, opened)]:
             warn(
                 "several_labels",
-                f"Column {text.name!r} contains labels in brackets, such as {show(known[0])}. If these are "
-                "lists, set task=multilabel.",
+                f"Column {text.name!r} contains labels in brackets, such as {show(examples[0])}. If these "
+                "are lists, set task=multilabel.",
             )
         return None
-    if not was_lists and (in_brackets or any(map(is_bracketed, opened))):
+    if was_lists or in_brackets or any(map(is_bracketed, opened)):
         check_closed(text.name, cells.to_list())
-    if was_lists:
-        check_closed(text.name, cells.to_list())
-        if other := next((value for value in values if not is_bracketed(value)), None):
-            problem = f" is {show(other)}, but must be a list in brackets such as ['news', 'sport']."
-            raise DataError.at(cells.index_of(other), text.name, problem, other)
-    elif not (in_brackets and all(map(is_bracketed, values))):
+    example = next(filter(is_listed, values), "['news', 'sport']" if was_lists else None)
+    if example and (other := next((value for value in values if not is_bracketed(value)), None)):
+        problem = f" is {show(other)}, but must be a list in brackets such as {show(example)}."
+        fix = " Use one notation for all cells, or set task=multiclass if they are classes."
+        problem += "" if was_lists else fix
+        raise DataError.at(cells.index_of(other), text.name, problem, other)
+    if not was_lists and not (in_brackets and all(map(is_bracketed, values))):
+        if options.kind == "multilabel" and values and all(map(is_bracketed, values)):
+            setting = format_setting("data.delimiter", ",")
+            problem = f"contains cells such as {show(values[0])}. If these are lists, set {setting}"
+            raise column_error(text.name, f"{problem}, or the text that separates their labels.")
         return None
     lists = {value: parse_literal(value, json.loads) for value in values}
     if not all(isinstance(row, list) for row in lists.values()):
@@ -172,9 +179,8 @@ def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
             )
         return parse_single_labels(column, options)
     vocabulary = options.fitted.vocabulary if options.fitted else None
-    if vocabulary is None:
-        _check_no_label(name, rows, options)
-    rows = [_drop_no_label(name, i, row, options) for i, row in enumerate(rows)]
+    if options.no_label:
+        rows = _drop_no_label(name, rows, options)
     if options.hierarchy is not None:
         rows = add_ancestors(name, rows, options.hierarchy)
     if vocabulary is None:
@@ -185,39 +191,36 @@ def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
     return Labels(options.resolve_task("multilabel"), reason, labels, vocabulary.names, vocabulary)
 
 
-def _check_no_label(name: str, rows: list[Any], options: LabelOptions) -> None:
-    """Warn about a word of data.no_label that no row has, and about a class that means "no label"."""
-    rows = [[label for label in row or () if isinstance(label, str | int)] for row in rows]
-    labels = {label for row in rows for label in row}
-    if unmatched := [word for word in options.no_label if not any(is_marker(v, [word]) for v in labels)]:
+def _drop_no_label(name: str, rows: list[Any], options: LabelOptions) -> list[Any]:
+    """Return the labels of each row, [] for a word of data.no_label; warn about a word that no row has."""
+    rows, found = [*rows], set()
+    for i, row in enumerate(rows):
+        words = [label for label in row or () if is_marker(label, options.no_label)]
+        if not words:
+            continue
+        if len(words) < len(row):
+            problem = f" contains {words[0]!r}, which means no label (data.no_label), and other labels: "
+            raise DataError.at(i, name, f"{problem}{shorten(row)}. Remove one of them.", row)
+        rows[i] = []
+        found.update(words)
+    unmatched = [word for word in options.no_label if not any(is_marker(v, [word]) for v in found)]
+    if unmatched and options.fitted is None:
         problem = (
             f"No row of column {name!r} has the label {shorten(unmatched)}, which data.no_label declares."
         )
         warn("unmatched_no_label", f"{problem} Check how the file writes rows without labels.")
-    if options.class_names is not None or not any(len(row) > 1 for row in rows):
-        return
-    shared = {label for row in rows if len(set(row)) > 1 for label in row}
-    words = [
-        label
-        for label in sorted(labels - shared, key=str)
-        if not is_marker(label, options.no_label)
-        and re.sub(r"[\s_-]+", " ", str(label)).casefold() in NO_LABEL_WORDS
-    ]
-    if words:
+    return rows
+
+
+def _warn_no_label(name: str, rows: list[Any], labels: Sequence[Any]) -> None:
+    """Warn about a label that seems to mean "no label", because no row has it with another label."""
+    words = [v for v in labels if re.sub(r"[\s_-]+", " ", str(v)).casefold() in NO_LABEL_WORDS]
+    several = [set(row) for row in rows if row and len(row) > 1] if words else []
+    words = [word for word in words if not any(word in row and len(row) > 1 for row in several)]
+    if words and several:
         problem = f"{words[0]!r} in column {name!r} counts as a label, but no row has it with another label."
         setting = format_setting("data.no_label", words[0])
         warn("likely_no_label", f"{problem} If it means that a row has no label, set {setting}.")
-
-
-def _drop_no_label(name: str, i: int, row: Any, options: LabelOptions) -> list[Any] | None:
-    """Return the labels of a row, [] for a word of data.no_label."""
-    if not row or not options.no_label:
-        return row
-    words = [label for label in row if is_marker(label, options.no_label)]
-    if words and len(words) < len(row):
-        problem = f" contains {words[0]!r}, which means no label (data.no_label), and other labels: "
-        raise DataError.at(i, name, f"{problem}{shorten(row)}. Remove one of them.", row)
-    return [] if words else row
 
 
 def add_ancestors(name: str, rows: Sequence[Any], separator: str) -> list[Any]:
@@ -247,6 +250,7 @@ def _fit_lists(name: str, rows: list[Any], options: LabelOptions) -> Vocabulary:
             row = next(i for i, labels in enumerate(rows) if labels and negative in labels)
             raise negative_error(row, name, negative, vocabulary.values)
         warn_similar_labels(name, vocabulary.values)
+        _warn_no_label(name, rows, vocabulary.values)
     return vocabulary
 
 

@@ -102,6 +102,10 @@ class TestCounts:
         with pytest.raises(DataError, match=r"set task=multiclass data\.counts=true"):
             labels_of(columns(a=[3, 0], b=[1, 1]), task)
 
+    def test_percentages(self):
+        with pytest.raises(DataError, match="divide them by 100"):
+            labels_of(columns(a=[33.3, 70.0], b=[66.7, 30.0]))
+
     def test_arrays(self):
         labels = parse_label_array(np.array([[3, 1], [0, 2]]), LabelOptions("auto", counts=True))
         assert labels.values.tolist() == [[0.75, 0.25], [0, 1]]

@@ -148,6 +148,29 @@ class TestBrackets:
         assert caught.value.row == 1
         assert len(str(caught.value)) < 400
 
+    @pytest.mark.parametrize("delimiter", [None, ","])
+    def test_a_bracket_that_is_never_opened(self, delimiter):
+        with pytest.raises(
+            DataError, match=r"Row 1 of column 'y' is 'a, b\]', but the bracket .* never opened"
+        ):
+            labels_of(["[b]", "a, b]"], "multilabel", delimiter=delimiter)
+
+    @pytest.mark.parametrize("task", ["auto", "multilabel"])
+    def test_some_cells_without_brackets(self, task):
+        with pytest.raises(
+            DataError, match=r"Row 1 of column 'y' is 'a', but must be a list .* one notation"
+        ):
+            labels_of(["['a', 'b']", "a", "b"], task)
+        with pytest.warns(ls.LossSelectWarning, match="several_labels"):
+            labels_of(["['a', 'b']", "a", "b"] * 2)
+
+    @pytest.mark.parametrize(("cell", "setting"), [("(a, b)", "','"), ("['a' 'b']", "' '")])
+    def test_other_notations_need_a_delimiter(self, cell, setting):
+        with pytest.raises(DataError, match=rf"data\.delimiter={setting}"):
+            labels_of([cell] * 2, "multilabel")
+        options = {"delimiter": setting[1:-1]}
+        assert lists_of(labels_of([cell] * 2, "multilabel", **options)) == [["a", "b"]] * 2
+
     def test_a_bracket_in_quotes(self):
         assert lists_of(labels_of(["['a]', 'b']", "['b']"], "multilabel")) == [["a]", "b"], ["b"]]
 
