@@ -121,7 +121,7 @@ class TestOtherContent:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (gzip.compress(b"a,b\n1,2\n"), "a file of the kind gzip. Rename it to t.csv.gz."),
+            (gzip.compress(b"a,b\n1,2\n", mtime=0), "a file of the kind gzip. Rename it to t.csv.gz."),
             (b"PK\x03\x04 damaged", "a file of the kind ZIP. Rename it to t.csv.zip."),
             (b"PAR1....", "a file of the kind Parquet. Rename it to t.parquet."),
             (b"\x93NUMPY\x01\x00", "Rename it to t.npy. Then set data=arrays."),
