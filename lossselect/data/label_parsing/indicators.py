@@ -109,14 +109,14 @@ def _resolve_empty(
         has_marks = all(is_marked is not False for is_marked in marked)
     if options.empty == "negative" or (has_marks and options.empty is None):
         matrix[is_empty] = 0
-    elif options.empty is None:
+    elif options.empty is None and is_empty.any():
+        only_ones = options.fitted is None and bool(((matrix == 1) | np.isnan(matrix)).all())
         for name, is_marked, column in zip(names, marked, is_empty.T, strict=True):
-            if is_marked and column.any():
-                row = int(column.argmax())
-                problem = (
-                    " is empty, and other cells of the column are marks. Set data.empty=negative if empty"
-                )
-                raise DataError.at(row, name, f"{problem} cells are negative, or data.empty=missing.")
+            if (is_marked or (only_ones and is_marked is False)) and column.any():
+                row, form = int(column.argmax()), "marks" if is_marked else "1"
+                problem = f" is empty, and the other cells of the column are {form}."
+                fix = "Set data.empty=negative if empty cells are negative, or data.empty=missing."
+                raise DataError.at(row, name, f"{problem} {fix}")
     return "marks" if has_marks else ""
 
 

@@ -274,6 +274,13 @@ class TestLabelColumns:
             labels_of(target, "multilabel")
         assert labels_of(target, "multilabel", empty="negative").values.tolist() == [[1, 0], [0, 1], [1, 1]]
 
+    def test_ones_and_empty_cells(self):
+        target = columns(a=["1", "", "1"], b=["1", "1", None])
+        for task in ("multilabel", "multiclass", "auto"):
+            with pytest.raises(DataError, match=r"Row 1 of column 'a' is empty, .* data\.empty=negative"):
+                labels_of(target, task)
+        assert labels_of(target, "auto", empty="negative").values.tolist() == [[1, 1], [0, 1], [1, 0]]
+
     @pytest.mark.parametrize("cells", [["1", "-1", "1"], [1, -1, 1], [1.0, -1.0, 1.0]])
     def test_signs(self, cells):
         labels = labels_of(columns(a=cells, b=[-1, 1, 1]), "multilabel")
