@@ -79,6 +79,7 @@ class TestBlanks:
             ["tiger", "tiger cat", "lion", "sea lion", "tiger shark"],
             ["black cat", "black dog", "white cat", "white dog", "cat", "dog"],
             ["small dark cat", "small dark dog", "large dark cat", "large dark dog", "small pale cat"],
+            ["large dark cat", "large dark dog", "small dark cat", "cat", "dog"],
         ],
         ids=lambda names: names[0],
     )
