@@ -71,11 +71,11 @@ def _read_column(column: pl.Series, options: LabelOptions) -> tuple[np.ndarray, 
             raise DataError.at(row, name, problem, known[row])
     values = numbers.cast(pl.Float64).to_numpy(writable=True)
     empty = np.isnan(values)
-    is_marked = None if empty.all() else is_marked
+    marks = None if empty.all() else is_marked
     if known.null_count() > text.null_count():
         # NaN is an empty cell, as pandas writes it, unless it marks missing labels
         empty = text.is_null().to_numpy() | (empty & known.is_not_null().to_numpy())
-    return values, is_marked, empty
+    return values, marks, empty
 
 
 def _read_words(text: pl.Series, numbers: pl.Series, row: int) -> tuple[pl.Series, int | None, bool]:
