@@ -37,6 +37,9 @@ def export_checkpoint(
     module: str | None = None,
 ) -> None:
     """Export a checkpoint's model, and print how far its outputs differ from PyTorch's."""
+    from lossselect.training.checkpoints.content import find_checkpoint, read_checkpoint
+
+    checkpoint = str(find_checkpoint(checkpoint))
     if format:
         suffix = lookup(FORMATS, format, "format").suffix
         output = output or str(Path(checkpoint).with_suffix(suffix))
@@ -49,7 +52,6 @@ def export_checkpoint(
     path = Path(output)
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.run.custom_module import load_trained
-    from lossselect.training.checkpoints.content import read_checkpoint
 
     content = read_checkpoint(checkpoint)
     if content["not_plain"]:
@@ -84,7 +86,7 @@ COMMAND = Command(
     "Export the model of a checkpoint, and compare its outputs with PyTorch's.\n\n"
     "  lossselect export checkpoint=runs/first/checkpoints/best.ckpt format=onnx",
     {
-        "checkpoint": ("best.ckpt", "checkpoint of a run with a built-in net or your own module"),
+        "checkpoint": ("best.ckpt", "checkpoint or run folder, of a built-in net or your own module"),
         "format": ("NAME", "onnx (.onnx), torch_export (.pt2) or safetensors (.safetensors)"),
         "output": ("FILE", "file to write, in the format of its suffix; by default next to the checkpoint"),
         "input": ("FILE", "rows for the comparison, as for predict; by default the run's test rows"),

@@ -110,7 +110,10 @@ COMMAND = Command(
     "Predict the rows of a new file with a checkpoint of a run on data=table or data=arrays.\n\n"
     "  lossselect predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv",
     {
-        "checkpoint": ("best.ckpt", "checkpoint of a run, or an exported model (.onnx, .safetensors, .pt2)"),
+        "checkpoint": (
+            "best.ckpt",
+            "checkpoint or run folder, or an exported model (.onnx, .safetensors, .pt2)",
+        ),
         "input": ("new.csv", "file with the training features: a table or arrays, as in training"),
         "output": (
             "out.csv",
@@ -169,9 +172,10 @@ def _load_model(
 
         return model.preparation, model.task, predict_exported
     from lossselect.run.custom_module import load_trained
-    from lossselect.training.checkpoints.content import read_checkpoint
+    from lossselect.training.checkpoints.content import find_checkpoint, read_checkpoint
     from lossselect.utils.devices import parse_device
 
+    checkpoint = str(find_checkpoint(checkpoint))
     content = read_checkpoint(checkpoint)
     prepared = content.get("TensorData") or {}
     if "features" not in prepared:

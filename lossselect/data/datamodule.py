@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from lossselect.data.batches import TensorBatches, identity
 from lossselect.data.checks import check_splits
+from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.splits import Splits
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.infer import encode_checked
@@ -25,7 +26,7 @@ class TensorData(LightningDataModule):
     """Loaders over splits in memory; labels are encoded once, and checked unless `counts` is passed.
 
     If a GPU has enough memory, rows and labels are stored there, so that no batch is copied to it. Rows of a
-    mapped file and sparse labels stay on the CPU.
+    mapped file, free text and sparse labels stay on the CPU.
 
     Args:
         splits: Features, labels and rows of each split.
@@ -119,8 +120,8 @@ class TensorData(LightningDataModule):
 
 
 def _has_room(device: torch.device, inputs: Any, target: Any, weights: Tensor | None) -> bool:
-    numbers = getattr(inputs, "numbers", inputs)  # `TableRows` has the attribute
-    if device.type != "cuda" or not (isinstance(numbers, Tensor) and isinstance(target, Tensor)):
+    is_movable = inputs.is_movable if isinstance(inputs, TableRows) else isinstance(inputs, Tensor)
+    if device.type != "cuda" or not (is_movable and isinstance(target, Tensor)):
         return False
     free = free_memory(device)
     size = inputs.nbytes + target.nbytes + (0 if weights is None else weights.nbytes)

@@ -18,11 +18,17 @@ from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
 from lossselect.data.preprocessing.columns import CellParser, column_error, feature_columns
 from lossselect.data.preprocessing.preparation import Preparation
-from lossselect.data.preprocessing.table_features import Features, TableRows
+from lossselect.data.preprocessing.table_features import Features
+from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.arrays import read_arrays
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions, check_columns
-from lossselect.data.split_columns import find_rows, warn_likely_splits, warn_shared_groups
+from lossselect.data.split_columns import (
+    describe_method,
+    find_rows,
+    warn_likely_splits,
+    warn_shared_groups,
+)
 from lossselect.data.splits import SPLITS, Splits
 from lossselect.exceptions import ConfigError, DataError, LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -77,6 +83,7 @@ def load_own_data(
     hierarchy: str | None = None,
     id: str | None = None,
     categorical: Any = None,
+    text: Any = None,
     null_values: Any = None,
     nan: str = "error",
     split: str | None = None,
@@ -107,22 +114,14 @@ def load_own_data(
     parser = CellParser(tuple(_names(null_values)), nan)
     if is_table:
         all_markers += _missing_words(parser, [*(class_names or []), positive])
-    options = LabelOptions(
-        task["name"],
-        class_names,
-        positive,
-        delimiter,
-        tuple(all_markers),
-        empty,
-        handle_unknown,
-        tuple(_as_list(no_label)),
-        uncertain,
-        counts,
-        annotators,
-        hierarchy,
-        id,
-    )
-    categories = _names(categorical)
+    words = tuple(_as_list(no_label))
+    general = (task["name"], class_names, positive, delimiter, tuple(all_markers), empty, handle_unknown)
+    options = LabelOptions(*general, words, uncertain, counts, annotators, hierarchy, id)
+    categories, free_text = _names(categorical), [*dict.fromkeys(_names(text))]
+    if both := [name for name in free_text if name in categories]:
+        raise ConfigError(
+            f"Column {both[0]!r} cannot be both data.text and data.categorical. Remove it from one of them."
+        )
     if not is_table and (val_path or test_path) and Path(path).suffix.lower() == ".npy":
         raise ConfigError(
             "data.val_path and data.test_path need data.path to be a .npz file of features and labels, got "
@@ -135,9 +134,12 @@ def load_own_data(
         return _read_table(path, as_text=as_text, roles=roles, labels=options, **reading)
 
     roles = {"split": split, "group": group, "time": time}
-    source = read(path, categories, {role: name for role, name in roles.items() if name is not None})
+    source = read(
+        path, [*categories, *free_text], {role: name for role, name in roles.items() if name is not None}
+    )
     if is_table:
         check_columns(categories, source.features.columns, "data.categorical", path)
+        check_columns(free_text, source.features.columns, "data.text", path)
     labels = _labels(source, options)
     _warn_unmatched(source.labels, markers)
     if class_names is None:
@@ -145,7 +147,7 @@ def load_own_data(
     options = replace(options, task=labels.task, fitted=labels)
     warn_target_leakage(source.features, labels.values)
     if is_table:
-        warn_likely_splits(source.features, has_groups=group is not None or time is not None)
+        warn_likely_splits(source.features.drop(free_text), has_groups=group is not None or time is not None)
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
     rows = find_rows(source.roles, labels, fractions, seed, test_fold, date_format)
@@ -155,7 +157,7 @@ def load_own_data(
         )
     with count_ids(id):
         features = (
-            Features.fit(source.features, rows["train"], parser, categories)
+            Features.fit(source.features, rows["train"], parser, categories, free_text, date_format)
             if is_table
             else fit_array(source.features, rows["train"], parser)
         )
@@ -173,6 +175,7 @@ def load_own_data(
         try:
             # categories are read as text, so that "007" stays "007" even if all cells look like numbers
             texts = [category.name for category in features.categories]
+            texts += [column.name for column in features.texts]
             other = read(other_path, texts, {"other_group": group} if group is not None else {})
             width, train_width = other.reading.get("width"), source.reading.get("width")
             if width != train_width:
@@ -205,8 +208,9 @@ def load_own_data(
         task=labels.task,
         reason=labels.reason,
         starts=starts,
-        columns=tuple(features.columns),
+        columns=tuple(features.summary),
         weights=None if source.weights is None else torch.from_numpy(np.concatenate(weights)).float(),
+        method=describe_method(source.roles, {"val": val_path, "test": test_path}),
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.label_parsing.options import Labels
-from lossselect.data.preprocessing.columns import CellParser
-from lossselect.data.preprocessing.dates import parse_dates
+from lossselect.data.preprocessing.columns import TEXT, CellParser
+from lossselect.data.preprocessing.dates import find_format, is_date, parse_dates
 from lossselect.data.splits import split_rows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -50,7 +50,7 @@ def find_rows(
         fractions: Fractions of the splits without a separate file, as in `split_rows`.
         seed: Seed of the drawn splits.
         test_fold: See `read_splits`.
-        date_format: See `parse_dates`.
+        date_format: See `find_format`.
 
     Raises:
         ConfigError: the columns contradict each other or the files.
@@ -85,6 +85,20 @@ def find_rows(
                 roles["group"].gather(rows["train"]), roles["group"].gather(rows[split]), split
             )
     return rows
+
+
+def describe_method(roles: Mapping[str, pl.Series], paths: Mapping[str, str | None]) -> str:
+    """Return how the rows were assigned to splits, for the plan; `paths` are the files of the splits."""
+    parts = [f"{SPLIT_NAMES[split]} rows of {path}" for split, path in paths.items() if path]
+    parts += [f"as column {roles['split'].name!r} names them"] if "split" in roles else []
+    others = "others " if parts else ""
+    if "time" in roles:
+        parts.append(f"{others}in the order of column {roles['time'].name!r}, the latest for test")
+    elif "group" in roles:
+        parts.append(f"{others}drawn as whole groups of column {roles['group'].name!r}, stratified by label")
+    elif not all(paths.values()):
+        parts.append(f"{others}drawn at random, stratified by label")
+    return "; ".join(parts)
 
 
 def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarray]:
@@ -169,7 +183,9 @@ def read_times(column: pl.Series, date_format: str | None) -> np.ndarray:
     Raises:
         DataError: a cell is empty, or is not a date.
     """
-    times = column if column.dtype.is_numeric() else parse_dates(column, date_format)
+    times = column
+    if not (column.dtype.is_numeric() or column.dtype.is_temporal()):
+        times = parse_dates(column, find_format(column, date_format))
     times = times.fill_nan(None) if times.dtype.is_float() else times
     if times.null_count():
         row, setting = times.is_null().arg_max(), format_setting("data.time", column.name)
@@ -240,7 +256,11 @@ def warn_likely_splits(frame: pl.DataFrame, has_groups: bool) -> None:
 
 
 def _is_likely_split(column: pl.Series) -> bool:
-    if column.dtype not in (pl.String, pl.Categorical, pl.Enum, pl.Boolean) and not column.dtype.is_integer():
+    is_flag = re.fullmatch(r"is[\W_]?\w+", column.name, re.IGNORECASE) and FLAG.search(column.name)
+    is_fold = re.fullmatch(r"(\w+[\W_])?folds?", column.name, re.IGNORECASE)
+    if column.dtype not in TEXT and not (
+        (is_flag or is_fold) and (column.dtype.is_integer() or column.dtype == pl.Boolean)
+    ):
         return False
     values = {str(value).strip().lower() for value in column.drop_nulls().unique().head(30)}
     if len(values) < 2:
@@ -248,14 +268,20 @@ def _is_likely_split(column: pl.Series) -> bool:
     if values <= {*WORDS}:
         return len({WORDS[value] for value in values}) > 1
     if values <= {*FLAG_VALUES}:
-        return bool(re.fullmatch(r"is[\W_]?\w+", column.name, re.IGNORECASE) and FLAG.search(column.name))
-    return bool(re.fullmatch(r"(\w+[\W_])?folds?", column.name, re.IGNORECASE)) and len(values) < 30
+        return bool(is_flag)
+    return bool(is_fold) and len(values) < 30
 
 
 def _is_likely_group(column: pl.Series) -> bool:
-    is_text = column.dtype in (pl.String, pl.Categorical, pl.Enum)
+    is_text = column.dtype in TEXT
     if not is_text and not (column.dtype.is_integer() and IDENTIFIER.search(column.name)):
         return False
     known = column.drop_nulls()
     distinct = known.n_unique()
-    return MIN_GROUPS < distinct < len(known) <= distinct * MAX_GROUP_ROWS
+    if not MIN_GROUPS < distinct < len(known) <= distinct * MAX_GROUP_ROWS:
+        return False
+    if not is_text:
+        return True
+    # text without letters may be numbers, which raise an error later
+    text = known.cast(pl.String)
+    return text.str.contains("[a-zA-Z]").all() and not is_date(text.head(MIN_GROUPS))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lossselect.data.preprocessing.standardizer import Standardizer, standardize
-from lossselect.data.preprocessing.table_features import TableRows
+from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import SPLIT_NAMES, shorten
@@ -42,6 +42,7 @@ class Splits:
         starts: Index of the first row of each split with a separate file.
         columns: Names of the table's columns that are features.
         weights: Sample weights (N,), or None.
+        method: Description of how the rows of a file were assigned to splits.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Splits:
     starts: Mapping[str, int] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     weights: Tensor | None = None
+    method: str = ""
 
     def rows_in_file(self, split: str) -> np.ndarray:
         """Return the indices of the split's rows in their file, counted from 0."""

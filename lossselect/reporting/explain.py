@@ -257,6 +257,8 @@ def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
         "features are standardised with the statistics of the training rows",
         "data=table data.path=... data.target=...",
     )
+    if splits.method:
+        yield Line("splits", splits.method, "", "data.split=COLUMN, data.group=COLUMN, data.time=COLUMN")
     counts: Mapping[str, LabelCounts] = data.counts
     train = counts["train"]
     kind = "label" if task.several_labels else "class"

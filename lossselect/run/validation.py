@@ -301,11 +301,25 @@ def _check_data(data: Mapping[str, Any]) -> None:
         data["target"] is not None or data["name"] != "table",
         "A target is required. Set data.target=... to the label column, or to a list of 0/1 columns.",
     )
-    for name in ("target", "features", "missing", "no_label", "exclude", "categorical", "null_values"):
+    for name in (
+        "target",
+        "features",
+        "missing",
+        "no_label",
+        "exclude",
+        "categorical",
+        "text",
+        "null_values",
+    ):
         value = data.get(name)
         message = f"data.{name} must be a name or a list of names such as [a,b], got {value!r}."
         _require(all(isinstance(entry, str | int | float) for entry in as_list(value)), message)
-    for name in ("split", "group", "time", "date_format", "id"):
+    date_format = data.get("date_format")
+    _require(
+        date_format in (None, "ymd", "dmy", "mdy") or (isinstance(date_format, str) and "%" in date_format),
+        f"data.date_format must be ymd, dmy, mdy or a format such as %d/%m/%Y, got {date_format!r}.",
+    )
+    for name in ("split", "group", "time", "id"):
         value = data.get(name)
         _require(
             isinstance(value, str | int | None), f"data.{name} must be the name of a column, got {value!r}."

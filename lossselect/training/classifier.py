@@ -25,7 +25,7 @@ from lossselect.models.nets import check_head_bias, head_options, make_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task
 from lossselect.training.batches import BatchKeys, TargetTransfer, as_weight, check_batch_keys, split_batch
-from lossselect.training.checkpoints.content import read_checkpoint
+from lossselect.training.checkpoints.content import read_best_checkpoint
 from lossselect.training.checkpoints.load import RecordsArguments, rebuild
 from lossselect.training.criterion import check_fits, compute_loss, make_criterion
 from lossselect.training.diagnostics.outputs import OutputChecks
@@ -383,14 +383,14 @@ class Classifier(RecordsArguments, ModuleBase):
         """Return the trained classifier of a checkpoint of `TaskModule`, on the CPU in evaluation mode.
 
         Args:
-            path: The checkpoint, such as best.ckpt in a run folder.
+            path: The checkpoint, or a run folder, of which the best one is loaded.
 
         Raises:
             FileMissingError: the file does not exist.
             CheckpointError: the file is damaged, is not a checkpoint of a `TaskModule`, or lacks a custom
                 net, which only `TaskModule.load_from_checkpoint(path, net=...)` accepts.
         """
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_best_checkpoint(path)
         parameters = inspect.signature(cls.__init__).parameters
         checkpoint["arguments"] = {k: v for k, v in checkpoint["arguments"].items() if k in parameters}
         checkpoint["not_plain"] = [key for key in checkpoint["not_plain"] if key in parameters]

@@ -19,7 +19,7 @@ from lossselect.labels.targets import Encoded
 from lossselect.metrics.collection import expand
 from lossselect.tasks.registry import Task, make_task
 from lossselect.training.batches import BatchKeys, split_batch
-from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_checkpoint
+from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_best_checkpoint
 from lossselect.training.checkpoints.load import rebuild
 from lossselect.training.classifier import Classifier
 from lossselect.training.diagnostics.nonfinite import FiniteCheck
@@ -377,7 +377,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         """Return the trained module of a checkpoint, without executing code from the file.
 
         Args:
-            checkpoint_path: Path of the checkpoint.
+            checkpoint_path: The checkpoint, or a run folder, of which the best one is loaded.
             map_location: The device, as in `torch.load`.
             strict: Whether the checkpoint must contain exactly the parameters of the module.
             weights_only: Must be True.
@@ -394,5 +394,5 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
                 "Checkpoints contain only tensors and plain values: weights_only=False is not supported. "
                 "Remove weights_only."
             )
-        checkpoint = read_checkpoint(checkpoint_path, map_location)
+        checkpoint = read_best_checkpoint(checkpoint_path, map_location)
         return rebuild(cls, checkpoint, checkpoint_path, kwargs, strict)

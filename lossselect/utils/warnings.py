@@ -24,6 +24,7 @@ WARNINGS = {
     "few_positives": "thresholds tuned on very few validation positives",
     "constant_label": "a label that every training row has",
     "target_leakage": "a feature with exactly one value per class",
+    "long_text": "cells of free text (data.text) whose end is ignored",
     "likely_missing_marker": "a label such as '?' that may mark missing labels",
     "log_softmax": "a net that ends in LogSoftmax, trained with a softmax loss",
     "likely_no_label": "a label such as 'none' that may mean that a row has no label",

@@ -8,7 +8,7 @@ import torch
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
 from lossselect.data.datamodule import TensorData, _has_room
-from lossselect.data.preprocessing.table_features import TableRows
+from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.splits import make_splits
 from lossselect.data.toy import DATASETS, load
 from lossselect.labels.sparse_labels import SparseLabels

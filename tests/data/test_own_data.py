@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from paths import ROOT
 
 import lossselect as ls
-from lossselect.cli import predict
+from lossselect.cli import export, predict
 from lossselect.run.build import load_data
 
 SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "hydra.run.dir=run"]
@@ -339,6 +339,16 @@ class TestPredict:
     def run(self, call):
         return partial(call, predict.main, "predict.py")
 
+    def test_a_run_folder_in_place_of_a_checkpoint(self, trained, run, call, files):
+        for i, checkpoint in enumerate(["run", trained]):
+            assert run(f"checkpoint={checkpoint}", "input=species.csv", f"output={i}.csv")[0] == 0
+        assert Path("0.csv").read_bytes() == Path("1.csv").read_bytes()
+        assert call(export.main, "export.py", "checkpoint=run", "format=safetensors")[0] == 0
+        assert Path("run/checkpoints/best.safetensors").is_file()
+        loaded = [ls.TaskModule.load_from_checkpoint(path) for path in ("run", trained)]
+        for weight, other in zip(*(module.state_dict().values() for module in loaded), strict=True):
+            assert torch.equal(weight, other)
+
     @pytest.mark.parametrize("size", [7, 8192])
     @pytest.mark.parametrize("name", ["new.csv", "new.parquet", "new.tsv"])
     def test_predictions_equal_those_of_the_run(self, size, name, trained, run, files):
@@ -404,6 +414,30 @@ class TestPredict:
         got = read_csv("out.csv")
         for row in read_csv("run/predictions.csv"):
             assert float(got[int(row["row"])]["p_setosa"]) == pytest.approx(float(row["p_setosa"]), abs=1e-6)
+
+    def test_dates_and_free_text(self, files, command, run):
+        days = [f"{1 + i % 28}/{1 + i % 12}/2024 {i % 24}:30" for i in range(120)]
+        comments = [
+            None if i % 9 == 0 else f"order {i}: {word}, thanks" for i, word in enumerate("ab cd" * 24)
+        ]
+        more = {"when": days, "comment": comments}
+        pl.read_csv("species.csv").with_columns(**{n: pl.Series(v) for n, v in more.items()}).write_csv(
+            "m.csv"
+        )
+        assert command("task=multiclass", *table("m", "data.text=[comment]"), *SHORT)[0] == 0
+        arguments = ["checkpoint=run/checkpoints/best.ckpt", "output=out.csv", "batch_size=7"]
+        assert run("input=m.csv", *arguments) == (0, "Saved 120 rows in out.csv\n", "")
+        got = read_csv("out.csv")
+        for row in read_csv("run/predictions.csv"):
+            assert float(got[int(row["row"])]["p_setosa"]) == pytest.approx(float(row["p_setosa"]), abs=1e-6)
+        pl.read_csv("m.csv").with_columns(
+            when=pl.when(pl.int_range(pl.len()) == 30).then(pl.lit("1.5.24")).otherwise("when"),
+            comment=pl.lit("words that no training row has"),
+        ).write_csv("new.csv")
+        code, _, err = run("input=new.csv", *arguments)
+        assert code == 1
+        assert "Row 30 of column 'when' is '1.5.24', but must be a date such as 31.05.2024." in err
+        assert len(err.splitlines()) == 1
 
     def test_unknown_categories_are_counted(self, trained, run, files):
         pl.read_csv("species.csv").with_columns(pl.lit("pink").alias("colour")).write_csv("new.csv")

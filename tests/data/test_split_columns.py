@@ -1,5 +1,6 @@
 """Splits that columns determine: published splits, folds, groups and time."""
 
+import re
 import warnings
 
 import numpy as np
@@ -7,7 +8,7 @@ import polars as pl
 import pytest
 
 import lossselect as ls
-from lossselect.data.split_columns import read_groups, read_splits, split_by_time
+from lossselect.data.split_columns import read_groups, read_splits, split_by_time, warn_likely_splits
 from lossselect.data.splits import split_rows
 from lossselect.exceptions import ConfigError, DataError
 
@@ -196,6 +197,32 @@ class TestTime:
             )
 
 
+class TestPlan:
+    @pytest.mark.parametrize(
+        ("options", "method"),
+        [
+            ({}, "drawn at random, stratified by label"),
+            ({"group": "g"}, "drawn as whole groups of column 'g', stratified by label"),
+            ({"time": "t"}, "in the order of column 't', the latest for test"),
+            ({"split": "s"}, "as column 's' names them; others drawn at random, stratified by label"),
+        ],
+    )
+    def test_columns(self, load, options, method):
+        columns = table(g=[i % 12 for i in range(ROWS)], t=[i * 7 % 30 for i in range(ROWS)])
+        columns["s"] = ["test" if i % 5 == 0 else "train" for i in range(ROWS)]
+        with ls.ignore_warnings("likely_split_column"):
+            assert load(columns, **options).method == method
+
+    def test_files(self, load):
+        columns, other = table(), {"x": X + 1, "y": Y}
+        method = load(columns, val_path=other).method
+        assert re.fullmatch(
+            r"validation rows of .*val_path\.csv; others drawn at random, stratified.*", method
+        )
+        method = load(columns, val_path=other, test_path={"x": X + 2, "y": Y}).method
+        assert re.fullmatch(r"validation rows of .*val_path\.csv; test rows of .*test_path\.csv", method)
+
+
 class TestRoles:
     @pytest.mark.parametrize("role", ["split", "group"])
     def test_a_feature(self, load, role):
@@ -249,10 +276,11 @@ class TestSuspiciousFeatures:
             ("age", [i * 7 % 30 for i in range(ROWS)]),
             ("smoker", [0, 1, 0] * 20),
             ("latest", [0, 1] * 30),
+            ("size", [f"{i // 2},5" for i in range(ROWS)]),
             ("state", ["train"] * 30 + ["bus"] * 30),
         ],
     )
-    def test_other_features(self, load, name, cells):
+    def test_other_features(self, name, cells):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            load(table(**{name: cells}))
+            warn_likely_splits(pl.DataFrame({name: cells}), has_groups=False)

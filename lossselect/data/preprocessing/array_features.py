@@ -12,9 +12,16 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from lossselect.data.preprocessing.columns import FEW, CellParser, warn_if_index
-from lossselect.data.preprocessing.standardizer import Standardizer, check_range, standardize
-from lossselect.data.preprocessing.table_features import Features, TableRows, fitted_numbers
+from lossselect.data.preprocessing.columns import (
+    FEW,
+    CellParser,
+    NumberFeatures,
+    fitted_numbers,
+    warn_if_index,
+)
+from lossselect.data.preprocessing.standardizer import Standardizer, check_range
+from lossselect.data.preprocessing.table_features import Features
+from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.arrays import array_columns, as_polars_knows, blocks
 from lossselect.exceptions import DataError
 
@@ -26,16 +33,10 @@ class ArrayRows:
         self.array, self.shape = array, (len(array), len(features.names))
         self.path = Path(array.filename) if isinstance(array, np.memmap) and array.filename else None
         self.version = _file_version(self.path) if self.path else (0, 0, 0)
-        # a column with missing values becomes two features, the second of which is 1 where it is missing
-        numbers = [number for number in features.numbers for _ in number.features]
-        indicators = [i > 0 for number in features.numbers for i in range(len(number.features))]
         names = array_columns(array.shape[1])
         positions = {name: position for position, name in enumerate(names)}
-        columns = [positions[number.name] for number in numbers]
-        self.columns = slice(None) if columns == [*range(len(names))] else np.array(columns)
-        self.mean = np.array([number.mean for number in numbers])
-        self.std = np.array([number.std for number in numbers])
-        self.indicators = np.array(indicators)
+        places = [positions[number.name] for number in features.numbers]
+        self.features = NumberFeatures(features.numbers, places, len(names))
         self.may_be_missing = array.dtype.kind == "f" and features.parser.nan == "missing"
 
     def __len__(self) -> int:
@@ -54,12 +55,7 @@ class ArrayRows:
 
     def standardized(self, block: np.ndarray) -> np.ndarray:
         """Return the float32 features of rows of the array."""
-        features = standardize(block[:, self.columns], self.mean, self.std)
-        if self.may_be_missing:
-            missing = np.isnan(features)
-            features[missing] = 0
-            features[:, self.indicators] = missing[:, self.indicators]
-        return features
+        return self.features(block, self.may_be_missing)
 
 
 def _file_version(path: Path) -> tuple[int, int, int]:

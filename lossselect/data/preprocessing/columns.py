@@ -1,36 +1,37 @@
 """The columns of a table: selection of the features, the kind of each column, and parsing of its cells."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
+from polars import selectors
 
+from lossselect.data.preprocessing.standardizer import Standardizer, standardize
 from lossselect.data.readers.tables import check_columns
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import as_number
 from lossselect.utils.checks import format_setting, lookup, shorten
 from lossselect.utils.warnings import warn
 
-MAX_CATEGORIES = 1000
-"""Maximum number of distinct categories; text with more is treated as free text or an identifier."""
 FEW = 20
 """Number of distinct values up to which text is categories even if most rows have a unique value."""
-DATE = (
-    r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ t].*)?$"
-    r"|^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?$"
-    r"|^(\d{1,2}\.? )?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? \d{1,4}(,? \d{4})?$"
-)
-"""Pattern of dates and times of day, in lower case."""
-UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([,' ]?\d{3})*([.,]\d+)? ?[%$\u20ac\u00a3]?$"
-"""Pattern of numbers that Polars reads as text: 51,627 and $9.50 and 37% and 1,5."""
+LONG = 80
+"""Maximum number of characters of a cell in a message."""
 TEXT = (pl.String, pl.Categorical, pl.Enum)
+NUMERIC = selectors.numeric() | selectors.by_dtype(pl.Boolean, pl.Null)
 
 
 def column_error(column: str, problem: str, **fields: Any) -> DataError:
     """Return the error for a column; `problem` continues the sentence after the column's name."""
     return DataError(f"Column {column!r} {problem}", column=column, **fields)
+
+
+def excerpt(text: str) -> str:
+    """Return text in quotation marks for a message, shortened."""
+    return repr(text if len(text) <= LONG else f"{text[:LONG]}...")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,41 @@ class Number:
     def features(self) -> list[str]:
         """Names of its features."""
         return [self.name, f"{self.name} missing"] if self.missing else [self.name]
+
+
+class NumberFeatures:
+    """Standardised features of fitted columns of numbers: 0 and an indicator where a number is missing.
+
+    Args:
+        numbers: The columns.
+        places: The index of each column in the rows.
+        width: The number of columns of the rows.
+    """
+
+    def __init__(self, numbers: Sequence[Number], places: Sequence[int], width: int) -> None:
+        # a column with missing values becomes two features, the second of which is 1 where it is missing
+        features = [
+            (number.mean, number.std, place, second)
+            for number, place in zip(numbers, places, strict=True)
+            for second in (False, True)[: len(number.features)]
+        ]
+        self.mean, self.std, columns, self.indicators = (
+            np.array([feature[i] for feature in features], dtype)
+            for i, dtype in enumerate((float, float, np.int64, bool))
+        )
+        self.columns = slice(None) if columns.tolist() == [*range(width)] else columns
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __call__(self, rows: np.ndarray, may_be_missing: bool = True) -> np.ndarray:
+        """Return the float32 features of rows (N, width), NaN where missing."""
+        features = standardize(rows[:, self.columns], self.mean, self.std)
+        if may_be_missing:
+            missing = np.isnan(features)
+            features[missing] = 0
+            features[:, self.indicators] = missing[:, self.indicators]
+        return features
 
 
 @dataclass(frozen=True)
@@ -88,9 +124,10 @@ class CellParser:
             if row is not None:
                 raise column_error(
                     column.name,
-                    f"contains numbers, but row {row + first_row} is {text[row]!r}. If that means 'missing', "
-                    f"train with {format_setting('data.null_values', [text[row]])}. If the column contains "
-                    f"categories, train with {format_setting('data.categorical', [column.name])}.",
+                    f"contains numbers, but row {row + first_row} is {excerpt(text[row])}. If that means "
+                    f"'missing', train with {format_setting('data.null_values', [text[row][:LONG]])}. If the "
+                    "column contains categories, train with "
+                    f"{format_setting('data.categorical', [column.name])}.",
                     row=row + first_row,
                     value=text[row],
                 )
@@ -110,6 +147,45 @@ class CellParser:
                 problem = f" is {numbers[row]}, but features must be finite. {fix}."
                 raise DataError.at(row + first_row, column.name, problem, numbers[row])
         return numbers
+
+    def number_columns(self, frame: pl.DataFrame, first_row: int = 0) -> pl.DataFrame:
+        """Return `numbers` of each column; all columns are converted at once, as a loop takes much longer."""
+        marks = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
+        words = [mark for mark in self.null_values if as_number(mark) is None]
+        converted: dict[str, pl.Series] = {}
+        trimmed = pl.all().cast(pl.String).str.strip_chars()
+        for types, cells in ((selectors.by_dtype(*TEXT), trimmed), (NUMERIC, pl.all())):
+            columns = frame.select(types)
+            if not columns.width:
+                continue
+            numbers = columns.select(cells.cast(pl.Float64, strict=False))
+            finite = np.isfinite(np.array(numbers.sum().row(0), dtype=np.float64))
+            new_nulls = np.subtract(numbers.null_count().row(0), columns.null_count().row(0))
+            if (doubtful := np.flatnonzero(new_nulls)).size:  # only missing cells are valid
+                empty = columns[:, doubtful.tolist()].select(cells.is_in(["", *words]).sum())
+                new_nulls[doubtful] -= np.array(empty.row(0))
+            if marks:
+                numbers = numbers.select(pl.when(~pl.all().is_in(marks)).then(pl.all()))
+            valid = finite & (new_nulls == 0)
+            converted |= {column.name: column for column, ok in zip(numbers, valid, strict=True) if ok}
+        # `numbers` raises the error, or converts rare text such as true
+        rest = (column for column in frame if column.name not in converted)
+        converted |= {column.name: self.numbers(column, first_row) for column in rest}
+        return pl.DataFrame({name: converted[name] for name in frame.columns})
+
+
+def numbered_frame(columns: Iterable[pl.Series]) -> pl.DataFrame:
+    """Return the columns under the names "0", "1", ..., so that no expression depends on the user's names."""
+    return pl.DataFrame({str(i): column for i, column in enumerate(columns)})
+
+
+def fitted_numbers(standardizer: Standardizer) -> dict[str, Number | None]:
+    """Return a `Number` for each column; None for a column with a single value, or no value, in all rows."""
+    missing, known = standardizer.count < standardizer.num_rows, standardizer.count > 0
+    varies = known & (missing | ~standardizer.constant)
+    moments = standardizer.mean.tolist(), standardizer.scale.tolist()
+    numbers = map(Number, standardizer.names, *moments, missing.tolist())
+    return {number.name: number if keep else None for number, keep in zip(numbers, varies, strict=True)}
 
 
 def set_null(column: pl.Series, values: Sequence[Any]) -> pl.Series:
@@ -138,33 +214,6 @@ def parse_numbers(text: pl.Series) -> tuple[pl.Series, int | None]:
     numbers = text.str.to_lowercase().replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
     invalid = numbers.is_null() & text.is_not_null()
     return numbers, invalid.arg_max() if invalid.any() else None
-
-
-def column_kind(column: pl.Series, parser: CellParser) -> str:
-    """Return "number", "category", or the reason why the column is neither, as the rest of a sentence."""
-    if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null):
-        return "number"
-    if column.dtype.is_temporal():
-        return f"contains dates or times ({column.dtype})"
-    if column.dtype not in TEXT:
-        return f"is of type {column.dtype}"
-    text = parser.text(column).drop_nulls()
-    values = text.unique()
-    distinct, not_numbers = len(values), values.cast(pl.Float64, strict=False).null_count()
-    if not_numbers == 0:
-        return "number"
-    if not_numbers < distinct / 2:
-        parser.numbers(column)  # raises an error with the first cell that is not a number
-    if values.head(100).str.to_lowercase().str.contains(DATE).all():
-        return f"contains dates, such as {text[0]!r}"
-    if values.str.contains(UNITS).all():
-        return f"contains numbers with separators or units, such as {text[0]!r} (write plain numbers)"
-    if distinct > MAX_CATEGORIES or distinct > max(FEW, len(text) / 2):
-        return (
-            f"looks like free text or an identifier ({distinct} distinct values in {len(text)} rows, such as "
-            f"{text[0]!r})"
-        )
-    return "category"
 
 
 def warn_if_index(column: pl.Series) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from lossselect.data.preprocessing.dates import PARTS
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import array_columns, as_frame, read_features
 from lossselect.data.readers.formats import open_table
@@ -21,11 +22,14 @@ READING = {
     "arrays": ("features", "width"),
 }
 """Settings for reading a file, by source: "features" is the array's name, "width" its number of columns."""
+NUMBER = {"name": str, "mean": (int, float), "std": (int, float), "missing": bool}
 STRUCTURE = {
     "source": str,
     "features": {
-        "numbers": [{"name": str, "mean": (int, float), "std": (int, float), "missing": bool}],
+        "numbers": [NUMBER],
+        "dates": [{"name": str, "format": str, "origin": int, "parts": [NUMBER]}],
         "categories": [{"name": str, "values": [str], "missing": bool}],
+        "texts": [{"name": str, "terms": [str], "idf": [(int, float)]}],
         "null_values": [str],
         "nan": str,
     },
@@ -90,7 +94,18 @@ class Preparation:
             keys, reading = lookup(READING, preparation.source, "source of features"), preparation.reading
             if reading.keys() != {*keys}:
                 raise CheckpointError(f"reading must have {' and '.join(keys)}, got {[*reading]}.")
-            for column in preparation.features.numbers:
+            features = preparation.features
+            for date in features.dates:
+                for part in date.parts:
+                    lookup(PARTS, part.name, "part of a date")
+                if not date.parts or date.parts[0].name != "days":
+                    raise CheckpointError(f"The first part of column {date.name!r} must be 'days'.")
+            for text in features.texts:
+                if len({*text.terms}) != len(text.idf) or not text.terms:
+                    raise CheckpointError(f"Column {text.name!r} must have an idf for each of its terms.")
+                for idf in text.idf:
+                    check_float(f"The idf of column {text.name!r}", idf)
+            for column in (*features.numbers, *(part for date in features.dates for part in date.parts)):
                 check_float(f"The mean of column {column.name!r}", column.mean)
                 if check_float(f"The standard deviation of column {column.name!r}", column.std, 0) == 0:
                     raise CheckpointError(f"The standard deviation of column {column.name!r} must be > 0.")

@@ -31,6 +31,17 @@ _LEAVE_OUT = (
 _FOREIGN = "it was not written by torch.save, or it is truncated"
 
 
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """Return the best checkpoint of a run folder; any other path unchanged."""
+    best = Path(path) / "checkpoints" / "best.ckpt"
+    return best if best.is_file() else Path(path)
+
+
+def read_best_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
+    """Return the content of a checkpoint, or of the best one of a run folder; see `read_checkpoint`."""
+    return read_checkpoint(find_checkpoint(path), map_location)
+
+
 def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
     """Return the content of a checkpoint of a `TaskModule`, without executing any code in it."""
     path = Path(path)

@@ -136,6 +136,7 @@ def test_parquet(tmp_path):
             ["species", "x"],
             "f has no column 'speces' (data.target). Did you mean 'species'? It has: ",
         ),
+        (["y"], ["5.1", "x"], "It has: 5.1, x. If the file has no header, set data.header=false."),
         (["b"], ["a;b"], "If ';' separates the columns, set \"data.separator=';'\"."),
     ],
 )
