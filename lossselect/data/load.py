@@ -12,6 +12,7 @@ import torch
 
 from lossselect.data.checks import warn_target_leakage
 from lossselect.data.label_parsing.array_labels import parse_label_array, parse_sparse_labels
+from lossselect.data.label_parsing.long_format import collect_labels, count_ids
 from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker
 from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
@@ -75,6 +76,12 @@ def load_own_data(
     missing: Any = None,
     empty: str | None = None,
     handle_unknown: str = "error",
+    no_label: Any = None,
+    uncertain: str | None = None,
+    counts: bool = False,
+    annotators: str | None = None,
+    hierarchy: str | None = None,
+    id: str | None = None,
     categorical: Any = None,
     text: Any = None,
     null_values: Any = None,
@@ -107,9 +114,9 @@ def load_own_data(
     parser = CellParser(tuple(_names(null_values)), nan)
     if is_table:
         all_markers += _missing_words(parser, [*(class_names or []), positive])
-    options = LabelOptions(
-        task["name"], class_names, positive, delimiter, tuple(all_markers), empty, handle_unknown
-    )
+    words = tuple(_as_list(no_label))
+    general = (task["name"], class_names, positive, delimiter, tuple(all_markers), empty, handle_unknown)
+    options = LabelOptions(*general, words, uncertain, counts, annotators, hierarchy, id)
     categories, free_text = _names(categorical), [*dict.fromkeys(_names(text))]
     if both := [name for name in free_text if name in categories]:
         raise ConfigError(
@@ -124,7 +131,7 @@ def load_own_data(
     def read(path: str, as_text: Sequence[str], roles: Mapping[str, str]) -> Source:
         if not is_table:
             return _read_arrays(path, **reading)
-        return _read_table(path, as_text=as_text, roles=roles, **reading)
+        return _read_table(path, as_text=as_text, roles=roles, labels=options, **reading)
 
     roles = {"split": split, "group": group, "time": time}
     source = read(
@@ -148,11 +155,12 @@ def load_own_data(
         raise DataError(
             "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."
         )
-    features = (
-        Features.fit(source.features, rows["train"], parser, categories, free_text, date_format)
-        if is_table
-        else fit_array(source.features, rows["train"], parser)
-    )
+    with count_ids(id):
+        features = (
+            Features.fit(source.features, rows["train"], parser, categories, free_text, date_format)
+            if is_table
+            else fit_array(source.features, rows["train"], parser)
+        )
 
     def transform(source: Source) -> tuple[TableRows, dict[str, int]]:
         if is_table:
@@ -214,6 +222,7 @@ def _read_table(
     exclude: Any = None,
     sample_weight: Any = None,
     roles: Mapping[str, str],
+    labels: LabelOptions,
     as_text: Sequence[str] = (),
     **options: Any,
 ) -> Source:
@@ -221,15 +230,21 @@ def _read_table(
 
     `roles` are the columns that determine the splits, by setting.
     """
-    targets, weights = [*dict.fromkeys(_names(target))], _names(sample_weight)
+    targets, weights, ids = [*dict.fromkeys(_names(target))], _names(sample_weight), _names(labels.id)
     table = open_table(path, TableOptions(**options))
     check_columns(targets, table.header, "data.target", path)
     check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:
         raise ConfigError(f"data.sample_weight must be one column, got {len(weights)}: {shorten(weights)}.")
+    check_columns(ids, table.header, "data.id", path)
+    if len(targets) > 1:
+        labels.check_unused(["id"], f"{len(targets)} columns")
     settings = [("target", name) for name in targets] + [("sample_weight", name) for name in weights]
+    settings += [("id", name) for name in ids]
     if roles.get("other_group") not in table.header:  # the groups of another file are only compared
         roles = {role: name for role, name in roles.items() if role != "other_group"}
+    if ids and ids[0] in _names(features):
+        raise ConfigError(f"Column {ids[0]!r} cannot be both data.id and a feature (data.features).")
     for role, name in roles.items():
         check_columns([name], table.header, f"data.{role}", path)
         settings.append((role, name))
@@ -242,16 +257,20 @@ def _read_table(
         first, second = [setting for setting, name in settings if name == twice][:2]
         raise ConfigError(f"Column {twice!r} cannot be both data.{first} and data.{second}.")
     only = _names(features)
-    removed = [*_names(exclude), *weights, *(name for name in roles.values() if name not in only)]
+    removed = [*_names(exclude), *weights, *ids, *(name for name in roles.values() if name not in only)]
     columns = feature_columns(table.header, targets, only, removed, path)
-    texts = [*targets, *(name for role, name in roles.items() if role != "time"), *as_text]
-    frame = table.read([*dict.fromkeys([*columns, *targets, *weights, *roles.values()])], as_text=texts)
-    checked = _check_weights(frame[weights[0]], path) if weights else None
-    listed = isinstance(target, list | tuple)
+    texts = [*targets, *ids, *(name for role, name in roles.items() if role != "time"), *as_text]
+    used = dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])
+    frame = table.read([*used], as_text=texts)
     if options.get("header") is None:
         _check_no_row_is_header(table.header, frame[targets], path)
     unnamed = [name for name in columns if name in table.unnamed and name not in only]
     columns = [name for name in columns if not (name in unnamed and _is_index(frame[name], path))]
+    if ids:
+        frame = frame[[*dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])]]
+        frame = collect_labels(frame, ids[0], targets[0], labels.empty)
+    checked = _check_weights(frame[weights[0]], path) if weights else None
+    listed = isinstance(target, list | tuple) and not ids
     role_columns = {role.removeprefix("other_"): frame[name] for role, name in roles.items()}
     return Source(path, frame[columns], frame[targets].get_columns(), listed, options, checked, role_columns)
 
@@ -331,6 +350,7 @@ def _names(setting: Any) -> list[str]:
 
 def _labels(source: Source, options: LabelOptions) -> Labels:
     if isinstance(source.labels, SparseLabels):
+        options.check_unused(["counts"], "an array of sparse labels")
         if options.missing:
             raise DataError(
                 "Sparse labels do not support a marker of missing labels (data.missing, task.missing). Mark "
@@ -339,7 +359,8 @@ def _labels(source: Source, options: LabelOptions) -> Labels:
         return parse_sparse_labels(source.labels, options, "the labels are sparse")
     if isinstance(source.labels, np.ndarray):
         return parse_label_array(source.labels, options)
-    return parse_label_columns(source.labels, options, source.listed)
+    with count_ids(options.id):
+        return parse_label_columns(source.labels, options, source.listed)
 
 
 def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:

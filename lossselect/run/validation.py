@@ -301,7 +301,16 @@ def _check_data(data: Mapping[str, Any]) -> None:
         data["target"] is not None or data["name"] != "table",
         "A target is required. Set data.target=... to the label column, or to a list of 0/1 columns.",
     )
-    for name in ("target", "features", "missing", "exclude", "categorical", "text", "null_values"):
+    for name in (
+        "target",
+        "features",
+        "missing",
+        "no_label",
+        "exclude",
+        "categorical",
+        "text",
+        "null_values",
+    ):
         value = data.get(name)
         message = f"data.{name} must be a name or a list of names such as [a,b], got {value!r}."
         _require(all(isinstance(entry, str | int | float) for entry in as_list(value)), message)
@@ -310,7 +319,7 @@ def _check_data(data: Mapping[str, Any]) -> None:
         date_format in (None, "ymd", "dmy", "mdy") or (isinstance(date_format, str) and "%" in date_format),
         f"data.date_format must be ymd, dmy, mdy or a format such as %d/%m/%Y, got {date_format!r}.",
     )
-    for name in ("split", "group", "time"):
+    for name in ("split", "group", "time", "id"):
         value = data.get(name)
         _require(
             isinstance(value, str | int | None), f"data.{name} must be the name of a column, got {value!r}."
@@ -325,7 +334,14 @@ def _check_data(data: Mapping[str, Any]) -> None:
         "data.time and data.group cannot be combined: a group may have rows of different times. Remove one "
         "of them.",
     )
-    for name in ("target", "features", "missing"):
+    for name in ("delimiter", "hierarchy"):
+        value = data.get(name)
+        _require(isinstance(value, str | None), f"data.{name} must be a text such as '|', got {value!r}.")
+    _require(
+        isinstance(data.get("counts", False), bool),
+        f"data.counts must be true or false, got {data.get('counts')!r}.",
+    )
+    for name in ("target", "features", "missing", "no_label"):
         _require(data.get(name) != [], f"data.{name} must name at least one column or array, got [].")
 
 

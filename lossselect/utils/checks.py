@@ -66,6 +66,12 @@ def shorten(names: Sequence[Any], limit: int = 8) -> str:
     return ", ".join(map(str, names[:limit])) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
+def show(value: Any, limit: int = 120) -> str:
+    """Return the representation of a cell; the middle of a long one is left out."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 25]}...{text[-20:]}"
+
+
 def first_duplicate(values: Iterable[Any]) -> Any:
     """Return the first value that occurs more than once; None if there is none."""
     return next((value for value, count in Counter(values).items() if count > 1), None)

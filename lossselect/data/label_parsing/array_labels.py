@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lossselect.data.label_parsing.options import LabelOptions, Labels
+from lossselect.data.label_parsing.votes import normalize_rounded, votes_to_probabilities
 from lossselect.data.readers.arrays import blocks
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -22,7 +23,8 @@ def parse_label_array(array: np.ndarray, options: LabelOptions) -> Labels:
     if options.fitted and np.shape(options.fitted.values)[1:] != array.shape[1:]:
         shape = np.shape(options.fitted.values)
         raise DataError(f"The labels have shape {array.shape}, but the training labels have shape {shape}.")
-    may_be_sparse = isinstance(array, np.memmap) and array.size and options.kind in ("multilabel", "auto")
+    may_be_sparse = isinstance(array, np.memmap) and array.size and not options.counts
+    may_be_sparse = may_be_sparse and options.kind in ("multilabel", "auto")
     sparse = _to_sparse(array, options) if may_be_sparse else None
     if sparse is not None:
         counts = sparse.count_per_row()
@@ -69,12 +71,32 @@ def parse_label_matrix(
     if np.isnan(matrix).all() and options.fitted is None:
         raise DataError("All labels are missing. Add labels, or check data.missing.")
     task, reason = options.task, ""
-    if task == "auto":
-        task, why = infer_task(matrix)
-        reason = f"{source} 0 and 1, and {why}"
-    # checked here, because the indices of rows in errors then refer to the file
-    make_task(task, class_names=names if TASKS[task].is_sized() else None).encode(matrix)
+    if options.counts:
+        matrix = votes_to_probabilities(matrix, names, options)
+        task, reason = options.resolve_task("multiclass"), f"{source} votes" if task == "auto" else ""
+    elif options.kind in ("multiclass", "auto") and matrix.size:
+        matrix = normalize_rounded(matrix, every_row=options.kind == "auto")
+    try:
+        if task == "auto":
+            task, why = infer_task(matrix)
+            reason = f"{source} 0 and 1, and {why}"
+        # checked here, because the indices of rows in errors then refer to the file
+        make_task(task, class_names=names if TASKS[task].is_sized() else None).encode(matrix)
+    except DataError as error:
+        hint = _hint(matrix)
+        raise (error.add(hint) if hint else error) from None
     return Labels(task, reason, matrix.astype(np.float32, copy=False), tuple(names), None)
+
+
+def _hint(matrix: np.ndarray) -> str:
+    """Return a sentence about label columns that seem to contain votes or percentages, or ""."""
+    known = matrix[~np.isnan(matrix)]
+    if not (np.isfinite(known).all() and (known >= 0).all() and (known > 1).any()):
+        return ""
+    if (known == known.round()).all():
+        return "If the columns are numbers of votes for each class, set task=multiclass data.counts=true."
+    is_percent = (np.abs(matrix.sum(1) - 100) < 1).all()
+    return "If the labels are percentages, divide them by 100." if is_percent else ""
 
 
 def _order_labels(columns: Sequence[str], options: LabelOptions) -> tuple[list[str], list[int] | None]:

@@ -3,12 +3,16 @@
 import ast
 import json
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from lossselect.data.label_parsing.single_label import DELIMITERS, label_text
+from lossselect.data.label_parsing.delimiters import DELIMITERS, find_delimiter
+from lossselect.data.label_parsing.single_label import label_text
+from lossselect.data.preprocessing.columns import column_error
 from lossselect.exceptions import DataError
+from lossselect.utils.checks import format_setting, show
 from lossselect.utils.warnings import warn
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
@@ -23,7 +27,8 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
     parsed, and other text is split within the brackets. If all labels are in quotes, the quotes are not part
     of the labels.
     """
-    bracketed = [_is_bracketed(cell) for cell in cells]
+    check_closed(name, cells)
+    bracketed = [is_bracketed(cell) for cell in cells]
     bare = next((row for row, cell in enumerate(cells) if cell and not bracketed[row]), None)
     if bare is None and any(bracketed):
         rows = [_parse_brackets(name, row, cell, delimiter) for row, cell in enumerate(cells)]
@@ -31,7 +36,7 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
         rows = [split_delimited(cell, delimiter) for cell in cells]
         for row, labels in enumerate(rows):
             if bracketed[row] and len(labels) > 1:
-                problem = f"labels in brackets, but row {bare} is {cells[bare or 0]!r}, without brackets."
+                problem = f"labels in brackets, but row {bare} is {show(cells[bare or 0])}, without brackets."
                 raise _cell_error(name, row, cells[row], f"{problem} Use one notation for all cells.")
         _warn_split_brackets(name, cells, rows, delimiter)
     rows = _strip_quotes(name, cells, rows)
@@ -40,15 +45,54 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
 
 
 def _cell_error(name: str, row: int, cell: str, problem: str) -> DataError:
-    return DataError.at(row, name, f" is {cell!r}, {problem}", cell)
+    return DataError.at(row, name, f" is {show(cell)}, {problem}", cell)
 
 
-def _is_bracketed(cell: str) -> bool:
+def is_bracketed(cell: str) -> bool:
     """Return whether a cell starts with a bracket that its last character closes."""
     if len(cell) < 2 or BRACKETS.get(cell[0]) != cell[-1]:
         return False
-    depths = [*accumulate((character == cell[0]) - (character == cell[-1]) for character in cell)]
+    inner = QUOTED.sub("", cell)
+    depths = [*accumulate((character == cell[0]) - (character == cell[-1]) for character in inner)]
     return depths[-1] == 0 and 0 not in depths[:-1]
+
+
+def is_listed(cell: str) -> bool:
+    """Return whether a cell is in brackets and has a comma; (18, 25) may be an interval."""
+    return cell[:1] in ("[", "{") and "," in cell and is_bracketed(cell)
+
+
+def check_closed(name: str, cells: Sequence[str | None]) -> None:
+    """Raise a DataError for the first cell with [ or { at its start, or ] or } at its end, but not both.
+
+    "[18, 25)" is an interval.
+    """
+    for row, cell in enumerate(cells):
+        if not cell or (cell[0] not in "[{" and cell[-1] not in "]}"):
+            continue
+        for start, end in (("[", "]"), ("{", "}")):
+            if not (cell.startswith(start) or cell.endswith(end)) or is_bracketed(cell):
+                continue
+            text = QUOTED.sub("", cell)
+            surplus = text.count(start) - text.count(end)
+            if surplus > 0 and cell.startswith(start) and not cell.endswith(")"):
+                problem = f"but the bracket {start!r} is never closed. Add {end!r}, or remove {start!r}."
+                raise _cell_error(name, row, cell, problem)
+            if surplus < 0 and cell.endswith(end) and not cell.startswith("("):
+                problem = f"but the bracket {end!r} is never opened. Add {start!r}, or remove {end!r}."
+                raise _cell_error(name, row, cell, problem)
+
+
+def check_commas(name: str, cells: Sequence[str]) -> None:
+    """Raise a DataError if another text than a comma seems to separate the labels in brackets."""
+    bare = [cell for cell in cells if parse_literal(cell, json.loads, ast.literal_eval) is None]
+    if not bare or any("," in cell for cell in bare) or any(QUOTED.search(cell) for cell in bare):
+        return
+    if (delimiter := find_delimiter([cell[1:-1].strip() for cell in bare])) is not None:
+        example = next(cell for cell in bare if delimiter in cell[1:-1].strip())
+        settings = [format_setting("data.delimiter", text) for text in (delimiter, ",")]
+        problem = f"contains lists such as {show(example)}. If {delimiter!r} separates the labels, set"
+        raise column_error(name, f"{problem} {settings[0]}. If it is part of a label, set {settings[1]}.")
 
 
 def _warn_split_brackets(name: str, cells: Sequence[str], rows: list[list[str]], delimiter: str) -> None:
@@ -56,7 +100,7 @@ def _warn_split_brackets(name: str, cells: Sequence[str], rows: list[list[str]],
     for row, (cell, labels) in enumerate(zip(cells, rows, strict=True)):
         for label in labels if len(labels) > 1 else ():
             if any(label.count(start) != label.count(end) for start, end in BRACKETS.items()):
-                problem = f"Row {row} of column {name!r} is {cell!r}, and data.delimiter={delimiter!r}"
+                problem = f"Row {row} of column {name!r} is {show(cell)}, and data.delimiter={delimiter!r}"
                 fix = "If the brackets are not part of the labels, remove them from the file."
                 warn("split_brackets", f"{problem} splits off the label {label!r}. {fix}")
                 return
@@ -69,7 +113,8 @@ def _parse_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]
     if "" in between:  # as NumPy prints an array; Python would concatenate the two strings
         if delimiter.strip() or any(between):
             problem = f"quoted labels without {delimiter!r} between them."
-            fix = f"Write {delimiter!r} between the labels, or set data.delimiter to what separates them."
+            blank = format_setting("data.delimiter", " ")
+            fix = f"If blanks separate the labels, set {blank}. If not, write {delimiter!r} between them."
             raise _cell_error(name, row, cell, f"{problem} {fix}")
         texts = [re.sub(r"\\(.)", r"\1", match[0][1:-1]).strip() for match in quoted]
         return [text for text in texts if text]
@@ -94,7 +139,8 @@ def parse_literal(cell: str, *parsers: Callable[[str], Any]) -> Any:
     """Return the value of a cell from the first parser that can read it, else None."""
     for parse in parsers:
         try:
-            return parse(cell)
+            with warnings.catch_warnings(action="ignore"):  # of Python's parser, about text such as '\\d'
+                return parse(cell)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
     return None
@@ -122,7 +168,7 @@ def _warn_other_delimiter(name: str, cells: Sequence[str], rows: list[list[str]]
                 row = next(row for row, labels in enumerate(rows) if label in labels)
                 warn(
                     "several_labels",
-                    f"Row {row} of column {name!r} is {cells[row]!r}, and {label!r} counts as one label, "
+                    f"Row {row} of column {name!r} is {show(cells[row])}, and {label!r} counts as one label, "
                     f"although {parts[0]!r} and {parts[1]!r} are labels too. If {other!r} separates labels "
                     f"there, replace it with {delimiter!r}.",
                 )

@@ -12,7 +12,29 @@ from lossselect.exceptions import ConfigError, DataError, UnseenLabelError
 from lossselect.labels.values import as_number
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.registry import TASKS
-from lossselect.utils.checks import lookup
+from lossselect.utils.checks import format_setting, lookup
+
+KINDS = {
+    "positive": ("binary",),
+    "delimiter": ("multilabel",),
+    "no_label": ("multilabel",),
+    "hierarchy": ("multilabel",),
+    "id": ("multilabel",),
+    "uncertain": ("multilabel",),
+    "counts": ("multiclass",),
+    "annotators": ("binary", "multiclass"),
+}
+"""The kinds of tasks to which a setting applies."""
+FORMS = {
+    "delimiter": "lists of labels",
+    "no_label": "lists of labels",
+    "hierarchy": "lists of labels",
+    "id": "lists of labels",
+    "uncertain": "one column for each label",
+    "counts": "one column of votes for each class",
+    "annotators": "one column for each annotator",
+}
+"""The form of the labels to which a setting applies."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +47,15 @@ class LabelOptions:
         positive: Binary: the label of the positive class.
         delimiter: Multilabel: the text that separates the labels of a cell.
         missing: Labels that mean "missing", in addition to empty cells.
-        empty: Meaning of an empty cell of delimited labels: "negative" (no label) or "missing".
+        empty: Meaning of an empty cell of several labels, or of one of several label columns: "negative" (no
+            label) or "missing".
         handle_unknown: Treatment of a label that no training row has: "error", or "ignore" (missing).
+        no_label: Words in a cell of labels that mean "no label", such as "No Finding".
+        uncertain: Meaning of -1 in several label columns: "missing", "positive" or "negative".
+        counts: Whether several columns contain the number of votes for each class.
+        annotators: Combination of several columns with one class per annotator: "majority" or "mean".
+        hierarchy: Multilabel: the text that separates a label from its ancestors, as in animal/cat.
+        id: Multilabel: the column of ids, if a table has one row for each label.
         fitted: The training labels, whose classes the labels of other files must have; None to fit them.
 
     Raises:
@@ -40,29 +69,86 @@ class LabelOptions:
     missing: tuple[Any, ...] = ()
     empty: str | None = None
     handle_unknown: str = "error"
+    no_label: tuple[Any, ...] = ()
+    uncertain: str | None = None
+    counts: bool = False
+    annotators: str | None = None
+    hierarchy: str | None = None
+    id: str | None = None
     fitted: "Labels | None" = None
 
     def __post_init__(self) -> None:
         lookup({**TASKS, "auto": None}, self.task, "task")
+        choices = {
+            "empty": ("negative", "missing"),
+            "uncertain": ("missing", "positive", "negative"),
+            "annotators": ("majority", "mean"),
+        }
         lookup(dict.fromkeys(("error", "ignore")), self.handle_unknown, "data.handle_unknown")
-        if self.empty is not None:
-            lookup(dict.fromkeys(("negative", "missing")), self.empty, "data.empty")
-            if self.delimiter is None:
+        for name, values in choices.items():
+            if (value := getattr(self, name)) is not None:
+                lookup(dict.fromkeys(values), value, f"data.{name}")
+        for name in ("delimiter", "hierarchy"):
+            if getattr(self, name) == "":
+                raise ConfigError(f"data.{name} must be a non-empty string such as '|', got ''.")
+        set_names = [name for name in KINDS if self._is_set(name)]
+        for name in set_names:
+            if self.kind not in (*KINDS[name], "auto"):
+                fix = f"Remove it, or set task={' or task='.join(KINDS[name])}."
+                raise ConfigError(f"data.{name} cannot be combined with task={self.task}. {fix}")
+        forms = {FORMS[name]: name for name in set_names if name in FORMS}
+        if len(forms) > 1:
+            (form, name), (other_form, other) = [*forms.items()][:2]
+            raise ConfigError(
+                f"data.{name} applies to {form}, but data.{other} to {other_form}. Remove one of them."
+            )
+        self._check_words()
+
+    def _is_set(self, name: str) -> bool:
+        value = getattr(self, name)
+        return bool(value) if name in ("counts", "no_label") else value is not None
+
+    def _check_words(self) -> None:
+        """Raise ConfigError for a word or a separator with two meanings."""
+        if self.delimiter is not None and self.delimiter == self.hierarchy:
+            raise ConfigError(
+                f"data.delimiter and data.hierarchy are both {self.delimiter!r}, but the text between labels "
+                "must differ from the text between a label and its ancestors. Change one of them."
+            )
+        if self.delimiter is not None and self.id is not None:
+            raise ConfigError(
+                "data.delimiter separates the labels of a cell, but with data.id each row has one label. "
+                "Remove one of them."
+            )
+        others = {"data.missing": self.missing, "class_names": self.class_names or ()}
+        for word in self.no_label:
+            for setting, values in others.items():
+                if is_marker(word, values):
+                    raise ConfigError(
+                        f"{word!r} means that a row has no label (data.no_label), but it is also in "
+                        f"{setting}. Remove it from one of them."
+                    )
+        if self.uncertain is not None and is_marker(-1, self.missing):
+            raise ConfigError(
+                "-1 marks a missing label (data.missing), but data.uncertain also determines what it means. "
+                "Remove one of them."
+            )
+        if self.annotators is not None and self.empty is not None:
+            raise ConfigError(
+                "data.empty cannot be combined with data.annotators: an empty cell is an annotator who did "
+                "not answer. Remove data.empty."
+            )
+
+    def check_unused(self, names: Sequence[str], form: str) -> None:
+        """Raise ConfigError if one of these settings is set, although the target has another form."""
+        for name in names:
+            if self._is_set(name):
+                value = getattr(self, name)
+                needed = FORMS.get(name, "lists of labels or several label columns")
                 raise ConfigError(
-                    "data.empty applies to cells of delimited labels, but data.delimiter is not set. Set "
-                    "both, or remove data.empty."
+                    f"data.{name} applies to {needed}, but data.target is {form}. Remove "
+                    f"{format_setting(f'data.{name}', value)}, or change data.target or the task."
                 )
-        if self.delimiter == "":
-            raise ConfigError("data.delimiter must be a non-empty string such as '|', got ''.")
-        if self.delimiter is not None and self.kind not in ("multilabel", "auto"):
-            raise ConfigError(
-                f"data.delimiter cannot be combined with task={self.task}, which has one label per row. "
-                "Remove it. If rows have several labels, set task=multilabel."
-            )
-        if self.positive is not None and self.kind not in ("binary", "auto"):
-            raise ConfigError(
-                f"data.positive cannot be combined with task={self.task}. Remove it, or set task=binary."
-            )
 
     @property
     def kind(self) -> str:
@@ -83,7 +169,8 @@ class LabelOptions:
 class Labels:
     """Labels of all rows, as input of the task's `encode` or as `SparseLabels`.
 
-    `reason` explains the inferred task; `vocabulary` is None if the labels did not need one.
+    `reason` explains the inferred task; `vocabulary` is None if the labels did not need one. `notation` is
+    "signs" for columns of 1 and -1, and "marks" for columns of x and empty cells.
     """
 
     task: str
@@ -91,6 +178,7 @@ class Labels:
     values: Any
     class_names: tuple[str, ...]
     vocabulary: Vocabulary | None
+    notation: str = ""
 
 
 def is_marker(value: Any, markers: Sequence[Any]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lossselect.data.label_parsing.delimiters import MARKERS, delimiter_settings, find_delimiter
 from lossselect.data.label_parsing.options import LabelOptions, Labels, name_column
 from lossselect.data.preprocessing.columns import column_error
 from lossselect.exceptions import ConfigError, DataError
@@ -15,14 +16,11 @@ from lossselect.labels.values import IGNORE_INDEX, as_number, normalize_label, p
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.infer import MAX_CLASSES, infer_task
 from lossselect.tasks.registry import make_task
-from lossselect.utils.checks import format_setting, shorten, suggestion
+from lossselect.utils.checks import format_setting, shorten, show, suggestion
 from lossselect.utils.warnings import warn
 
 PAIRS = (("0", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"), ("negative", "positive"))
 """Pairs of values whose second one is the positive class unless data.positive is set."""
-MARKERS = ("?", "-", "--", "n/a", "#n/a", "nan", "<na>", "unknown", "missing")
-"""Labels that may mean "missing", without NA, None and null, which may be the names of classes."""
-DELIMITERS = ("|", ";", ",", "/")
 
 
 def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
@@ -42,10 +40,13 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
         task, why = _infer(name, values, options)
         options, reason = replace(options, task=task), f"column {name!r} contains {why}"
     if options.kind == "multilabel":
-        if delimiter := _find_delimiter(values):
+        if delimiter := find_delimiter(values, "multilabel"):
             example = next(value for value in values if delimiter in value)
-            fix = f"If these are several labels, set {format_setting('data.delimiter', delimiter)}."
-            raise column_error(name, f"contains cells such as {example!r}. {fix}")
+            raise column_error(
+                name,
+                f"contains cells such as {show(example)}. If these are several labels, set "
+                f"{delimiter_settings(delimiter)}. If each row has exactly one class, set task=multiclass.",
+            )
         raise column_error(
             name,
             f"contains one label per row, such as {values[0]!r}. For task=multilabel, set several 0/1 "
@@ -179,14 +180,14 @@ def _fit_multiclass(column: pl.Series, values: list[Any], options: LabelOptions)
     name = column.name
     if options.class_names is None or column.dtype.is_float():
         _check_numbers(column, values)
+    for warning, problem in _find_doubts(values, options):
+        warn(warning, f"Column {name!r} {problem}")
     if len(values) > 2 and len(values) == len(column) - column.null_count():
         raise DataError(
             f"Each of the {len(values)} labels of column {name!r} occurs in only one row, as an identifier "
             "does. Check data.target, or add rows of each class.",
             column=name,
         )
-    for warning, problem in _find_doubts(values, options):
-        warn(warning, f"Column {name!r} {problem}")
     warn_similar_labels(name, values)
     with name_column(name, "Add it to class_names, or to data.missing if it marks a missing label."):
         # with class_names, pass all rows, so that errors name the row
@@ -206,6 +207,9 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
     if negative := next(filter(is_negative, numbers), None):
         raise negative_error(column.index_of(negative), name, negative, values)
     if numbers and words:
+        if find_delimiter(values) == " ":
+            _, problem = next(_find_doubts(values, LabelOptions("multiclass")))
+            raise column_error(name, f"{problem} If all are classes, set {classes}.")
         row, missing = column.index_of(words[0]), format_setting("data.missing", words[0])
         raise column_error(
             name,
@@ -229,12 +233,12 @@ def negative_error(row: int | None, name: str, negative: Any, values: Sequence[A
 
 def _find_doubts(values: Sequence[Any], options: LabelOptions) -> Iterator[tuple[str, str]]:
     """Yield a warning's name and text for labels that may not be classes; the text follows "Column 'y'"."""
-    if delimiter := _find_delimiter(values):
+    if delimiter := find_delimiter(values):
         example = next(value for value in values if delimiter in value)
         yield (
             "several_labels",
-            f"contains labels such as {example!r}. If these are several labels, set task=multilabel "
-            f"{format_setting('data.delimiter', delimiter)}.",
+            f"contains labels such as {show(example)}. If these are several labels, set task=multilabel "
+            f"{delimiter_settings(delimiter)}.",
         )
     markers = [value for value in values if str(value).lower() in MARKERS]
     if markers and options.class_names is None:
@@ -254,17 +258,6 @@ def warn_similar_labels(name: str, values: Sequence[Any]) -> None:
             problem = f"{other!r} and {value!r} in column {name!r} count as two classes."
             warn("similar_labels", f"{problem} If they are the same class, correct the file.")
             return
-
-
-def _find_delimiter(values: Sequence[Any]) -> str | None:
-    """Return a delimiter that splits at least a third of the labels, if some parts are in several labels."""
-    texts = [value for value in values if isinstance(value, str) and value.lower() not in MARKERS]
-    for delimiter in DELIMITERS:
-        count = sum(delimiter in text.strip(delimiter) for text in texts)
-        parts = [{part.strip() for part in text.split(delimiter)} for text in texts]
-        if count and count * 3 >= len(texts) and sum(map(len, parts)) > len(set().union(*parts)):
-            return delimiter
-    return None
 
 
 def _encode(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> np.ndarray:

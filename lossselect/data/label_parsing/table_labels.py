@@ -1,14 +1,22 @@
 """Conversion of a table's target columns to the task, its classes, and input of `encode` or sparse labels."""
 
 import json
+import re
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from lossselect.data.label_parsing.array_labels import parse_label_matrix
-from lossselect.data.label_parsing.cells import parse_literal, split_cells
+from lossselect.data.label_parsing.cells import (
+    check_closed,
+    check_commas,
+    is_bracketed,
+    is_listed,
+    parse_literal,
+    split_cells,
+)
+from lossselect.data.label_parsing.indicators import parse_indicators
 from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker, name_column
 from lossselect.data.label_parsing.single_label import (
     is_negative,
@@ -16,20 +24,32 @@ from lossselect.data.label_parsing.single_label import (
     parse_single_labels,
     warn_similar_labels,
 )
+from lossselect.data.label_parsing.votes import parse_annotators
 from lossselect.data.preprocessing.columns import (
     TEXT,
     CellParser,
     column_error,
-    parse_numbers,
     restore_integers,
     set_null,
 )
-from lossselect.exceptions import ConfigError, DataError
+from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.labels.values import plain_value
+from lossselect.labels.values import as_number, plain_value
 from lossselect.labels.vocabulary import Vocabulary
-from lossselect.utils.checks import shorten
+from lossselect.utils.checks import format_setting, shorten, show
 from lossselect.utils.warnings import warn
+
+NO_LABEL_WORDS = (
+    "no finding",
+    "no findings",
+    "none",
+    "nothing",
+    "no label",
+    "no labels",
+    "no tag",
+    "no tags",
+)
+"""Words that mean "no label" if no row has them together with a label."""
 
 
 def parse_label_columns(columns: Sequence[pl.Series], options: LabelOptions, listed: bool = False) -> Labels:
@@ -37,25 +57,39 @@ def parse_label_columns(columns: Sequence[pl.Series], options: LabelOptions, lis
 
     `listed` is true if the user set a list of columns, even a list of one column.
     """
-    if len(columns) > 1 or (listed and options.kind == "multilabel"):
-        return _parse_indicators(columns, options)
+    if options.annotators is not None:
+        return parse_annotators(columns, options)
+    is_list = options.delimiter is not None or options.hierarchy is not None
+    if len(columns) > 1 or options.counts or (listed and options.kind == "multilabel" and not is_list):
+        return parse_indicators(columns, options)
     column = columns[0]
+    options.check_unused(["uncertain"], "a single column")
+    if (rows := _read_lists(column, options)) is not None:
+        return _parse_lists(column.name, rows, options)
+    options.check_unused(["delimiter", "hierarchy", "no_label", "empty"], "a column of single labels")
     if column.dtype == pl.Boolean or column.dtype.is_numeric():
         return parse_single_labels(restore_integers(column), options)
+    return parse_single_labels(CellParser().text(column), options)
+
+
+def _read_lists(column: pl.Series, options: LabelOptions) -> list[Any] | None:
+    """Return the lists of labels of a column, None for a missing row; None for a column of single labels."""
+    if column.dtype == pl.Boolean or column.dtype.is_numeric():
+        return None
     if column.dtype in (pl.List, pl.Array):
-        return _parse_lists(column.name, column.to_list(), options)
+        rows = column.to_list()
+        return [[] if row is None else row for row in rows] if options.empty == "negative" else rows
     if column.dtype not in (*TEXT, pl.Null):
         raise column_error(column.name, f"is of type {column.dtype}, but labels must be text or integers.")
     text = CellParser().text(column)
     if options.delimiter is not None:
-        return _parse_lists(column.name, _split(text, options), options)
-    rows = _parse_json(options.replace_missing(text), options)
-    if rows is not None:
-        return _parse_lists(column.name, rows, options)
-    return parse_single_labels(text, options)
+        return _split(text, options)
+    lists = _read_brackets(text, options)
+    return _split(text, options) if lists is None and options.hierarchy is not None else lists
 
 
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
+    """Return the labels of delimited cells; without a delimiter, each cell contains one label."""
     text = text.fill_null("")
     empty = text == ""
     if empty.any() and options.empty is None:
@@ -65,36 +99,65 @@ def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
             " is empty. Set data.empty=negative if rows with empty cells have no labels, or "
             "data.empty=missing if their labels are missing.",
         )
-    rows = split_cells(text.name, text.to_list(), str(options.delimiter))
-    if not any(len(row) > 1 for row in rows):
-        problem = f"No cell of column {text.name!r} contains the delimiter {options.delimiter!r}."
-        warn("unused_delimiter", f"{problem} Check data.delimiter.")
+    cells = text.to_list()
+    if options.delimiter is None:
+        rows = [[cell] if cell else [] for cell in cells]
+    else:
+        rows = split_cells(text.name, cells, str(options.delimiter))
+        if not any(len(row) > 1 for row in rows):
+            problem = f"No cell of column {text.name!r} contains the delimiter {options.delimiter!r}."
+            warn("unused_delimiter", f"{problem} Check data.delimiter.")
     if options.empty != "missing":
         return rows
     return [None if is_empty else row for row, is_empty in zip(rows, empty.to_list(), strict=True)]
 
 
-def _parse_json(text: pl.Series, options: LabelOptions) -> list[Any] | None:
-    """Return the lists of a column of JSON; None for another column, unless the training labels are lists."""
-    known = text.drop_nulls()
-    in_brackets = known.str.starts_with("[").all() and known.str.ends_with("]").all() and len(known) > 0
-    if not in_brackets and not (options.fitted and isinstance(options.fitted.values, SparseLabels)):
-        return None
-    text = set_null(text, ["null"])
-    rows = [cell and parse_literal(cell, json.loads) for cell in text.to_list()]
-    row = next((row for row in (text.is_not_null()).arg_true() if not isinstance(rows[row], list)), None)
-    if row is None:
-        return rows
+def _read_brackets(text: pl.Series, options: LabelOptions) -> list[Any] | None:
+    """Return the lists of a column of lists in brackets; None for another column.
+
+    JSON and Python lists are parsed, and [a, b] and {a, b} are split at commas. If the training labels are
+    lists, the cells must be lists too.
+    """
+    cells = text.fill_null("[]") if options.empty == "negative" else text
+    cells = set_null(options.replace_missing(cells), ["null"])
+    known = cells.drop_nulls()
+    values = known.unique(maintain_order=True).to_list()
+    was_lists = options.fitted is not None and isinstance(options.fitted.values, SparseLabels)
+    was_lists = was_lists and options.hierarchy is None  # a cell may contain a single path
+    opened = [value for value in values if value[0] in "[{"]
+    in_brackets = len(opened) == len(values) > 0
     if options.kind in ("binary", "multiclass"):
-        warn(
-            "several_labels",
-            f"Column {text.name!r} contains labels in brackets, such as {known[0]!r}. If these are lists, "
-            'write them as JSON, ["a", "b"], and set task=multilabel.',
-        )
+        lists = {value: parse_literal(value, json.loads) for value in opened}
+        if in_brackets and all(isinstance(row, list) for row in lists.values()):
+            return [None if cell is None else lists[cell] for cell in cells.to_list()]
+        all_closed = in_brackets and all(map(is_bracketed, values))
+        if examples := values if all_closed else [*filter(is_listed, opened)]:
+            warn(
+                "several_labels",
+                f"Column {text.name!r} contains labels in brackets, such as {show(examples[0])}. If these "
+                "are lists, set task=multilabel.",
+            )
         return None
-    quotes = " Write strings in double quotes." if known.str.contains("'").any() else ""
-    problem = f' is {text[row]!r}, but must be a JSON list such as ["news", "sport"].{quotes}'
-    raise DataError.at(row, text.name, problem, text[row])
+    if was_lists or in_brackets or any(map(is_bracketed, opened)):
+        check_closed(text.name, cells.to_list())
+    example = next(filter(is_listed, values), "['news', 'sport']" if was_lists else None)
+    if example and (other := next((value for value in values if not is_bracketed(value)), None)):
+        problem = f" is {show(other)}, but must be a list in brackets such as {show(example)}."
+        fix = " Use one notation for all cells, or set task=multiclass if they are classes."
+        problem += "" if was_lists else fix
+        raise DataError.at(cells.index_of(other), text.name, problem, other)
+    if not was_lists and not (in_brackets and all(map(is_bracketed, values))):
+        if options.kind == "multilabel" and values and all(map(is_bracketed, values)):
+            setting = format_setting("data.delimiter", ",")
+            problem = f"contains cells such as {show(values[0])}. If these are lists, set {setting}"
+            raise column_error(text.name, f"{problem}, or the text that separates their labels.")
+        return None
+    lists = {value: parse_literal(value, json.loads) for value in values}
+    if not all(isinstance(row, list) for row in lists.values()):
+        check_commas(text.name, values)
+        split = iter(split_cells(text.name, cells.fill_null("").to_list(), ","))
+        return [None if cell is None else row for cell, row in zip(cells.to_list(), split, strict=True)]
+    return [None if cell is None else lists[cell] for cell in cells.to_list()]
 
 
 def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
@@ -116,12 +179,66 @@ def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
             )
         return parse_single_labels(column, options)
     vocabulary = options.fitted.vocabulary if options.fitted else None
+    if options.no_label:
+        rows = _drop_no_label(name, rows, options)
+    if options.hierarchy is not None:
+        rows = add_ancestors(name, rows, options.hierarchy)
     if vocabulary is None:
         vocabulary = _fit_lists(name, rows, options)
     with name_column(name, "To ignore such labels, set data.handle_unknown=ignore."):
         labels = vocabulary.encode_lists(rows, options.handle_unknown, name)
     reason = f"column {name!r} contains lists" if options.task == "auto" else ""
     return Labels(options.resolve_task("multilabel"), reason, labels, vocabulary.names, vocabulary)
+
+
+def _drop_no_label(name: str, rows: list[Any], options: LabelOptions) -> list[Any]:
+    """Return the labels of each row, [] for a word of data.no_label; warn about a word that no row has."""
+    rows, found = [*rows], set()
+    for i, row in enumerate(rows):
+        words = [label for label in row or () if is_marker(label, options.no_label)]
+        if not words:
+            continue
+        if len(words) < len(row):
+            problem = f" contains {words[0]!r}, which means no label (data.no_label), and other labels: "
+            raise DataError.at(i, name, f"{problem}{shorten(row)}. Remove one of them.", row)
+        rows[i] = []
+        found.update(words)
+    unmatched = [word for word in options.no_label if not any(is_marker(v, [word]) for v in found)]
+    if unmatched and options.fitted is None:
+        problem = (
+            f"No row of column {name!r} has the label {shorten(unmatched)}, which data.no_label declares."
+        )
+        warn("unmatched_no_label", f"{problem} Check how the file writes rows without labels.")
+    return rows
+
+
+def _warn_no_label(name: str, rows: list[Any], labels: Sequence[Any]) -> None:
+    """Warn about a label that seems to mean "no label", because no row has it with another label."""
+    words = [v for v in labels if re.sub(r"[\s_-]+", " ", str(v)).casefold() in NO_LABEL_WORDS]
+    several = [set(row) for row in rows if row and len(row) > 1] if words else []
+    words = [word for word in words if not any(word in row and len(row) > 1 for row in several)]
+    if words and several:
+        problem = f"{words[0]!r} in column {name!r} counts as a label, but no row has it with another label."
+        setting = format_setting("data.no_label", words[0])
+        warn("likely_no_label", f"{problem} If it means that a row has no label, set {setting}.")
+
+
+def add_ancestors(name: str, rows: Sequence[Any], separator: str) -> list[Any]:
+    """Return the labels of each row with their ancestors: animal/cat implies animal."""
+    if not any(separator in str(label) for row in rows for label in row or ()):
+        problem = f"No label of column {name!r} contains {separator!r}."
+        warn("unused_delimiter", f"{problem} Check data.hierarchy.")
+    known: dict[str, list[str]] = {}
+    for i, row in enumerate(rows):
+        for label in map(str, row or ()):
+            if label in known:
+                continue
+            parts = [part.strip() for part in label.split(separator)]
+            if "" in parts:
+                problem = f" has the label {show(label)}, with an empty part before or after {separator!r}."
+                raise DataError.at(i, name, f"{problem} Write it as {f'animal{separator}cat'!r}.", label)
+            known[label] = [*accumulate(parts, lambda path, part: f"{path}{separator}{part}")]
+    return [row if row is None else [path for label in row for path in known[str(label)]] for row in rows]
 
 
 def _fit_lists(name: str, rows: list[Any], options: LabelOptions) -> Vocabulary:
@@ -133,6 +250,7 @@ def _fit_lists(name: str, rows: list[Any], options: LabelOptions) -> Vocabulary:
             row = next(i for i, labels in enumerate(rows) if labels and negative in labels)
             raise negative_error(row, name, negative, vocabulary.values)
         warn_similar_labels(name, vocabulary.values)
+        _warn_no_label(name, rows, vocabulary.values)
     return vocabulary
 
 
@@ -158,38 +276,11 @@ def _check_no_indicators(name: str, rows: list[list[Any]]) -> None:
     width = len(rows[0]) if rows else 0
     if width < 2 or any(len(row) != width for row in rows):
         return
-    if all(label in (0, 1) for row in rows for label in row) and any(len(set(row)) < width for row in rows):
+    if all(as_number(label) in (0, 1) for row in rows for label in row) and any(
+        len(set(row)) < width for row in rows
+    ):
         raise column_error(
             name,
             f"contains rows of {width} zeros and ones, such as {rows[0]}, but lists of labels are expected. "
             "Write one column for each label, and set data.target=[a,b,c].",
         )
-
-
-def _parse_indicators(columns: Sequence[pl.Series], options: LabelOptions) -> Labels:
-    names = [column.name for column in columns]
-    if options.delimiter is not None:
-        raise ConfigError(
-            f"data.delimiter applies to one label column, but data.target has {len(names)}. Remove "
-            "data.delimiter, or set a single data.target."
-        )
-    if options.kind == "binary":
-        raise ConfigError(
-            f"task=binary requires one label column, but data.target has {len(names)}: {shorten(names)}. Set "
-            "a single data.target. If rows have several labels, set task=multilabel."
-        )
-    matrix = np.stack([_to_floats(options.replace_missing(column)) for column in columns], axis=1)
-    return parse_label_matrix(matrix, names, options, f"columns {shorten(names)} contain")
-
-
-def _to_floats(column: pl.Series) -> np.ndarray:
-    """Return a column of 0 and 1 as float64, NaN where missing."""
-    rule = "but each of several target columns must contain 0 and 1 (or true and false)."
-    if column.dtype in TEXT:
-        text = CellParser().text(column)
-        column, row = parse_numbers(text)
-        if row is not None:
-            raise DataError.at(row, text.name, f" is {text[row]!r}, {rule}", text[row])
-    elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
-        raise column_error(column.name, f"is of type {column.dtype}, {rule}")
-    return column.cast(pl.Float64).to_numpy(writable=True)
