@@ -56,7 +56,8 @@ class RunHooks(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         # new lists, because Lightning is iterating over the old one
-        if not isinstance(pl_module, PrivateHooks):  # the trainer has run a TaskModule before
+        runs_task = isinstance(pl_module, PrivateHooks)
+        if not runs_task:  # the trainer has run a TaskModule before
             hooks = RunHooks | FirstHooks
             trainer.callbacks = [part for part in trainer.callbacks if not isinstance(part, hooks)]  # type: ignore[attr-defined]
             return

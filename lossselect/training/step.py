@@ -45,15 +45,17 @@ def record_returned_loss(step: Callable[..., Any]) -> Callable[..., Any]:
     def recorded(module: Any, *args: Any, **kwargs: Any) -> Any:
         if module._held_updates is not None:  # called by an override in a subclass
             return step(module, *args, **kwargs)
-        module._held_updates = held = []
+        held: list[Any] = []
+        module._held_updates = held
         try:
             outputs = step(module, *args, **kwargs)
         finally:
             module._held_updates = None
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         for epoch, total, count, *rest in held:
-            is_loss = len(held) == 1 and isinstance(loss, Tensor)
-            epoch.update(loss.detach() * count if is_loss else total, count, *rest)
+            if len(held) == 1 and isinstance(loss, Tensor):
+                total = loss.detach() * count
+            epoch.update(total, count, *rest)
         return outputs
 
     return recorded

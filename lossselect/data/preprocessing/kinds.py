@@ -51,7 +51,8 @@ def column_kind(column: pl.Series, parser: CellParser, date_format: str | None =
             fix = "for dates, set their format, such as data.date_format=%d.%m.%y"
             return "other", f"contains dates or times of an unknown format, {example} ({fix})"
     if _share(values, UNITS) == 1:
-        return "other", f"contains numbers with separators or units, {example} (write plain numbers)"
+        fix = "set data.decimal=',' for decimal commas, or write plain numbers"
+        return "other", f"contains numbers with separators or units, {example} ({fix})"
     many = distinct > len(text) / 2
     if (many or distinct > MAX_CATEGORIES) and _share(values, IMAGE) == 1:
         return "other", f"contains paths of images, {example} (examples/images trains on image files)"

@@ -1,0 +1,180 @@
+"""The content of the user's files: columns or arrays of features, labels, weights and splits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lossselect.data.label_parsing.long_format import collect_labels
+from lossselect.data.label_parsing.options import LabelOptions
+from lossselect.data.preprocessing.columns import column_error, feature_columns
+from lossselect.data.readers.arrays import read_arrays
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import TableOptions, check_columns
+from lossselect.exceptions import ConfigError, DataError
+from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.labels.values import as_number
+from lossselect.losses.options import MAX_WEIGHT
+from lossselect.utils.checks import first_duplicate, format_setting, shorten
+from lossselect.utils.warnings import warn
+
+
+@dataclass(frozen=True)
+class Source:
+    """The content of one file.
+
+    Args:
+        path: The file.
+        features: Columns (`pl.DataFrame`), or an array (N, F), which may be mapped.
+        labels: Columns, a matrix with a column for each label, or sparse labels.
+        listed: Whether the user set a list of target columns.
+        reading: Settings for reading new files of the same kind.
+        weights: Sample weights (N,), or None.
+        roles: The columns that determine the splits, by setting: split, group and time.
+    """
+
+    path: str
+    features: Any
+    labels: Sequence[pl.Series] | np.ndarray | SparseLabels
+    listed: bool
+    reading: Mapping[str, Any]
+    weights: np.ndarray | None = None
+    roles: Mapping[str, pl.Series] = field(default_factory=dict)
+
+
+def read_table(
+    path: str,
+    *,
+    target: Any,
+    features: Any = None,
+    exclude: Any = None,
+    sample_weight: Any = None,
+    roles: Mapping[str, str],
+    labels: LabelOptions,
+    as_text: Sequence[str] = (),
+    **options: Any,
+) -> Source:
+    """Return the content of a table; target columns are read as text.
+
+    `roles` are the columns that determine the splits, by setting.
+    """
+    targets, weights, ids = [*dict.fromkeys(as_names(target))], as_names(sample_weight), as_names(labels.id)
+    table = open_table(path, TableOptions(**options))
+    check_columns(targets, table.header, "data.target", path)
+    check_columns(weights, table.header, "data.sample_weight", path)
+    if len(weights) > 1:
+        raise ConfigError(f"data.sample_weight must be one column, got {len(weights)}: {shorten(weights)}.")
+    check_columns(ids, table.header, "data.id", path)
+    if len(targets) > 1:
+        labels.check_unused(["id"], f"{len(targets)} columns")
+    settings = [("target", name) for name in targets] + [("sample_weight", name) for name in weights]
+    settings += [("id", name) for name in ids]
+    if roles.get("other_group") not in table.header:  # the groups of another file are only compared
+        roles = {role: name for role, name in roles.items() if role != "other_group"}
+    if ids and ids[0] in as_names(features):
+        raise ConfigError(f"Column {ids[0]!r} cannot be both data.id and a feature (data.features).")
+    for role, name in roles.items():
+        check_columns([name], table.header, f"data.{role}", path)
+        settings.append((role, name))
+        if role != "time" and name in as_names(features):
+            raise ConfigError(
+                f"Column {name!r} cannot be a feature (data.features), because it determines the splits "
+                f"(data.{role}). Remove it from data.features."
+            )
+    if (twice := first_duplicate(name for _, name in settings)) is not None:
+        first, second = [setting for setting, name in settings if name == twice][:2]
+        raise ConfigError(f"Column {twice!r} cannot be both data.{first} and data.{second}.")
+    only = as_names(features)
+    removed = [*as_names(exclude), *weights, *ids, *(name for name in roles.values() if name not in only)]
+    columns = feature_columns(table.header, targets, only, removed, path)
+    texts = [*targets, *ids, *(name for role, name in roles.items() if role != "time"), *as_text]
+    used = dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])
+    frame = table.read([*used], as_text=texts)
+    if options.get("header") is None:
+        _check_no_row_is_header(table.header, frame[targets], path)
+    unnamed = [name for name in columns if name in table.unnamed and name not in only]
+    columns = [name for name in columns if not (name in unnamed and _is_index(frame[name], path))]
+    if ids:
+        frame = frame[[*dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])]]
+        frame = collect_labels(frame, ids[0], targets[0], labels.empty)
+    checked = _check_weights(frame[weights[0]], path) if weights else None
+    listed = isinstance(target, list | tuple) and not ids
+    role_columns = {role.removeprefix("other_"): frame[name] for role, name in roles.items()}
+    return Source(path, frame[columns], frame[targets].get_columns(), listed, options, checked, role_columns)
+
+
+def _check_no_row_is_header(header: Sequence[str], targets: pl.DataFrame, path: str) -> None:
+    """Raise a DataError if the first line of a file seems to be a row.
+
+    It has only numbers other than those of the columns, or numbers and a label in the target column.
+    """
+    numbers = [as_number(name) for name in header]
+    counts = numbers in ([*range(len(header))], [*range(1, len(header) + 1)])
+    named_like_label = [
+        column.name
+        for column in targets.iter_columns()
+        if len(targets.columns) == 1  # of several label columns, one called x may be marked by x
+        if column.dtype == pl.String and (column.str.strip_chars() == column.name).any()
+    ]
+    if (None in numbers or counts) and not (named_like_label and {*numbers} != {None}):
+        return
+    problem = "its first line contains only numbers"
+    if None in numbers:
+        problem = f"column {named_like_label[0]!r} (data.target) contains this label, and others are numbers"
+    raise DataError(
+        f"{path} seems to have no header: {problem} ({shorten(header)}). Set data.header=false to name the "
+        "columns 'column 0', 'column 1' and so on, or data.header=true if these are names."
+    )
+
+
+def _is_index(column: pl.Series, path: str) -> bool:
+    """Return whether a column without a name is empty, or numbers the rows, for which there is a warning."""
+    if column.null_count() == len(column):
+        return True
+    if not column.dtype.is_integer() or column.n_unique() < len(column):
+        return False
+    warn(
+        "index_column",
+        f"A column of {path} has no name and another integer in each row, as the index that pandas writes. "
+        f"It is left out. To use it, name it {column.name!r} in data.features.",
+    )
+    return True
+
+
+def read_array_source(
+    path: str, *, features: str | None = None, target: str | None = None, sample_weight: str | None = None
+) -> Source:
+    """Return the content of arrays; see `read_arrays`."""
+    labels: Any
+    inputs, labels, weights = read_arrays(path, features, target, sample_weight)
+    if weights is not None:
+        weights = _check_weights(pl.Series(sample_weight, weights), path)
+    if isinstance(labels, np.ndarray) and labels.ndim == 1:
+        labels = [pl.Series(target or "target", labels)]
+    return Source(path, inputs, labels, False, {"features": features, "width": inputs.shape[1]}, weights)
+
+
+def _check_weights(column: pl.Series, path: str) -> np.ndarray:
+    """Return the weights as float64; raise a DataError unless all are from 0 to MAX_WEIGHT."""
+    rule = f"but weights must be numbers from 0 to {MAX_WEIGHT:g}."
+    if column.dtype.is_nested():
+        raise column_error(column.name, f"is of type {column.dtype}, {rule}")
+    numbers = column.cast(pl.Float64, strict=False)
+    invalid = (numbers.is_null() | (numbers < 0) | ~(numbers <= MAX_WEIGHT)).fill_null(True)
+    if invalid.any():
+        row = invalid.arg_max() or 0
+        weight = f"the weight {column[row]!r} ({format_setting('data.sample_weight', column.name)})"
+        raise DataError(f"Row {row} of {path} has {weight}, {rule}", row=row)
+    return numbers.to_numpy()
+
+
+def as_list(setting: Any) -> list[Any]:
+    """Return one value, several, or none as a list."""
+    return [*setting] if isinstance(setting, list | tuple) else [] if setting is None else [setting]
+
+
+def as_names(setting: Any) -> list[str]:
+    """Return one name, several, or none as a list; YAML reads some names as numbers."""
+    return [str(name) for name in as_list(setting)]
