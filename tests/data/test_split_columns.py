@@ -119,6 +119,21 @@ class TestGroups:
         assert abs(len(rows["test"]) - 1800) < 10
         assert not set(groups[rows["train"]]) & set(groups[rows["test"]])
 
+    @pytest.mark.parametrize("fraction", [0.01, 0.04, 0.97])
+    def test_a_small_or_large_fraction(self, fraction):
+        groups = np.random.default_rng(0).integers(0, 500, 5000)
+        rows = split_rows(np.arange(5000) % 3, {"test": fraction}, 0, [*"abc"], groups)
+        assert abs(len(rows["test"]) / 5000 - fraction) < 0.005
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_few_groups(self, seed):
+        """Stratification may put several of three groups in one fold, or only a rare class may be left."""
+        rng = np.random.default_rng(seed)
+        groups = np.repeat([0, 1, 2], [4, 5, 30])
+        with ls.ignore_warnings("rare_class"):
+            rows = split_rows(rng.permutation(39) % 2, {"test": 0.2, "val": 0.15}, seed, [*"ab"], groups)
+        assert sorted(len({*groups[part].tolist()}) for part in rows.values()) == [1, 1, 1]
+
     def test_a_class_in_a_single_group_is_trained(self):
         labels = np.r_[np.arange(80) % 2, np.full(8, 2)]
         groups = np.r_[np.arange(80) // 4, np.full(8, 20)]
