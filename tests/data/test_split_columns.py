@@ -278,11 +278,20 @@ class TestSuspiciousFeatures:
 
     @pytest.mark.parametrize(
         ("numbers", "problem"),
-        [([*range(ROWS)], "counts the rows"), ([*range(ROWS, 0, -1)], "another integer")],
+        [
+            ([*range(ROWS)], "counts the rows"),
+            ([*range(ROWS, 0, -1)], "another integer"),
+            ([row * row for row in range(ROWS)], "another integer"),
+        ],
     )
     def test_identifiers(self, load, numbers, problem):
         with pytest.warns(ls.LossSelectWarning, match=rf"'n' .*{problem}.*data.exclude=\[n\].*index_column"):
             load(table(n=numbers))
+
+    def test_amounts(self, load):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load(table(income=[20_000 + i * 7919 % 9973 for i in range(ROWS)]))
 
     @pytest.mark.parametrize(
         ("name", "cells"),
