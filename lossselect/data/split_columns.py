@@ -25,7 +25,7 @@ WORDS = {
 """Names of splits in a column, in lower case."""
 FLAG = re.compile(r"(?:^|[\W_]|is)(train|val|valid|validation|dev|test)(?:ing)?(?:$|[\W_])", re.IGNORECASE)
 """Pattern of the name of a 0/1 column that marks the rows of a split, such as is_test."""
-FLAG_VALUES = {"0": 0, "1": 1, "false": 0, "true": 1}
+FLAG_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 MIN_GROUPS, MAX_GROUP_ROWS = 20, 10
 """Fewest values, and most rows per value, of a column that may contain groups."""
 

@@ -37,7 +37,7 @@ class TestPublishedSplits:
         assert splits.columns == ("x",)
 
     @pytest.mark.parametrize(("name", "marked"), [("is_test", "test"), ("isTest", "test"), ("valid", "val")])
-    @pytest.mark.parametrize("cells", [(0, 1), (False, True), ("0", "1")])
+    @pytest.mark.parametrize("cells", [(0, 1), (False, True), ("0", "1"), ("0.0", "1.0")])
     def test_a_flag(self, name, marked, cells):
         column = pl.Series(name, [cells[i % 3 == 0] for i in range(9)])
         rows = read_splits(column)
@@ -243,6 +243,10 @@ class TestRoles:
     def test_a_feature(self, load, role):
         with pytest.raises(ConfigError, match=rf"cannot be a feature.*\(data.{role}\)"):
             load(table(g=["train", "test"] * 30), features=["x", "g"], **{role: "g"})
+
+    def test_a_name_that_yaml_reads_as_a_number(self, load):
+        columns = table(**{"0": [f"p{i // 4}" for i in range(ROWS)]})
+        assert load(columns, group=0, test_path=table()).columns == ("x",)
 
     @pytest.mark.parametrize("role", ["split", "group", "time"])
     def test_two_roles(self, load, role):
