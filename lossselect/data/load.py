@@ -23,7 +23,6 @@ from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.arrays import read_arrays
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions, check_columns
-from lossselect.data.readers.text_tables import TextTable
 from lossselect.data.split_columns import (
     describe_method,
     find_rows,
@@ -262,7 +261,7 @@ def _read_table(
     texts = [*targets, *ids, *(name for role, name in roles.items() if role != "time"), *as_text]
     used = dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])
     frame = table.read([*used], as_text=texts)
-    if options.get("header") is None and isinstance(table, TextTable):
+    if options.get("header") is None and table.form == "CSV":
         _check_no_row_is_header(table.header, frame[targets], path)
     unnamed = [name for name in columns if name in table.unnamed and name not in only]
     columns = [name for name in columns if not (name in unnamed and _is_index(frame[name], path))]
