@@ -108,10 +108,9 @@ def load_own_data(
             return read_array_source(path, **reading)
         return read_table(path, as_text=as_text, roles=roles, labels=options, **reading)
 
-    roles = {"split": split, "group": group, "time": time}
-    source = read(
-        path, [*categories, *free_text], {role: name for role, name in roles.items() if name is not None}
-    )
+    columns = {"split": split, "group": group, "time": time}
+    roles = {role: str(name) for role, name in columns.items() if name is not None}
+    source = read(path, [*categories, *free_text], roles)
     if is_table:
         check_columns(categories, source.features.columns, "data.categorical", path)
         check_columns(free_text, source.features.columns, "data.text", path)
@@ -151,7 +150,7 @@ def load_own_data(
             # categories are read as text, so that "007" stays "007" even if all cells look like numbers
             texts = [category.name for category in features.categories]
             texts += [column.name for column in features.texts]
-            other = read(other_path, texts, {"other_group": group} if group is not None else {})
+            other = read(other_path, texts, {"other_group": roles["group"]} if "group" in roles else {})
             width, train_width = other.reading.get("width"), source.reading.get("width")
             if width != train_width:
                 raise DataError(f"Expected {train_width} features per row as in training, got {width}.")

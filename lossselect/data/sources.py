@@ -91,8 +91,9 @@ def read_table(
     columns = feature_columns(table.header, targets, only, removed, path)
     texts = [*targets, *ids, *(name for role, name in roles.items() if role != "time"), *as_text]
     used = dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])
-    frame = table.read([*used], as_text=texts)
-    if options.get("header") is None:
+    # labels such as 1,2 may be two labels
+    frame = table.read([*used], as_text=texts, as_written=targets if labels.delimiter else ())
+    if options.get("header") is None and table.form == "CSV":
         _check_no_row_is_header(table.header, frame[targets], path)
     unnamed = [name for name in columns if name in table.unnamed and name not in only]
     columns = [name for name in columns if not (name in unnamed and _is_index(frame[name], path))]

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.label_parsing.options import Labels
-from lossselect.data.preprocessing.columns import TEXT, CellParser
+from lossselect.data.preprocessing.columns import IDENTIFIER, TEXT, CellParser
 from lossselect.data.preprocessing.dates import find_format, is_date, parse_dates
 from lossselect.data.splits import split_rows
 from lossselect.exceptions import ConfigError, DataError
@@ -25,13 +25,9 @@ WORDS = {
 """Names of splits in a column, in lower case."""
 FLAG = re.compile(r"(?:^|[\W_]|is)(train|val|valid|validation|dev|test)(?:ing)?(?:$|[\W_])", re.IGNORECASE)
 """Pattern of the name of a 0/1 column that marks the rows of a split, such as is_test."""
-FLAG_VALUES = {"0": 0, "1": 1, "false": 0, "true": 1}
+FLAG_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 MIN_GROUPS, MAX_GROUP_ROWS = 20, 10
 """Fewest values, and most rows per value, of a column that may contain groups."""
-IDENTIFIER = re.compile(
-    r"(?i:(?:^|[\W_])(?:id|uuid|patient|subject|participant|session|user|customer)s?)$|[a-z]I[dD]$"
-)
-"""Pattern of the names of columns that identify a person or an object."""
 
 
 def find_rows(

@@ -20,10 +20,10 @@ from lossselect.utils.warnings import warn
 SPLITS = ("train", "val", "test")
 MAX_STRATIFIED = 200_000
 """Maximum number of labels for a stratified split. A random split of more is close to stratified anyway."""
-MAX_STRATIFIED_GROUPS = 2_000
-"""Maximum number of groups for a stratified split, which takes a millisecond per group."""
+MAX_STRATIFIED_GROUPS = 25_000
+"""Maximum number of groups, times that of folds, for a stratified split, which takes a second for as many."""
 MAX_GROUP_FOLDS = 12
-"""Maximum number of folds of groups. Few folds are better stratified, many are closer to a fraction."""
+"""Maximum number of folds of groups, unless one fold is more than the fraction. Few are better stratified."""
 
 
 @dataclass(frozen=True)
@@ -212,12 +212,16 @@ def _split_groups(
     for split in ("test", "val"):
         if split in fractions:
             reserve -= 1
-            size = count * fractions[split]
-            num_folds = Fraction(fractions[split]).limit_denominator(MAX_GROUP_FOLDS).denominator
-            folds = _group_folds(remaining, groups, strata, max(num_folds, reserve + 1), seed)
+            fraction = fractions[split]
+            size, smaller = count * fraction, min(fraction, 1 - fraction)
+            num_folds = Fraction(fraction).limit_denominator(MAX_GROUP_FOLDS).denominator
+            num_folds = max(num_folds, round(1 / smaller), reserve + 1)
+            folds = _group_folds(remaining, groups, strata, num_folds, seed)
+            if len(folds) <= reserve:  # stratified folds may be empty
+                folds = _group_folds(remaining, groups, None, num_folds, seed)
             splits[split] = np.sort(np.concatenate(_take(folds, size, reserve)))
             count -= len(splits[split])
-            remaining = np.concatenate(folds)
+            remaining = np.concatenate([remaining[:0], *folds])  # there may be only pinned rows left
     return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), remaining])), **splits}
 
 
@@ -231,7 +235,8 @@ def _group_folds(
     if num_groups == 1:
         return [rows]
     num_folds = min(num_folds, num_groups)
-    classes = None if strata is None or num_groups > MAX_STRATIFIED_GROUPS else strata[rows]
+    is_large = num_groups * num_folds > MAX_STRATIFIED_GROUPS
+    classes = None if strata is None or is_large else strata[rows]
     if classes is not None and np.unique(classes, return_counts=True)[1].max() < num_folds:
         classes = None
     kind = GroupKFold if classes is None else StratifiedGroupKFold

@@ -199,7 +199,7 @@ def split_name(name: str) -> tuple[str, str | None, float | None]:
     """Return the base, the average and the number in a name: f_beta, macro and 2 for "f2_macro"."""
     stem, _, last = name.rpartition("_")
     stem, average = (stem, last) if last in _BINARY else (name, None)
-    if re.fullmatch(r"f\d+(\.\d+)?", stem):
+    if re.fullmatch(r"f(0|[1-9]\d*)(\.\d+)?", stem):
         return "f_beta", average, float(stem[1:])
     if match := re.fullmatch(r"(\w+_at_)([1-9]\d*)", stem):
         return f"{match[1]}k", average, float(match[2])

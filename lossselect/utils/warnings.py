@@ -44,7 +44,7 @@ WARNINGS = {
     "likely_group_column": "a feature with few rows per value, which may contain groups such as patients",
     "likely_split_column": "a feature that may contain the split of each row",
     "missing_group": "rows without a group (data.group)",
-    "index_column": "a feature column that numbers the rows, or has another integer in each row",
+    "index_column": "a feature column that numbers the rows, or identifies them by an integer",
     "schedule_in_steps": "an epoch-wise learning rate schedule that seems to count optimizer steps",
     "several_labels": "cells that seem to contain several labels",
     "similar_labels": "labels that differ only in case or number format",

@@ -103,6 +103,12 @@ class TestLoad:
         assert len(splits.labels) == 40
         assert np.flatnonzero(np.isnan(splits.labels)).tolist() == [4]
 
+    def test_a_label_named_like_its_column(self, tmp_path):
+        path = tmp_path / "t.parquet"  # which has a header, unlike some text files
+        pl.DataFrame({"x": numbers(40), "spam": ["spam", "ham"] * 20}).write_parquet(path)
+        splits = load_own_data("table", task={"name": "multiclass"}, path=str(path), target="spam", **OPTIONS)
+        assert splits.class_names == ("ham", "spam")
+
     def test_weights_that_are_lists(self, tmp_path):
         table = pl.DataFrame({"x": numbers(40), "w": [[1.0]] * 40, "y": ["a", "b"] * 20})
         table.write_parquet(tmp_path / "t.parquet")

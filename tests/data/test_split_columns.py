@@ -37,7 +37,7 @@ class TestPublishedSplits:
         assert splits.columns == ("x",)
 
     @pytest.mark.parametrize(("name", "marked"), [("is_test", "test"), ("isTest", "test"), ("valid", "val")])
-    @pytest.mark.parametrize("cells", [(0, 1), (False, True), ("0", "1")])
+    @pytest.mark.parametrize("cells", [(0, 1), (False, True), ("0", "1"), ("0.0", "1.0")])
     def test_a_flag(self, name, marked, cells):
         column = pl.Series(name, [cells[i % 3 == 0] for i in range(9)])
         rows = read_splits(column)
@@ -118,6 +118,21 @@ class TestGroups:
         rows = split_rows(np.arange(9000) % 2, {"test": 0.2, "val": 0.1}, 0, ("a", "b"), groups)
         assert abs(len(rows["test"]) - 1800) < 10
         assert not set(groups[rows["train"]]) & set(groups[rows["test"]])
+
+    @pytest.mark.parametrize("fraction", [0.01, 0.04, 0.97])
+    def test_a_small_or_large_fraction(self, fraction):
+        groups = np.random.default_rng(0).integers(0, 500, 5000)
+        rows = split_rows(np.arange(5000) % 3, {"test": fraction}, 0, [*"abc"], groups)
+        assert abs(len(rows["test"]) / 5000 - fraction) < 0.005
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_few_groups(self, seed):
+        """Stratification may put several of three groups in one fold, or only a rare class may be left."""
+        rng = np.random.default_rng(seed)
+        groups = np.repeat([0, 1, 2], [4, 5, 30])
+        with ls.ignore_warnings("rare_class"):
+            rows = split_rows(rng.permutation(39) % 2, {"test": 0.2, "val": 0.15}, seed, [*"ab"], groups)
+        assert sorted(len({*groups[part].tolist()}) for part in rows.values()) == [1, 1, 1]
 
     def test_a_class_in_a_single_group_is_trained(self):
         labels = np.r_[np.arange(80) % 2, np.full(8, 2)]
@@ -229,6 +244,10 @@ class TestRoles:
         with pytest.raises(ConfigError, match=rf"cannot be a feature.*\(data.{role}\)"):
             load(table(g=["train", "test"] * 30), features=["x", "g"], **{role: "g"})
 
+    def test_a_name_that_yaml_reads_as_a_number(self, load):
+        columns = table(**{"0": [f"p{i // 4}" for i in range(ROWS)]})
+        assert load(columns, group=0, test_path=table()).columns == ("x",)
+
     @pytest.mark.parametrize("role", ["split", "group", "time"])
     def test_two_roles(self, load, role):
         with pytest.raises(ConfigError, match=f"'y' cannot be both data.target and data.{role}"):
@@ -263,11 +282,20 @@ class TestSuspiciousFeatures:
 
     @pytest.mark.parametrize(
         ("numbers", "problem"),
-        [([*range(ROWS)], "counts the rows"), ([*range(ROWS, 0, -1)], "another integer")],
+        [
+            ([*range(ROWS)], "counts the rows"),
+            ([*range(ROWS, 0, -1)], "another integer"),
+            ([row * row for row in range(ROWS)], "another integer"),
+        ],
     )
     def test_identifiers(self, load, numbers, problem):
         with pytest.warns(ls.LossSelectWarning, match=rf"'n' .*{problem}.*data.exclude=\[n\].*index_column"):
             load(table(n=numbers))
+
+    def test_amounts(self, load):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load(table(income=[20_000 + i * 7919 % 9973 for i in range(ROWS)]))
 
     @pytest.mark.parametrize(
         ("name", "cells"),

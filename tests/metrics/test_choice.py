@@ -305,6 +305,7 @@ def test_names_of_the_values(names, keys):
         ("iou", "Unknown metric 'iou'. It is called 'jaccard' here"),
         ("mean_iou", "called 'jaccard_macro' here"),
         ("sensitivity_weighted", "called 'recall_weighted' here"),
+        ("f05", "Unknown metric 'f05'. Did you mean 'f0.5'"),
         ("accuracy_at_k", "Unknown metric 'accuracy_at_k'"),
         ("top_3_accuracy", "It is called 'accuracy_at_3' here"),
         ("topk_accuracy", "It is called 'accuracy_at_5' here"),

@@ -1,6 +1,7 @@
 """The columns of a table: selection of the features, the kind of each column, and parsing of its cells."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,10 @@ FEW = 20
 """Number of distinct values up to which text is categories even if most rows have a unique value."""
 LONG = 80
 """Maximum number of characters of a cell in a message."""
+IDENTIFIER = re.compile(
+    r"(?i:(?:^|[\W_])(?:id|uuid|patient|subject|participant|session|user|customer)s?)$|[a-z]I[dD]$"
+)
+"""Pattern of the names of columns that identify a person or an object."""
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 NUMERIC = selectors.numeric() | selectors.by_dtype(pl.Boolean, pl.Null)
 
@@ -217,10 +222,13 @@ def parse_numbers(text: pl.Series) -> tuple[pl.Series, int | None]:
 
 
 def warn_if_index(column: pl.Series) -> None:
-    """Warn about unique integers, such as row numbers, which predict the label only in sorted rows."""
+    """Warn about row numbers and identifiers, which predict the label only in sorted rows."""
     candidate = column.dtype.is_integer() and len(column) > FEW and column.null_count() == 0
     if not candidate or column.n_unique() < len(column):
         return
+    span = int(column.max()) - int(column.min())  # type: ignore[arg-type]
+    if not (span == len(column) - 1 or column.is_sorted() or IDENTIFIER.search(column.name)):
+        return  # amounts, for example, may be different in all rows
     counts = (column.diff().drop_nulls() == 1).all()
     problem = "counts the rows" if counts else "has another integer in each row, as an identifier does"
     warn(

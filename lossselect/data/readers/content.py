@@ -17,10 +17,8 @@ from lossselect.exceptions import ConfigError, DataError
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
     b"PK\x03\x04": "ZIP",
-    b"PAR1": "Parquet",
     b"ARROW1": "Arrow",
     b"\x93NUMPY": "NumPy",
     b"\x89HDF\r\n": "HDF5",
@@ -91,6 +89,8 @@ def find_kind(file: Path) -> str:
         if "xl/workbook.xml" in names:
             return "Excel"
         return "NumPy archive" if names and all(name.endswith(".npy") for name in names) else "ZIP"
+    if kind == "text" and (found := re.match(rb"PAR1(?=[\0-\x1f])|BZh\d1AY&SY", start)):
+        return "Parquet" if found[0] == b"PAR1" else "bzip2"
     if kind == "text" and start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
     if kind == "text" and re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE):

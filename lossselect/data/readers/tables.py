@@ -104,10 +104,15 @@ class Table:
             self.header = self._rows().collect_schema().names()
         self._check_header()
 
-    def read(self, columns: Sequence[str], as_text: Iterable[str] = ()) -> pl.DataFrame:
-        """Return all rows; the columns `as_text` of a text file stay text: "007" does not become 7."""
+    def read(
+        self, columns: Sequence[str], as_text: Iterable[str] = (), as_written: Sequence[str] = ()
+    ) -> pl.DataFrame:
+        """Return all rows; the columns `as_text` of a text file stay text: "007" does not become 7.
+
+        In the columns `as_written`, a decimal comma is not replaced either.
+        """
         with self._errors():
-            frame = self._read(columns, as_text)
+            frame = self._read(columns, as_text, as_written)
         if frame.height == 0:
             raise DataError(f"{self.file} has no rows. Add at least one.")
         return frame[columns]
@@ -145,7 +150,9 @@ class Table:
     def _rows(self) -> pl.LazyFrame:
         return self._scan_rows()
 
-    def _read(self, columns: Sequence[str], as_text: Iterable[str]) -> pl.DataFrame:
+    def _read(
+        self, columns: Sequence[str], as_text: Iterable[str], as_written: Sequence[str]
+    ) -> pl.DataFrame:
         return self._rows().select(by_name(*columns)).collect()
 
     def _explain(self, error: Exception) -> ValueError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from polars import selectors
 from polars.selectors import by_name
 
 from lossselect.data.readers.tables import Table, TableOptions, first_line
@@ -179,13 +180,16 @@ class TextTable(Table):
             cells = cells.with_row_index("\x00row").filter(~pl.first().is_in(empty))
         return self._with_points(cells)
 
-    def _with_points(self, frame: Any) -> Any:
+    def _with_points(self, frame: Any, as_written: Sequence[str] = ()) -> Any:
         """Return a frame whose cells of text such as 1,5 are 1.5 if the decimal separator is a comma."""
         if self.options.decimal != ",":
             return frame
-        return frame.with_columns(pl.col(pl.String).str.replace(DECIMAL_COMMA, "${1}.${2}"))
+        texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
+        return frame.with_columns(texts.str.replace(DECIMAL_COMMA, "${1}.${2}"))
 
-    def _read(self, columns: Sequence[str], as_text: Iterable[str]) -> pl.DataFrame:
+    def _read(
+        self, columns: Sequence[str], as_text: Iterable[str], as_written: Sequence[str]
+    ) -> pl.DataFrame:
         last = self.header[-1]  # read in any case: it is null in lines with too few cells
         used = by_name(*dict.fromkeys([*columns, last]))
         overrides = {name: pl.String for name in as_text if name in self.header}
@@ -200,7 +204,7 @@ class TextTable(Table):
         # Polars fills lines with too few cells, empty lines included, with nulls
         if frame[last].null_count() and (empty := self._empty_rows()):
             frame = frame.filter(~pl.int_range(pl.len()).is_in(empty))
-        return self._with_points(frame)
+        return self._with_points(frame, as_written)
 
     def _explain(self, error: Exception) -> ValueError:
         if "utf-8" in str(error) or isinstance(error, UnicodeError):

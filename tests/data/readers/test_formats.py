@@ -123,7 +123,7 @@ class TestOtherContent:
         [
             (gzip.compress(b"a,b\n1,2\n", mtime=0), "a file of the kind gzip. Rename it to t.csv.gz."),
             (b"PK\x03\x04 damaged", "a file of the kind ZIP. Rename it to t.csv.zip."),
-            (b"PAR1....", "a file of the kind Parquet. Rename it to t.parquet."),
+            (b"PAR1\x15\x00\x15\x90", "a file of the kind Parquet. Rename it to t.parquet."),
             (b"\x93NUMPY\x01\x00", "Rename it to t.npy. Then set data=arrays."),
             (pickle.dumps([1]), "a pickle can run code"),
             (b"\x89HDF\r\n\x1a\n", "pandas.read_hdf('t.csv').to_parquet('t.parquet')"),
@@ -140,6 +140,12 @@ class TestOtherContent:
         with pytest.raises(ConfigError, match=re.escape(message)) as caught:
             open_table(str(path))
         assert str(caught.value).isprintable()
+
+    @pytest.mark.parametrize("name", ["PAR1", "BZh", "PK", "BM"])
+    def test_names_like_magic_bytes(self, tmp_path, name):
+        path = tmp_path / "t.csv"
+        path.write_text(f"{name},b\n1,2\n")
+        assert open_table(str(path)).header == [name, "b"]
 
     def test_archives_of_other_programs(self, tmp_path):
         path = tmp_path / "t.csv"

@@ -7,8 +7,10 @@ import zipfile
 
 import polars as pl
 import pytest
+from table_cases import OPTIONS
 
 import lossselect as ls
+from lossselect.data.load import load_own_data
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import ConfigError, DataError
@@ -163,6 +165,16 @@ class TestNumbers:
         path.write_text("a;b\n1,5;x\n2,5;y\n")
         (batch,) = open_table(str(path), TableOptions(decimal=",")).batches(["a", "b"], 5)
         assert batch.rows() == [("1.5", "x"), ("2.5", "y")]
+
+    def test_lists_of_labels_are_not_numbers(self, tmp_path):
+        path = tmp_path / "t.csv"
+        path.write_text("x;tags\n" + "1,5;1,2\n2,5;2,3\n3,5;1,3\n" * 10)
+        splits = load_own_data(
+            "table",
+            **{**OPTIONS, "target": "tags", "path": str(path), "delimiter": ",", "decimal": ","},
+            task={"name": "multilabel"},
+        )
+        assert splits.class_names == ("1", "2", "3")
 
     def test_the_same_separator(self):
         with pytest.raises(ConfigError, match="requires another separator"):
