@@ -62,6 +62,8 @@ def read_table(
     """
     targets, weights, ids = [*dict.fromkeys(as_names(target))], as_names(sample_weight), as_names(labels.id)
     table = open_table(path, TableOptions(**options))
+    if labels.fitted is None:  # files of other splits may have another format
+        table.check_unused(TableOptions(**options))
     check_columns(targets, table.header, "data.target", path)
     check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:

@@ -13,6 +13,10 @@ import polars as pl
 
 from lossselect.data.readers.suffixes import COMPRESSIONS
 from lossselect.exceptions import ConfigError, DataError
+from lossselect.utils.devices import free_memory
+
+MAX_MEMORY_SHARE = 0.25
+"""Fraction of the free memory that a decompressed file may take; the table needs the rest."""
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -131,13 +135,15 @@ def kind_by_suffix(file: Path) -> str | None:
     return _KINDS.get(file.suffix.lower())
 
 
-def decompress(file: Path, kind: str) -> bytes:
-    """Return the content of a compressed file.
+def decompress(file: Path, kind: str) -> tuple[bytes, str]:
+    """Return the content of a compressed file and its name without the suffix of the compression.
 
     Raises:
-        DataError: the file is damaged, or is an archive of several files.
+        DataError: the file is damaged, too large for the memory, or an archive of several files.
     """
     readers: dict[str, Any] = {"gzip": gzip, "bzip2": bz2, "xz": lzma}
+    if find_kind(file) != kind:
+        raise DataError(f"{file} is not a {kind} file. Rename it, or write or copy it again.")
     try:
         if kind == "ZIP":
             with zipfile.ZipFile(file) as archive:
@@ -147,17 +153,36 @@ def decompress(file: Path, kind: str) -> bytes:
                     raise DataError(
                         f"{file} contains {len(names)} files. Extract it, and set the path of one of them."
                     )
-                return archive.read(names[0])
+                with archive.open(names[0]) as opened:
+                    return _read_all(opened, file), names[0]
         if kind == "zstd":  # which Python 3.14 is the first to have
             lines = pl.read_csv(
                 file, has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String}
             )
-            return "\n".join(lines["line"].fill_null("").to_list()).encode()
+            return "\n".join(lines["line"].fill_null("").to_list()).encode(), file.stem
         with readers[kind].open(file) as opened:
-            return bytes(opened.read())
+            return _read_all(opened, file), file.stem
     except _DAMAGED as error:
         problem = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"{file} cannot be decompressed ({problem}). Write or copy it again.") from None
+        fix = "Write or copy it again"
+        if kind == "zstd":
+            fix = (
+                "If it is not encoded in UTF-8, decompress it with zstd -d. If it is, write or copy it again"
+            )
+        raise DataError(f"{file} cannot be decompressed ({problem}). {fix}.") from None
+
+
+def _read_all(opened: Any, file: Path) -> bytes:
+    """Return the content of an open file if it fits into memory; a small file may contain any amount."""
+    free = free_memory()
+    limit = -1 if free is None else int(MAX_MEMORY_SHARE * free)
+    content = bytes(opened.read(limit if limit < 0 else limit + 1))
+    if 0 <= limit < len(content):
+        raise DataError(
+            f"{file} contains more than {limit / 1e9:,.1f} GB, a quarter of the free memory. Decompress it, "
+            "or save it as a .parquet file."
+        )
+    return content
 
 
 def _zip_names(file: Path) -> list[str]:

@@ -38,27 +38,31 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     if Path(path).is_dir() or (glob.has_magic(path) and not Path(path).exists()):
         return _open_shards(path)
     file = existing_file(path)
-    suffix, compression = file.suffix.lower(), COMPRESSIONS.get(file.suffix.lower())
-    if compression is not None:
-        suffix = Path(file.stem).suffix.lower()
-        suffix = ".csv" if suffix == "" and compression == "ZIP" else suffix
+    compression = COMPRESSIONS.get(file.suffix.lower())
+    content, name = (None, file.name) if compression is None else decompress(file, compression)
+    suffix = Path(name).suffix.lower()
     if suffix in ARRAYS:
         raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read arrays (.npz or .npy).")
     if suffix not in (*SEPARATORS, *FORMATS):
         raise _suffix_error(file)
-    if file.stat().st_size == 0:
+    if file.stat().st_size == 0 or content == b"":
         raise DataError(f"{file} is empty. Write it again, with a header and rows.")
-    form, kind = FORMATS.get(suffix), find_kind(file)
-    is_damaged_excel = form == "Excel" and kind == "ZIP"  # the reader raises the error
-    if kind not in (compression or form or "text", "text") and not is_damaged_excel:
-        is_utf16 = kind == "UTF-16" and options.encoding.lower().replace("_", "-").startswith("utf-16")
-        if not is_utf16:
-            raise kind_error(file, kind, f"{form} content" if form else "text")
-    content = None if compression is None else decompress(file, compression)
+    form = FORMATS.get(suffix)
+    if content is None:
+        _check_kind(file, form, options)
     if form is None:
         return TextTable(file, options, SEPARATORS[suffix], content)
     source: Any = file if content is None else io.BytesIO(content)
     return Table(file, form, lambda: _READERS[form](source, options))
+
+
+def _check_kind(file: Path, form: str | None, options: TableOptions) -> None:
+    """Raise ConfigError if the first bytes of a file are those of another kind than its suffix says."""
+    kind = find_kind(file)
+    is_utf16 = kind == "UTF-16" and options.encoding.lower().replace("_", "-").startswith("utf-16")
+    is_damaged_excel = form == "Excel" and kind == "ZIP"  # the reader raises the error
+    if kind not in (form or "text", "text") and not is_utf16 and not is_damaged_excel:
+        raise kind_error(file, kind, f"{form} content" if form else "text")
 
 
 def _open_shards(path: str) -> Table:

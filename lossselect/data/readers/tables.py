@@ -13,6 +13,9 @@ from lossselect.labels.values import as_number
 from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import first_duplicate, format_setting, lookup, shorten, suggestion
 
+TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment")
+"""Settings for reading text."""
+
 
 @dataclass(frozen=True)
 class TableOptions:
@@ -122,6 +125,17 @@ class Table:
         with self._errors():
             for frame in self._rows().select(by_name(*columns)).collect_batches(chunk_size=size):
                 yield frame[columns]
+
+    def check_unused(self, options: TableOptions) -> None:
+        """Raise ConfigError for a setting that has no effect on a file of this format."""
+        used = {"CSV": TEXT_OPTIONS, "Excel": ("sheet",), "ARFF": ("encoding",)}.get(self.form, ())
+        for name, value in vars(options).items():
+            if name not in used and value != getattr(TableOptions, name):
+                form = "text" if self.form == "CSV" else self.form
+                raise ConfigError(
+                    f"data.{name} has no effect: {self.file} is {'an' if form[0] in 'AE' else 'a'} {form} "
+                    f"file. Remove data.{name}."
+                )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

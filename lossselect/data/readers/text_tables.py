@@ -88,7 +88,7 @@ class TextTable(Table):
             if self.options.separator is None:
                 self.options = TableOptions(**{**vars(self.options), "separator": declared[1]})
         if comment is not None:
-            lines = [line if not line.lstrip().startswith(comment) else "\n" for line in lines]
+            lines = [*_without_comments(lines, comment)]
         self.skipped = next((i for i, line in enumerate(lines) if line.strip()), 0)
         self.content = "".join(lines[self.skipped :]).encode()
 
@@ -274,3 +274,12 @@ def _divides(lines: list[str], separator: str) -> bool:
     rows = [*csv.reader(lines, delimiter=separator, skipinitialspace=separator == " ")]
     widths = {len(row) for row in rows[: len(rows) - 1 or 1]}  # a quoted cell may exceed the sample
     return len(widths) == 1 and widths.pop() > 1
+
+
+def _without_comments(lines: list[str], comment: str) -> Iterator[str]:
+    """Yield the lines, empty in place of comments; a line within a quoted cell is not a comment."""
+    is_quoted = False
+    for line in lines:
+        is_comment = not is_quoted and line.lstrip().startswith(comment)
+        is_quoted ^= not is_comment and line.count('"') % 2 == 1
+        yield "\n" if is_comment else line

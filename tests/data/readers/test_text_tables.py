@@ -186,6 +186,10 @@ class TestLines:
         content = "# Iris\n#\na,b\n1,x\n# half\n2,y#1\n"
         assert read(content, comment="#").rows() == [(1, "x"), (2, "y#1")]
 
+    def test_a_line_of_a_quoted_cell_is_no_comment(self, read):
+        content = 'a,b\n1,"x\n# y"\n# 2,"z\n3,w\n'
+        assert read(content, comment="#").rows() == [(1, "x\n# y"), (3, "w")]
+
     def test_a_row_after_comments_is_counted(self, read):
         with pytest.raises(ConfigError, match=r"Row 1 of .* \(line 4\) has 3 cells"):
             read("# Iris\na,b\n1,2\n3,4,5\n", comment="#")
@@ -202,6 +206,37 @@ class TestLines:
         with pytest.raises(ConfigError, match=r"is encoded in UTF-16. Set data\.encoding=utf-16"):
             read(content.encode("utf-16"))
         assert read(content.encode("utf-16"), encoding="utf-16").rows() == [(1, "é")]
+
+
+class TestSettingsWithoutEffect:
+    @pytest.mark.parametrize(
+        ("name", "options", "message"),
+        [
+            (
+                "t.parquet",
+                {"separator": ";"},
+                r"data\.separator has no effect: .*t\.parquet is a Parquet file",
+            ),
+            ("t.parquet", {"header": False}, r"data\.header has no effect"),
+            ("t.parquet", {"encoding": "latin-1"}, r"data\.encoding has no effect"),
+            ("t.jsonl", {"decimal": ","}, r"data\.decimal has no effect: .* is a JSON lines file"),
+            ("t.csv", {"sheet": "a"}, r"data\.sheet has no effect: .* is a text file"),
+        ],
+    )
+    def test_are_errors_in_training(self, tmp_path, name, options, message):
+        frame, path = (
+            pl.DataFrame({"x": [i * 0.5 for i in range(60)], "y": ["a", "b", "c"] * 20}),
+            tmp_path / name,
+        )
+        {"t.parquet": frame.write_parquet, "t.jsonl": frame.write_ndjson, "t.csv": frame.write_csv}[name](
+            path
+        )
+        with pytest.raises(ConfigError, match=message):
+            load_own_data(
+                "table",
+                task={"name": "multiclass"},
+                **{**OPTIONS, "path": str(path), "target": "y", **options},
+            )
 
 
 class TestCompression:
@@ -228,6 +263,33 @@ class TestCompression:
         assert open_table(str(tmp_path / "1.zip")).read(["a"]).rows() == [(1,)]
         with pytest.raises(DataError, match=r"contains 2 files. Extract it"):
             open_table(str(path))
+
+    @pytest.mark.parametrize(
+        "write", [pl.DataFrame.write_parquet, pl.DataFrame.write_ndjson, pl.DataFrame.write_csv]
+    )
+    def test_other_formats_in_an_archive(self, tmp_path, write):
+        name = {"write_parquet": "a.parquet", "write_ndjson": "a.jsonl"}.get(write.__name__, "a.csv")
+        write(pl.DataFrame({"a": [1, 2], "b": ["x", "y"]}), tmp_path / name)
+        with zipfile.ZipFile(tmp_path / "t.csv.zip", "w") as archive:
+            archive.write(tmp_path / name, f"folder/{name}")
+        assert open_table(str(tmp_path / "t.csv.zip")).read(["a", "b"]).rows() == [(1, "x"), (2, "y")]
+
+    @pytest.mark.parametrize("name", ["t.csv.gz", "t.csv.zst", "t.zip"])
+    def test_a_file_that_is_not_compressed(self, tmp_path, name):
+        (tmp_path / name).write_text("a,b\n1,2\n")
+        with pytest.raises(DataError, match=r"is not a .* file\. Rename it"):
+            open_table(str(tmp_path / name))
+
+    def test_more_content_than_memory(self, tmp_path, monkeypatch):
+        (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 1000))
+        monkeypatch.setattr("lossselect.data.readers.content.free_memory", lambda: 8000)
+        with pytest.raises(DataError, match=r"a quarter of the free memory\. Decompress it"):
+            open_table(str(tmp_path / "t.csv.gz"))
+
+    def test_another_encoding(self, tmp_path):
+        (tmp_path / "t.csv.gz").write_bytes(gzip.compress("a,b\n1,é\n".encode("latin-1")))
+        table = open_table(str(tmp_path / "t.csv.gz"), TableOptions(encoding="latin-1"))
+        assert table.read(["b"]).rows() == [("é",)]
 
     def test_a_damaged_file(self, read):
         content = gzip.compress(b"a,b\n" + b"1,2\n" * 1000)
