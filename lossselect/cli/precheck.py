@@ -21,7 +21,7 @@ from lossselect.exceptions import ConfigError
 from lossselect.run.build import build_metrics, load_data, to_plain
 from lossselect.run.lock import check_unlocked, lock_folder
 from lossselect.run.loggers import check_loggers
-from lossselect.run.settings import as_list, needs_trainer, resolve_head, resolve_monitor
+from lossselect.run.settings import needs_trainer, resolve_head, resolve_monitor
 from lossselect.run.trust import check_targets
 from lossselect.run.validation import (
     SETTINGS,
@@ -30,7 +30,7 @@ from lossselect.run.validation import (
     check_task_settings,
     check_trainer,
 )
-from lossselect.utils.checks import SPLIT_NAMES, suggestion
+from lossselect.utils.checks import SPLIT_NAMES, as_list, suggestion
 from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import ignore_warnings
 

@@ -27,8 +27,9 @@ from lossselect.cli.console import (
 )
 from lossselect.losses.registry import LOSSES
 from lossselect.run.lock import lock_folder, unlock_folders
-from lossselect.run.settings import as_list, list_variants, task_monitor
+from lossselect.run.settings import list_variants, task_monitor
 from lossselect.run.trust import trust
+from lossselect.utils.checks import as_list
 from lossselect.utils.redaction import record_environment
 from lossselect.utils.terminal import prepare_streams, print_safely
 from lossselect.utils.warnings import ignore_warnings, warn

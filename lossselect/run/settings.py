@@ -1,6 +1,6 @@
 """The packaged configs, and the head, monitor and loss options that follow from a run's settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from lossselect.exceptions import ConfigError
 from lossselect.losses.registry import row_options
 from lossselect.models.nets import head_options
 from lossselect.run.allowed_classes import public_name
+from lossselect.utils.checks import as_list
 
 if TYPE_CHECKING:
     from lossselect.reporting.plan import Monitor
@@ -43,12 +44,6 @@ def list_variants(group: str = "") -> list[str]:
     entries = (files("lossselect.configs") / group).iterdir()
     listed = (entry for entry in entries if not entry.name.startswith("_"))
     return sorted(entry.name.removesuffix(".yaml") for entry in listed if entry.is_dir() != bool(group))
-
-
-def as_list(setting: Any) -> list[Any]:
-    """Return a setting as a list: one value, several, or none for None."""
-    is_several = isinstance(setting, Sequence) and not isinstance(setting, str)
-    return [*setting] if is_several else [] if setting is None else [setting]
 
 
 def check_has_target(place: str, entry: Any) -> None:

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, ListConfig
 from lossselect.compat.hydra import configure_log, initialize_sources, install_checks, resolve_target
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.run.allowed_classes import ANYWHERE, DENIED_ARGUMENTS, find_position, public_name
-from lossselect.run.settings import as_list
 from lossselect.run.validation import SETTINGS
+from lossselect.utils.checks import as_list
 
 PACKAGES = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch", "torchmetrics")
 """Packages with allowed classes; other packages are trusted completely or not at all."""

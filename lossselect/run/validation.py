@@ -13,7 +13,6 @@ from lossselect.models.nets import check_head_bias, make_net, net_options
 from lossselect.run.settings import (
     FILE_DATA,
     MIN_INTS,
-    as_list,
     check_has_target,
     configured_head,
     drop_none,
@@ -23,7 +22,7 @@ from lossselect.run.settings import (
     packaged_config,
     resolve_head,
 )
-from lossselect.utils.checks import check_float, check_int, check_options, lookup, suggestion
+from lossselect.utils.checks import as_list, check_float, check_int, check_options, lookup, suggestion
 from lossselect.utils.warnings import ON_NONFINITE, WARNINGS
 
 if TYPE_CHECKING:
@@ -336,7 +335,7 @@ def _check_data(data: Mapping[str, Any]) -> None:
     )
     for name in ("delimiter", "hierarchy"):
         value = data.get(name)
-        _require(isinstance(value, str | None), f"data.{name} must be a text such as '|', got {value!r}.")
+        _require(isinstance(value, str | None), f"data.{name} must be text such as '|', got {value!r}.")
     _require(
         isinstance(data.get("counts", False), bool),
         f"data.counts must be true or false, got {data.get('counts')!r}.",

@@ -66,6 +66,12 @@ def shorten(names: Sequence[Any], limit: int = 8) -> str:
     return ", ".join(map(str, names[:limit])) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
+def as_list(setting: Any) -> list[Any]:
+    """Return a setting as a list: one value, several, or none for None."""
+    is_several = isinstance(setting, Sequence) and not isinstance(setting, str)
+    return [*setting] if is_several else [] if setting is None else [setting]
+
+
 def show(value: Any, limit: int = 120) -> str:
     """Return the representation of a cell; the middle of a long one is left out."""
     text = repr(value)
