@@ -21,7 +21,7 @@ from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.tables import check_columns
-from lossselect.data.sources import Source, as_list, as_names, read_array_source, read_table
+from lossselect.data.sources import Source, as_names, read_array_source, read_table
 from lossselect.data.split_columns import (
     describe_method,
     find_rows,
@@ -32,7 +32,7 @@ from lossselect.data.splits import SPLITS, Splits
 from lossselect.exceptions import ConfigError, DataError, LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
-from lossselect.utils.checks import format_setting, shorten
+from lossselect.utils.checks import as_list, format_setting, shorten
 from lossselect.utils.warnings import warn
 
 
@@ -150,7 +150,7 @@ def load_own_data(
             # categories are read as text, so that "007" stays "007" even if all cells look like numbers
             texts = [category.name for category in features.categories]
             texts += [column.name for column in features.texts]
-            other = read(other_path, texts, {"other_group": roles["group"]} if "group" in roles else {})
+            other = read(other_path, texts, {"group": roles["group"]} if "group" in roles else {})
             width, train_width = other.reading.get("width"), source.reading.get("width")
             if width != train_width:
                 raise DataError(f"Expected {train_width} features per row as in training, got {width}.")

@@ -13,11 +13,12 @@ from lossselect.data.preprocessing.columns import column_error, feature_columns
 from lossselect.data.readers.arrays import read_arrays
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions, check_columns
+from lossselect.data.readers.text_tables import TextTable
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
 from lossselect.losses.options import MAX_WEIGHT
-from lossselect.utils.checks import first_duplicate, format_setting, shorten
+from lossselect.utils.checks import as_list, first_duplicate, format_setting, shorten
 from lossselect.utils.warnings import warn
 
 
@@ -73,8 +74,8 @@ def read_table(
         labels.check_unused(["id"], f"{len(targets)} columns")
     settings = [("target", name) for name in targets] + [("sample_weight", name) for name in weights]
     settings += [("id", name) for name in ids]
-    if roles.get("other_group") not in table.header:  # the groups of another file are only compared
-        roles = {role: name for role, name in roles.items() if role != "other_group"}
+    if labels.fitted is not None:  # the groups of another file are only compared, if it has them
+        roles = {role: name for role, name in roles.items() if name in table.header}
     if ids and ids[0] in as_names(features):
         raise ConfigError(f"Column {ids[0]!r} cannot be both data.id and a feature (data.features).")
     for role, name in roles.items():
@@ -95,7 +96,7 @@ def read_table(
     used = dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])
     # labels such as 1,2 may be two labels
     frame = table.read([*used], as_text=texts, as_written=targets if labels.delimiter else ())
-    if options.get("header") is None and table.form == "CSV":
+    if options.get("header") is None and isinstance(table, TextTable):
         _check_no_row_is_header(table.header, frame[targets], path)
     unnamed = [name for name in columns if name in table.unnamed and name not in only]
     columns = [name for name in columns if not (name in unnamed and _is_index(frame[name], path))]
@@ -104,7 +105,7 @@ def read_table(
         frame = collect_labels(frame, ids[0], targets[0], labels.empty)
     checked = _check_weights(frame[weights[0]], path) if weights else None
     listed = isinstance(target, list | tuple) and not ids
-    role_columns = {role.removeprefix("other_"): frame[name] for role, name in roles.items()}
+    role_columns = {role: frame[name] for role, name in roles.items()}
     return Source(path, frame[columns], frame[targets].get_columns(), listed, options, checked, role_columns)
 
 
@@ -140,7 +141,7 @@ def _is_index(column: pl.Series, path: str) -> bool:
         return False
     warn(
         "index_column",
-        f"A column of {path} has no name and another integer in each row, as the index that pandas writes. "
+        f"A column of {path} has no name and a different integer in each row, like an index of pandas. "
         f"It is left out. To use it, name it {column.name!r} in data.features.",
     )
     return True
@@ -171,11 +172,6 @@ def _check_weights(column: pl.Series, path: str) -> np.ndarray:
         weight = f"the weight {column[row]!r} ({format_setting('data.sample_weight', column.name)})"
         raise DataError(f"Row {row} of {path} has {weight}, {rule}", row=row)
     return numbers.to_numpy()
-
-
-def as_list(setting: Any) -> list[Any]:
-    """Return one value, several, or none as a list."""
-    return [*setting] if isinstance(setting, list | tuple) else [] if setting is None else [setting]
 
 
 def as_names(setting: Any) -> list[str]:

@@ -89,7 +89,7 @@ def describe_method(roles: Mapping[str, pl.Series], paths: Mapping[str, str | No
     parts += [f"as column {roles['split'].name!r} names them"] if "split" in roles else []
     others = "others " if parts else ""
     if "time" in roles:
-        parts.append(f"{others}in the order of column {roles['time'].name!r}, the latest for test")
+        parts.append(f"{others}by time (column {roles['time'].name!r}): the latest rows are the test split")
     elif "group" in roles:
         parts.append(f"{others}drawn as whole groups of column {roles['group'].name!r}, stratified by label")
     elif not all(paths.values()):

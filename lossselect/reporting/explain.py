@@ -280,9 +280,8 @@ def _optimizer_lines(module: Any) -> Iterator[Line]:
         # the chosen one may be written as its class, such as AdamW
         return ", ".join(f"{setting}={name}" for name in variants if name not in chosen.lower())
 
-    overrides: set[str] = getattr(
-        module, "_overrides", set
-    )()  # without Lightning, the module is a `Classifier`
+    # a `Classifier`, which needs no Lightning, has no optimizer
+    overrides = module._overrides() if hasattr(module, "_overrides") else set()
     if "configure_optimizers" in overrides and module._optimizer_spec is None:
         yield Line("optimizer", f"{type(module).__name__}.configure_optimizers")
         return

@@ -218,7 +218,7 @@ class TestPlan:
         [
             ({}, "drawn at random, stratified by label"),
             ({"group": "g"}, "drawn as whole groups of column 'g', stratified by label"),
-            ({"time": "t"}, "in the order of column 't', the latest for test"),
+            ({"time": "t"}, "by time (column 't'): the latest rows are the test split"),
             ({"split": "s"}, "as column 's' names them; others drawn at random, stratified by label"),
         ],
     )
@@ -284,8 +284,8 @@ class TestSuspiciousFeatures:
         ("numbers", "problem"),
         [
             ([*range(ROWS)], "counts the rows"),
-            ([*range(ROWS, 0, -1)], "another integer"),
-            ([row * row for row in range(ROWS)], "another integer"),
+            ([*range(ROWS, 0, -1)], "a different integer"),
+            ([row * row for row in range(ROWS)], "a different integer"),
         ],
     )
     def test_identifiers(self, load, numbers, problem):

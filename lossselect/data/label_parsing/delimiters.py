@@ -13,7 +13,7 @@ DELIMITERS = ("|", ";", ",", "/")
 
 
 def find_delimiter(values: Sequence[Any], task: str = "auto") -> str | None:
-    """Return the text that seems to separate several labels in the distinct `values`; None if there is none.
+    """Return the text that seems to separate several labels in the distinct `values`, or None.
 
     A blank is often part of a name, so it counts only if the cells look like sets of labels. With
     task=multilabel, for which some delimiter is required, the same evidence suffices as for the others.

@@ -48,7 +48,7 @@ def parse_indicators(columns: Sequence[pl.Series], options: LabelOptions) -> Lab
 def _read_column(column: pl.Series, options: LabelOptions) -> tuple[np.ndarray, bool | None, np.ndarray]:
     """Return the numbers of a column, NaN where missing, whether it has marks, and which cells are empty.
 
-    Marks become 1. Whether it has marks is None if all of its cells are missing.
+    Marks become 1. The second value is None if all cells are missing.
     """
     form = (
         "numbers of votes" if options.counts else "0 and 1 (or yes and no, true and false, x and empty cells)"

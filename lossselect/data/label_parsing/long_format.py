@@ -25,7 +25,7 @@ def collect_labels(frame: pl.DataFrame, key: str, target: str, empty: str | None
     ids = frame[key]
     if ids.null_count():
         row = ids.is_null().arg_max() or 0
-        raise DataError.at(row, key, " is empty, but each row needs an id (data.id). Write it.")
+        raise DataError.at(row, key, " is empty, but each row needs an id (data.id). Fill it in.")
     others = [name for name in frame.columns if name not in (key, target)]
     for name in others:
         if frame[name].dtype.is_nested():

@@ -14,7 +14,7 @@ from lossselect.data.preprocessing.standardizer import Standardizer, standardize
 from lossselect.data.readers.tables import check_columns
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import as_number
-from lossselect.utils.checks import format_setting, lookup, shorten
+from lossselect.utils.checks import format_setting, lookup, shorten, show
 from lossselect.utils.warnings import warn
 
 FEW = 20
@@ -32,11 +32,6 @@ NUMERIC = selectors.numeric() | selectors.by_dtype(pl.Boolean, pl.Null)
 def column_error(column: str, problem: str, **fields: Any) -> DataError:
     """Return the error for a column; `problem` continues the sentence after the column's name."""
     return DataError(f"Column {column!r} {problem}", column=column, **fields)
-
-
-def excerpt(text: str) -> str:
-    """Return text in quotation marks for a message, shortened."""
-    return repr(text if len(text) <= LONG else f"{text[:LONG]}...")
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ class CellParser:
             if row is not None:
                 raise column_error(
                     column.name,
-                    f"contains numbers, but row {row + first_row} is {excerpt(text[row])}. If that means "
+                    f"contains numbers, but row {row + first_row} is {show(text[row])}. If that means "
                     f"'missing', train with {format_setting('data.null_values', [text[row][:LONG]])}. If the "
                     "column contains categories, train with "
                     f"{format_setting('data.categorical', [column.name])}.",
@@ -230,7 +225,7 @@ def warn_if_index(column: pl.Series) -> None:
     if not (span == len(column) - 1 or column.is_sorted() or IDENTIFIER.search(column.name)):
         return  # amounts, for example, may be different in all rows
     counts = (column.diff().drop_nulls() == 1).all()
-    problem = "counts the rows" if counts else "has another integer in each row, as an identifier does"
+    problem = "counts the rows" if counts else "has a different integer in each row, as an identifier does"
     warn(
         "index_column",
         f"Column {column.name!r} {problem}. An identifier reveals the label if the rows are sorted by label, "

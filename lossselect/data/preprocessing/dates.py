@@ -14,12 +14,11 @@ from lossselect.data.preprocessing.columns import (
     CellParser,
     Number,
     column_error,
-    excerpt,
     fitted_numbers,
 )
 from lossselect.data.preprocessing.standardizer import Standardizer
 from lossselect.exceptions import DataError
-from lossselect.utils.checks import format_setting
+from lossselect.utils.checks import format_setting, show
 
 TIME = (
     r"(?:(?:[Tt]|,? +)(?<hour>\d{1,2}):(?<minute>\d{2})(?::(?<second>\d{2})(?<fraction>\.\d+)?)?"
@@ -203,7 +202,7 @@ def parse_dates(
         raise DataError.at(
             row + first_row,
             column.name,
-            f" is {excerpt(text[row])}, but must be a date {expected}. Correct it. If it means 'missing', "
+            f" is {show(text[row])}, but must be a date {expected}. Correct it. If it means 'missing', "
             f"train with {format_setting('data.null_values', [text[row][:LONG]])}. If all dates have another "
             "format, train with it, such as data.date_format=%d.%m.%y.",
             text[row],

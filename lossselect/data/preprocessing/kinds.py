@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 
 import polars as pl
 
-from lossselect.data.preprocessing.columns import FEW, TEXT, CellParser, excerpt
+from lossselect.data.preprocessing.columns import FEW, TEXT, CellParser
 from lossselect.data.preprocessing.dates import is_date
 from lossselect.exceptions import DataError
-from lossselect.utils.checks import format_setting
+from lossselect.utils.checks import format_setting, show
 
 MAX_CATEGORIES = 1000
 """Maximum number of distinct categories; text with more is treated as free text or an identifier."""
@@ -43,7 +43,7 @@ def column_kind(column: pl.Series, parser: CellParser, date_format: str | None =
         return "number", ""
     if not_numbers < distinct / 2:
         parser.numbers(column)  # raises an error with the first cell that is not a number
-    example = f"such as {excerpt(text[0])}"
+    example = f"such as {show(text[0])}"
     if _share(text.head(100), DATE):
         if is_date(values, date_format):
             return "date", ""

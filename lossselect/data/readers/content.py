@@ -127,7 +127,7 @@ def kind_error(file: Path, kind: str, expected: str) -> ConfigError:
         fix = f"Convert it, for example with: {code}.{danger}"
     else:
         fix = "Save the table as a .csv or .parquet file."
-    return ConfigError(f"Expected {expected}, but {file} is a file of the kind {kind}. {fix}")
+    return ConfigError(f"Expected {expected}, but {file} contains {kind} data. {fix}")
 
 
 def kind_by_suffix(file: Path) -> str | None:

@@ -121,9 +121,9 @@ class TestOtherContent:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (gzip.compress(b"a,b\n1,2\n", mtime=0), "a file of the kind gzip. Rename it to t.csv.gz."),
-            (b"PK\x03\x04 damaged", "a file of the kind ZIP. Rename it to t.csv.zip."),
-            (b"PAR1\x15\x00\x15\x90", "a file of the kind Parquet. Rename it to t.parquet."),
+            (gzip.compress(b"a,b\n1,2\n", mtime=0), "contains gzip data. Rename it to t.csv.gz."),
+            (b"PK\x03\x04 damaged", "contains ZIP data. Rename it to t.csv.zip."),
+            (b"PAR1\x15\x00\x15\x90", "contains Parquet data. Rename it to t.parquet."),
             (b"\x93NUMPY\x01\x00", "Rename it to t.npy. Then set data=arrays."),
             (pickle.dumps([1]), "a pickle can run code"),
             (b"\x89HDF\r\n\x1a\n", "pandas.read_hdf('t.csv').to_parquet('t.parquet')"),

@@ -117,7 +117,7 @@ class TestUnnamedColumns:
     def test_an_index_is_left_out(self, load, index):
         frame = pl.DataFrame({"": index, "x": [i * 0.5 for i in range(60)], "y": ["a", "b", "c"] * 20})
         with pytest.warns(
-            ls.LossSelectWarning, match=r"no name and another integer.*'column 0'.*index_column"
+            ls.LossSelectWarning, match=r"no name and a different integer.*'column 0'.*index_column"
         ):
             assert load(frame).columns == ("x",)
 
