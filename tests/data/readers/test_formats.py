@@ -151,7 +151,9 @@ class TestOtherContent:
         path = tmp_path / "t.csv"
         with path.open("wb") as file:
             np.savez(file, X=np.zeros(3))
-        with pytest.raises(ConfigError, match=r"NumPy archive data\. Rename it to t\.npz. Then set data=arrays"):
+        with pytest.raises(
+            ConfigError, match=r"NumPy archive data\. Rename it to t\.npz. Then set data=arrays"
+        ):
             open_table(str(path))
 
     @pytest.mark.parametrize(
