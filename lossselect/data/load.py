@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,11 @@ from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.preparation import Preparation
+from lossselect.data.preprocessing.sparse_features import SparseFeatures
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
+from lossselect.data.readers.arrays import has_only_features
+from lossselect.data.readers.libsvm import is_libsvm
 from lossselect.data.readers.tables import check_columns
 from lossselect.data.sources import Source, as_names, read_array_source, read_table
 from lossselect.data.split_columns import (
@@ -97,15 +99,17 @@ def load_own_data(
         raise ConfigError(
             f"Column {both[0]!r} cannot be both data.text and data.categorical. Remove it from one of them."
         )
-    if not is_table and (val_path or test_path) and Path(path).suffix.lower() == ".npy":
+    if not is_table and (val_path or test_path) and not is_libsvm(path) and has_only_features(path):
         raise ConfigError(
-            "data.val_path and data.test_path need data.path to be a .npz file of features and labels, got "
-            f"{path}. Save each split as such a file."
+            "data.val_path and data.test_path require a file of features and labels for each split, but "
+            f"{path} contains only features. Join the rows of all splits, and save the split of each row, "
+            "train, val or test, for data.split=splits.npy."
         )
 
     def read(path: str, as_text: Sequence[str], roles: Mapping[str, str]) -> Source:
         if not is_table:
-            return read_array_source(path, **reading)
+            train = None if options.fitted is None else source.reading
+            return read_array_source(path, roles=roles, labels=options, train=train, **reading)
         return read_table(path, as_text=as_text, roles=roles, labels=options, **reading)
 
     columns = {"split": split, "group": group, "time": time}
@@ -129,17 +133,21 @@ def load_own_data(
         raise DataError(
             "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."
         )
+    features: Any
     with count_ids(id):
-        features = (
-            Features.fit(source.features, rows["train"], parser, categories, free_text, date_format)
-            if is_table
-            else fit_array(source.features, rows["train"], parser)
-        )
+        if is_table:
+            features = Features.fit(
+                source.features, rows["train"], parser, categories, free_text, date_format
+            )
+        elif isinstance(source.features, np.ndarray):
+            features = fit_array(source.features, rows["train"], parser)
+        else:
+            features = SparseFeatures.fit(source.features, rows["train"], source.reading["first_index"])
 
     def transform(source: Source) -> tuple[TableRows, dict[str, int]]:
-        if is_table:
-            return features.transform(source.features, source.path)
-        return transform_array(source.features, features)
+        if isinstance(source.features, np.ndarray):
+            return transform_array(source.features, features)
+        return features.transform(source.features, source.path)
 
     parts: list[tuple[Any, ...]] = [(transform(source)[0], labels.values, source.weights)]
     starts, unknown = {}, {}
@@ -148,8 +156,7 @@ def load_own_data(
             continue
         try:
             # categories are read as text, so that "007" stays "007" even if all cells look like numbers
-            texts = [category.name for category in features.categories]
-            texts += [column.name for column in features.texts]
+            texts = [column.name for column in (*features.categories, *features.texts)] if is_table else []
             other = read(other_path, texts, {"group": roles["group"]} if "group" in roles else {})
             width, train_width = other.reading.get("width"), source.reading.get("width")
             if width != train_width:
@@ -170,7 +177,8 @@ def load_own_data(
             warn_shared_groups(source.roles["group"].gather(rows["train"]), other.roles["group"], part)
     _warn_unknown(unknown)
     tables, all_labels, weights = zip(*parts, strict=True)
-    preparation = Preparation(name, features, source.reading).to_dict()
+    form = "sparse matrix" if isinstance(features, SparseFeatures) else name
+    preparation = Preparation(form, features, source.reading).to_dict()
     preparation["vocabulary"] = labels.vocabulary.to_dict() if labels.vocabulary else None
     return Splits(
         name=path,

@@ -274,6 +274,7 @@ def _list_values(spec: Any, task: "Task", is_final: bool) -> Iterator[str]:
 
 
 def _check_data(data: Mapping[str, Any]) -> None:
+    from lossselect.data.readers.suffixes import ARRAYS, LIBSVM
     from lossselect.data.toy import DATASETS
 
     lookup({**dict.fromkeys(FILE_DATA), **DATASETS}, data.get("name", ""), "data set")
@@ -294,7 +295,7 @@ def _check_data(data: Mapping[str, Any]) -> None:
     for name in ("path", "val_path", "test_path"):
         message = f"data.{name} must be the path of a file, got {data[name]!r}."
         _require(isinstance(data[name], str | None), message)
-    if data["name"] == "table" and data["path"].lower().endswith((".npz", ".npy")):
+    if data["name"] == "table" and data["path"].lower().endswith((*ARRAYS, *LIBSVM)):
         return  # the reader raises an error that suggests data=arrays
     _require(
         data["target"] is not None or data["name"] != "table",

@@ -182,8 +182,10 @@ class TestLoad:
         np.savez(tmp_path / "v.npz", X=x, y=np.arange(40) % 3)
         with pytest.raises(ValueError, match=r"have shape \(40,\), but the .* have shape \(40, 3\)"):
             load_own_data("arrays", task={"name": "multiclass"}, path=str(tmp_path / "d.npz"), **arguments)
-        with pytest.raises(ValueError, match=r"a \.npz file of features and labels, got x\.npy"):
-            load_own_data("arrays", task={"name": "multilabel"}, path="x.npy", **arguments)
+        with pytest.raises(ValueError, match=r"x\.npy contains only features"):
+            np.save(tmp_path / "x.npy", x)
+            path = str(tmp_path / "x.npy")
+            load_own_data("arrays", task={"name": "multilabel"}, path=path, **arguments)
 
     def test_arrays(self, tmp_path):
         x, y = numbers(80).reshape(40, 2), np.array(["b", "a"] * 20)

@@ -15,7 +15,7 @@ from lossselect.data.readers.content import (
     kind_by_suffix,
     kind_error,
 )
-from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, SEPARATORS
+from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, LIBSVM, SEPARATORS
 from lossselect.data.readers.tables import Table, TableOptions, existing_file, first_line
 from lossselect.data.readers.text_tables import TextTable
 from lossselect.exceptions import ConfigError, DataError
@@ -43,6 +43,8 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     suffix = Path(name).suffix.lower()
     if suffix in ARRAYS:
         raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read arrays (.npz or .npy).")
+    if suffix in LIBSVM:
+        raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read libsvm files.")
     if suffix not in (*SEPARATORS, *FORMATS):
         raise _suffix_error(file)
     if file.stat().st_size == 0 or content == b"":

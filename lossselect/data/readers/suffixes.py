@@ -20,3 +20,5 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".z
 """Compressed files by suffix."""
 ARRAYS = (".npz", ".npy")
 """Suffixes of arrays."""
+LIBSVM = (".libsvm", ".svm", ".svmlight")
+"""Suffixes of libsvm files, which may also have other names."""

@@ -247,7 +247,7 @@ class TestArrays:
             (
                 {"X": np.eye(2), "y": np.array([b"\xe9", b"a"])},
                 (None, None),
-                "are bytes that are not valid UTF-8",
+                "contains bytes that are not valid UTF-8",
             ),
             ({"X": np.eye(2), "y": np.array([{}, {}])}, (None, None), "Array 'y' of "),
         ],
