@@ -142,6 +142,10 @@ def load_own_data(
         elif isinstance(source.features, np.ndarray):
             features = fit_array(source.features, rows["train"], parser)
         else:
+            if nan != "error":
+                raise ConfigError(
+                    "data.nan=missing cannot be used with sparse features, which must be finite. Remove it."
+                )
             features = SparseFeatures.fit(source.features, rows["train"], source.reading["first_index"])
 
     def transform(source: Source) -> tuple[TableRows, dict[str, int]]:

@@ -182,9 +182,9 @@ class TestLoad:
         np.savez(tmp_path / "v.npz", X=x, y=np.arange(40) % 3)
         with pytest.raises(ValueError, match=r"have shape \(40,\), but the .* have shape \(40, 3\)"):
             load_own_data("arrays", task={"name": "multiclass"}, path=str(tmp_path / "d.npz"), **arguments)
+        path = str(tmp_path / "x.npy")
+        np.save(path, x)
         with pytest.raises(ValueError, match=r"x\.npy contains only features"):
-            np.save(tmp_path / "x.npy", x)
-            path = str(tmp_path / "x.npy")
             load_own_data("arrays", task={"name": "multilabel"}, path=path, **arguments)
 
     def test_arrays(self, tmp_path):

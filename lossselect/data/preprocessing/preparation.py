@@ -10,7 +10,7 @@ from lossselect.data.preprocessing.sparse_features import SparseFeatures
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import array_columns, as_frame, read_features, read_sparse_features
 from lossselect.data.readers.formats import open_table
-from lossselect.data.readers.libsvm import is_libsvm, read_libsvm
+from lossselect.data.readers.libsvm import read_libsvm
 from lossselect.data.readers.sparse_matrices import width_error
 from lossselect.data.readers.suffixes import ARRAYS
 from lossselect.data.readers.tables import TableOptions, check_columns
@@ -89,7 +89,7 @@ class Preparation:
     def _read_sparse(self, path: str) -> Any:
         """Return the rows of a new file in the format of the training file."""
         is_text = self.reading["first_index"] is not None
-        if is_libsvm(path) != is_text:
+        if (Path(path).suffix.lower() in ARRAYS) == is_text:
             form = "libsvm file" if is_text else ".npz file of a sparse matrix"
             raise DataError(f"Expected a {form}, got {path}: the model was trained on a {form}.")
         if is_text:

@@ -15,6 +15,7 @@ from lossselect.data.readers.content import (
     kind_by_suffix,
     kind_error,
 )
+from lossselect.data.readers.libsvm import check_is_table
 from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, LIBSVM, SEPARATORS
 from lossselect.data.readers.tables import Table, TableOptions, existing_file, first_line
 from lossselect.data.readers.text_tables import TextTable
@@ -52,6 +53,8 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     form = FORMATS.get(suffix)
     if content is None:
         _check_kind(file, form, options)
+    if form is None and not options.separator:
+        check_is_table(file, content)
     if form is None:
         return TextTable(file, options, SEPARATORS[suffix], content)
     source: Any = file if content is None else io.BytesIO(content)

@@ -25,6 +25,8 @@ from lossselect.utils.warnings import warn
 
 HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s+(\d+)\s*")
 QUERY = re.compile(rb"[^#]*?\sqid:(\d{1,18})\s")
+ROW = re.compile(rb"[^\s:]*( qid:\d+)?( \d+:[-+.\deE]+){2,}\s*")
+"""Pattern of a row that is unlike a row of a table."""
 MAX_EXACT = 2**53
 """Largest integer up to which the numbers of labels, which are read as floats, are exact."""
 
@@ -66,6 +68,17 @@ def is_libsvm(path: str) -> bool:
     return True
 
 
+def check_is_table(file: Path, content: bytes | None) -> None:
+    """Raise ConfigError for a text file whose first row is a row of a libsvm file."""
+    with file.open("rb") if content is None else io.BytesIO(content) as opened:
+        lines = [opened.readline(10_000) for _ in range(2)]
+    if ROW.fullmatch(lines[1] if HEADER.fullmatch(lines[0]) else lines[0]):
+        raise ConfigError(
+            f"{file} seems to be a libsvm file, with rows such as 'label index:value index:value'. Set "
+            "data=arrays to read it, or data.separator=' ' if it is a table."
+        )
+
+
 def read_libsvm(path: str, train: Mapping[str, Any] | None = None, with_queries: bool = False) -> LibsvmRows:
     """Return the rows of a file, which may be compressed.
 
@@ -97,7 +110,9 @@ def read_libsvm(path: str, train: Mapping[str, Any] | None = None, with_queries:
             raise _row_error([*_data_lines(opened)], path) from None
         opened.seek(start)
         lines = _data_lines(opened)
-        queries = _read_queries(lines if with_queries else islice(lines, 1), path, train is None)
+        queries = _read_queries(
+            lines if with_queries else islice(lines, 1), path, with_queries and train is None
+        )
     if not labels:
         raise DataError(f"{path} has no rows. Add at least one.")
     first_index = 0 if header or (matrix.nnz and matrix.indices.min() == 0) else 1

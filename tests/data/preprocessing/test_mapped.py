@@ -319,8 +319,8 @@ class TestFiles:
         os.replace("x.npy", "d.npz")
         with pytest.raises(ValueError, match=r"d\.npz is in fact a \.npy file\. Rename it"):
             load("d.npz")
+        os.replace("d.npz", "x.npy")
         with pytest.raises(ValueError, match=r"Expected a \.npz or \.npy file, got y\.txt"):
-            os.replace("d.npz", "x.npy")
             load("x.npy", target="y.txt")
 
     def test_the_name_of_an_array(self):
