@@ -1,6 +1,7 @@
 """Data sets of sparse features: splits, scaling, batches and new files."""
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -119,6 +120,25 @@ def test_a_million_columns():
     train = splits.rows["train"].numpy()
     assert splits.features.shape[1] == len(np.unique(matrix[train].indices))
     assert transform(splits, "X.npz").shape == splits.features.shape
+
+
+def test_memory():
+    rows, columns = 100_000, 50_000  # 40 GB as float64
+    rng = np.random.default_rng(0)
+    indices = (np.arange(rows * 10) * 7919) % columns  # each in many rows
+    matrix = sparse.csr_array(
+        (rng.random(rows * 10) + 0.1, indices, np.arange(rows + 1) * 10), shape=(rows, columns)
+    )
+    sparse.save_npz("X.npz", matrix, compressed=False)
+    np.save("y.npy", rng.integers(0, 2, rows))
+    tracemalloc.start()
+    try:
+        batch = load("X.npz", target="y.npy").features[torch.arange(64)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert batch.shape == (64, columns)
+    assert peak < 400e6  # the entries are 16 MB
 
 
 def test_nan_cannot_be_missing():
