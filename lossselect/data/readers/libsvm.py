@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lossselect.data.readers.content import decompress, find_kind, kind_by_suffix, kind_error
+from lossselect.data.readers.content import check_not_url, decompress, find_kind, kind_by_suffix, kind_error
 from lossselect.data.readers.sparse_matrices import check_finite, check_width, width_error
 from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, LIBSVM, SEPARATORS
 from lossselect.data.readers.tables import existing_file, first_line
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.utils.checks import show
+from lossselect.utils.checks import shorten, show
 from lossselect.utils.warnings import warn
 
 HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s+(\d+)\s*")
@@ -54,6 +54,7 @@ class LibsvmRows:
 
 def is_libsvm(path: str) -> bool:
     """Return whether data=arrays reads the file as libsvm; raise ConfigError for tables and other kinds."""
+    check_not_url(path)
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     suffix = next((s for s in reversed(suffixes) if s not in COMPRESSIONS), "")
     if suffix in ARRAYS:
@@ -208,13 +209,11 @@ def _resize(matrix: Any, train: Mapping[str, Any], first_index: int, path: str) 
             row=row,
             value=0,
         )
-    if (row := _first_row(matrix, matrix.indices >= width)) is not None:
-        count = len(np.unique(matrix.indices[matrix.indices >= width]))
+    if len(unseen := np.unique(matrix.indices[matrix.indices >= width])):
         warn(
             "unseen_feature",
-            f"{path} has {count} features with indices above {width - 1}, the largest of the training file, "
-            f"for example in row {row}. They are left out. Check that both files number the features in the "
-            "same way.",
+            f"Indices of {path} above {width - 1}, the largest of the training file, are left out: "
+            f"{shorten(unseen.tolist())}. Check that both files number the features in the same way.",
         )
     matrix.resize((matrix.shape[0], width))
 

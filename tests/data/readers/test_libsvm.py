@@ -95,7 +95,7 @@ class TestRows:
             ("1 1:1\n1 2:nan\n", "Row 1 of column 'x2' of .* is nan", 1),
             ("1 1:1\n1 2:inf\n", "Row 1 of column 'x2' of .* is inf", 1),
             ("x,y\n1,2\n", "Row 0 of .* is 'x,y'.*To read a table, set data=table", 0),
-            ("1 1:1\n1 " + "7" * 10_000 + "\n", "Row 1 of .{0,200}, which cannot be read", 1),
+            ("1 1:1\n1 " + "7" * 10_000 + "\n", "Row 1 of .{0,400}, which cannot be read", 1),
         ],
         ids=lambda value: str(value)[:30],
     )
@@ -111,6 +111,8 @@ class TestRows:
             is_libsvm("b.csv")
         with pytest.raises(ConfigError, match=r"Expected arrays, but b\.h5 contains HDF5 data"):
             is_libsvm("b.h5")
+        with pytest.raises(ConfigError, match="is a URL"):
+            is_libsvm("https://example.org/a9a")
         for name in ("a9a", "a9a.t", "news20.scale.bz2", "train.txt", "b.svm"):
             assert is_libsvm(name)
         assert not is_libsvm("b.npz")
@@ -185,9 +187,7 @@ class TestOtherFiles:
         assert read_libsvm(path, {**ONE_BASED, "first_index": 0}).features.shape == (2, 4)
 
     def test_larger_indices_are_left_out(self, write):
-        with pytest.warns(
-            LossSelectWarning, match="has 2 features with indices above 3, .* in row 1"
-        ) as caught:
+        with pytest.warns(LossSelectWarning, match=r"above 3, .* are left out: 4, 9\. Check") as caught:
             content = read_libsvm(write("1 1:1\n0 2:1 4:1 9:1\n"), ONE_BASED)
         assert caught[0].message.name == "unseen_feature"
         assert content.features.toarray().tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]]
