@@ -294,6 +294,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         seed: int,
         device: "torch.device",
     ) -> None:
+        import torch
         from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
         from lossselect.data.datamodule import TensorData

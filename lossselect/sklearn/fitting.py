@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
-from sklearn.preprocessing import MaxAbsScaler
 from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
@@ -59,6 +58,8 @@ def fit_scale(train: Any) -> tuple[np.ndarray, np.ndarray]:
     from lossselect.data.preprocessing.standardizer import Standardizer
 
     if issparse(train):
+        from sklearn.preprocessing import MaxAbsScaler
+
         return np.zeros(train.shape[1]), MaxAbsScaler().fit(train).scale_
     standardizer = Standardizer(range(train.shape[1]), owner=" of X").partial_fit(train)
     return standardizer.mean, standardizer.scale

@@ -49,8 +49,11 @@ class Net(nn.Sequential):
 
 
 ALWAYS = {
-    "check_sample_weight_equivalence_on_dense_data": "weights only apply to the loss; standardisation and "
-    "batches ignore them (see test_a_weight_equals_repeated_rows)",
+    **dict.fromkeys(
+        ("check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data"),
+        "weights only apply to the loss; standardisation and batches ignore them (see "
+        "test_a_weight_equals_repeated_rows)",
+    ),
     "check_methods_sample_order_invariance": "the net computes in float32, whose last digit depends on the "
     "position of a row in the batch, but the check requires 1e-7",
 }

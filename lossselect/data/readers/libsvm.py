@@ -39,8 +39,8 @@ class LibsvmRows:
         features: A `scipy.sparse.csr_array` (N, width); a column is an index in the file.
         labels: The labels of all rows, one row after the other.
         bounds: Row i has the labels from `bounds[i]` up to `bounds[i + 1]`.
-        queries: The query (qid) of each row if they were requested, else of the first row; empty if there
-            are none.
+        queries: The query (qid) of each row if they were requested, else of the first row; empty if the
+            rows have no query.
         reading: `width`; `first_index`, 0 if the file has an index 0 or a header, else 1; and `num_labels`
             of the header, None without a header.
     """
@@ -166,7 +166,7 @@ def _row_error(lines: list[bytes], path: str) -> DataError:
 
 
 def _read_queries(lines: Iterable[bytes], path: str, required: bool) -> np.ndarray:
-    """Return the query of each row, or none if the first row has none and `required` is false."""
+    """Return the query of each row, empty if the first row has no query and `required` is false."""
     found = [QUERY.match(line) for line in lines]
     row = found.index(None) if None in found else None
     if row is not None and (required or row):
