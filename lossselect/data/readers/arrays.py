@@ -44,7 +44,8 @@ def read_arrays(
         others: Names of the other arrays in the .npz by setting, such as "group". With only features in
             `path`, their paths: .npy files.
     """
-    labels: np.ndarray | SparseLabels
+    labels: Any
+    arrays: dict[str, np.ndarray]
     others = others or {}
     content = _open(path)
     is_archive = not _has_only_features(content)
