@@ -1,7 +1,6 @@
 """Checks of a whole data set before the first step."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -41,10 +40,9 @@ def check_splits(task: Task, splits: Splits) -> dict[str, LabelCounts]:
     return counts
 
 
-def warn_target_leakage(features: Any, labels: np.ndarray | SparseLabels) -> None:
+def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray | SparseLabels) -> None:
     """Warn about a column with one value for each class, which may be a copy of the label."""
-    is_dense = isinstance(features, pl.DataFrame | np.ndarray)
-    if not is_dense or isinstance(labels, SparseLabels) or labels.ndim > 1:
+    if isinstance(labels, SparseLabels) or labels.ndim > 1:
         return
     label = pl.Series(np.nan_to_num(labels, nan=-1.0))
     columns = features.iter_columns() if isinstance(features, pl.DataFrame) else _candidates(features, label)
