@@ -176,7 +176,8 @@ def load_own_data(
             continue
         try:
             # categories are read as text, so that "007" stays "007" even if all cells look like numbers
-            texts = [column.name for column in (*features.categories, *features.texts)] if is_table else []
+            coded: list[Any] = [*features.categories, *features.texts] if is_table else []
+            texts = [column.name for column in coded]
             other = read(other_path, texts, {"group": roles["group"]} if "group" in roles else {})
             width, train_width = other.reading.get("width"), source.reading.get("width")
             if width != train_width:

@@ -1,9 +1,12 @@
 """Data sets of sparse features: splits, scaling, batches and new files."""
 
+import json
 import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from scipy import sparse
@@ -11,6 +14,7 @@ from sklearn.datasets import dump_svmlight_file
 from sklearn.preprocessing import MaxAbsScaler
 from table_cases import OPTIONS
 
+from lossselect.cli.predict import predict_file
 from lossselect.data.load import load_own_data
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
@@ -311,3 +315,32 @@ def test_damaged_checkpoints(place, value):
     inner[last] = value
     with pytest.raises(CheckpointError, match=re.escape("c.ckpt is damaged")):
         Preparation.stored(values, "c.ckpt")
+
+
+@pytest.mark.parametrize("head", ["dense", "chunked"])
+def test_a_run_on_extreme_classification_data(head, command):
+    rng = np.random.default_rng(0)
+    matrix, _ = make()
+    lines = [f"{N} {F} 9"]
+    for i in range(N):
+        pairs = " ".join(f"{j}:{v:.4f}" for j, v in zip(matrix[[i]].indices, matrix[[i]].data, strict=True))
+        lines.append(f"{','.join(map(str, np.flatnonzero(rng.random(9) < 0.3)))} {pairs}")
+    Path("d.txt").write_text("\n".join(lines))
+    code, _, err = command(
+        *("task=auto", "data=arrays", "data.path=d.txt", f"head={head}", "trainer.max_epochs=1"),
+        *("trainer.accelerator=cpu", "hydra.run.dir=run", "export=safetensors", "report=false"),
+    )
+    assert (code, err) == (0, "")
+    expected = pl.read_csv("run/predictions.csv").sort("row")
+    labels = [[label for label in line.split(" ")[0].split(",") if label] for line in lines[1:]]
+    assert [json.loads(cell) for cell in expected["target"]] == [labels[i] for i in expected["row"]]
+    for model in ("checkpoints/best.ckpt", "model.safetensors"):
+        predict_file(f"run/{model}", "d.txt", "out.csv", batch_size="17")
+        found = pl.read_csv("out.csv")[expected["row"].to_list()]
+        for name in found.columns:
+            if name.startswith("p_"):
+                np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
+            else:
+                assert found[name].equals(expected[name])
+    with pytest.raises(ConfigError, match=r"keep=x1: the columns of a sparse matrix"):
+        predict_file("run/checkpoints/best.ckpt", "d.txt", "out.csv", keep="x1")

@@ -56,7 +56,7 @@ class Preparation:
         if self.source == "sparse matrix":
             if keep:
                 raise ConfigError(
-                    f"keep={keep[0]}: columns of a sparse matrix cannot be copied. Remove keep."
+                    f"keep={keep[0]}: the columns of a sparse matrix cannot be copied. Remove keep."
                 )
             matrix = self._read_sparse(path)
             size = max(1, min(size, MAX_VALUES // len(self.features.names)))
