@@ -231,6 +231,10 @@ def read_array_source(
         weights = _check_weights(pl.Series(sample_weight, weights), path)
     if isinstance(values, np.ndarray) and values.ndim == 1:
         values = [pl.Series(target or "target", values)]
+    if train is not None and "split" in arrays:
+        raise ConfigError(
+            f"Expected the rows of one split, got X_train and y_train in {path}. Name them X, y."
+        )
     columns = {role: pl.Series(roles.get(role, "X_train, X_test"), array) for role, array in arrays.items()}
     reading: dict[str, Any] = {"features": features, "width": inputs.shape[1]}
     if not isinstance(inputs, np.ndarray):

@@ -221,6 +221,11 @@ class TestSplits:
             "test": 50,
         }
         assert splits.labels.tolist() == labels.tolist()
+        np.savez("other.npz", X=x + 1, y=labels)
+        with pytest.raises(ConfigError, match=r"Expected the rows of one split, got X_train"):
+            load("other.npz", val_path="d.npz")
+        with pytest.raises(ConfigError, match=r"contains validation rows, but data\.val_path is also set"):
+            load("d.npz", val_path="other.npz")
         del arrays["x_val"], arrays["y_val"]
         np.savez("d.npz", **arrays)
         assert {split: len(rows) for split, rows in load("d.npz").rows.items()} == {
@@ -235,6 +240,8 @@ class TestSplits:
             ({"y_test": None}, r"has no array 'y_test' \(data\.target\)"),
             ({"y_train": None}, "has no array with a usual name"),
             ({"X": np.eye(3)}, "has no array with a usual name"),
+            ({"X_train": np.eye(3)}, "has no array with a usual name"),
+            ({"x_train": np.array(1), "y_train": np.array(1)}, r"x_train has shape \(\) and y_train \(\)"),
             ({"x_test": np.ones((5, 7))}, r"x_test has shape \(5, 7\) .* but x_train has shape \(10, 4\)"),
             ({"y_test": np.ones(4)}, r"x_test has shape \(5, 4\) and y_test \(4,\)"),
             ({"y_test": np.array(["a"] * 5)}, "y_test is <U1 of shape"),

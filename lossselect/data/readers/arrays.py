@@ -164,12 +164,13 @@ def _published_splits(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]] | None:
     """Return the joined arrays X_train, X_val, X_test, those of y, and the split of each row.
 
-    Returns None if the file has other arrays of features, or no X_train.
+    Returns None if the file has no X_train (or x_train) and y_train (or Y_train), or if they are not the only
+    features and labels.
     """
-    x = next((x for x in ("X", "x") if f"{x}_train" in file.files), None)
-    y = next((y for y in ("y", "Y") if f"{y}_train" in file.files), None)
-    if x is None or y is None or {*FEATURES, *LABELS} & {*file.files}:
+    found = [name for name in ("X", "x", "y", "Y") if f"{name}_train" in file.files]
+    if "".join(found).lower() != "xy" or {*FEATURES, *LABELS} & {*file.files}:
         return None
+    x, y = found
     splits = [split for split in SPLIT_NAMES if {f"{x}_{split}", f"{y}_{split}"} & {*file.files}]
     inputs, labels = (
         [_entry(file, f"{name}_{split}", (), setting, path) for split in splits]
@@ -177,7 +178,7 @@ def _published_splits(
     )
     for split, rows, values in zip(splits, inputs, labels, strict=True):
         is_text = values.dtype.kind in "US"
-        if rows.shape[:1] != values.shape[:1] or rows.shape[1:] != inputs[0].shape[1:]:
+        if not rows.ndim or rows.shape[:1] != values.shape[:1] or rows.shape[1:] != inputs[0].shape[1:]:
             problem = f"{x}_{split} has shape {rows.shape} and {y}_{split} {values.shape}"
         elif values.shape[1:] != labels[0].shape[1:] or is_text != (labels[0].dtype.kind in "US"):
             problem = f"{y}_{split} is {values.dtype} of shape {values.shape}"
