@@ -44,7 +44,7 @@ def read_sparse_matrix(arrays: Mapping[str, np.ndarray], path: str) -> Any:
         raise DataError(f"Features must be numbers of shape (N, F), got shape {tuple(shape)} in {path}.")
     check_width(shape[1], path)
     places = [check_array(arrays, name, path) for name in axes]
-    if len({len(values), *map(len, places)}) > 1 or values.ndim != (3 if form == "bsr" else 1):
+    if values.ndim != (3 if form == "bsr" else 1) or len({len(values), *map(len, places)}) > 1:
         raise DataError(
             f"{path} has {len(places[0])} indices, but values of shape {values.shape}. Write the file again."
         )

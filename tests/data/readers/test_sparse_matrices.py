@@ -79,6 +79,7 @@ def test_repeated_entries_are_added(form, read):
         ({**CSR, "indptr": [0, 3, 2]}, "must not decrease", 1),
         ({**CSR, "data": [1.0]}, "has 2 indices, but values of shape", None),
         ({**CSR, "data": [[1.0], [2.0]]}, "has 2 indices, but values of shape", None),
+        ({**CSR, "data": 1.0}, "has 2 indices, but values of shape", None),
         ({**CSR, "data": [1j, 2]}, "must be numbers in the format csr, csc, coo, bsr, got complex128", None),
         ({**CSR, "format": b"dia"}, r"in the format dia in .*X\.tocsr\(\)", None),
         ({**CSR, "shape": [2]}, r"of shape \(N, F\), got shape \(2,\)", None),
