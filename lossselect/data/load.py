@@ -15,6 +15,7 @@ from lossselect.data.label_parsing.array_labels import parse_label_array, parse_
 from lossselect.data.label_parsing.long_format import count_ids
 from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker
 from lossselect.data.label_parsing.table_labels import parse_label_columns
+from lossselect.data.overview import describe_columns
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.preparation import Preparation
@@ -185,6 +186,7 @@ def load_own_data(
         columns=tuple(features.summary),
         weights=None if source.weights is None else torch.from_numpy(np.concatenate(weights)).float(),
         method=describe_method(source.roles, {"val": val_path, "test": test_path}),
+        overview=describe_columns(source, features),
     )
 
 

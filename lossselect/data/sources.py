@@ -34,6 +34,7 @@ class Source:
         reading: Settings for reading new files of the same kind.
         weights: Sample weights (N,), or None.
         roles: The columns that determine the splits, by setting: split, group and time.
+        uses: The use of each column of a table; see `column_uses`.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Source:
     reading: Mapping[str, Any]
     weights: np.ndarray | None = None
     roles: Mapping[str, pl.Series] = field(default_factory=dict)
+    uses: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_table(
@@ -99,14 +101,39 @@ def read_table(
     if options.get("header") is None and isinstance(table, TextTable):
         _check_no_row_is_header(table.header, frame[targets], path)
     unnamed = [name for name in columns if name in table.unnamed and name not in only]
-    columns = [name for name in columns if not (name in unnamed and _is_index(frame[name], path))]
+    indices = [name for name in unnamed if _is_index(frame[name], path)]
+    columns = [name for name in columns if name not in indices]
+    uses = column_uses(table.header, settings, only, as_names(exclude), indices)
     if ids:
         frame = frame[[*dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])]]
         frame = collect_labels(frame, ids[0], targets[0], labels.empty)
     checked = _check_weights(frame[weights[0]], path) if weights else None
     listed = isinstance(target, list | tuple) and not ids
     role_columns = {role: frame[name] for role, name in roles.items()}
-    return Source(path, frame[columns], frame[targets].get_columns(), listed, options, checked, role_columns)
+    labels_read = frame[targets].get_columns()
+    return Source(path, frame[columns], labels_read, listed, options, checked, role_columns, uses)
+
+
+def column_uses(
+    header: Sequence[str],
+    settings: Sequence[tuple[str, str]],
+    only: Sequence[str],
+    exclude: Sequence[str],
+    indices: Sequence[str] = (),
+) -> dict[str, str]:
+    """Return the use of each column: the setting that names it, "feature", "features" (not one) or "index".
+
+    Args:
+        header: All columns.
+        settings: Settings, such as "target", and the columns that they name.
+        only: The columns of data.features; empty if it is not set.
+        exclude: The columns of data.exclude.
+        indices: Columns without a name that number the rows.
+    """
+    uses = dict.fromkeys(header, "features" if only else "feature")
+    for use, names in (("feature", only), ("exclude", exclude), ("index", indices)):
+        uses |= {name: use for name in names if name in uses}
+    return uses | {name: setting for setting, name in settings if name in uses}
 
 
 def _check_no_row_is_header(header: Sequence[str], targets: pl.DataFrame, path: str) -> None:

@@ -17,7 +17,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from lossselect.data.overview import Overview
 from lossselect.reporting import figures
+from lossselect.reporting import overview as overviews
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.plan import Line, by_stage
 from lossselect.utils.atomic_write import atomic_write
@@ -40,6 +42,9 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     with suppress(*unreadable):
         content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         metrics = {name: value for name, value in content.items() if isinstance(value, int | float | None)}
+    overview: Overview | None = None
+    with suppress(*unreadable):
+        overview = Overview.from_dict(json.loads((folder / "data.json").read_text(encoding="utf-8")))
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
     page = _render(
@@ -54,6 +59,8 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
         classes=[*zip(*classes.values(), strict=True)],
         outcome=outcome,
         figures=figures,
+        overview=overview,
+        overviews=overviews,
     )
     with atomic_write(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
