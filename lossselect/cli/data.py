@@ -75,9 +75,10 @@ def show_data(arguments: Sequence[str]) -> None:
     config = _compose([argument for argument in arguments if not argument.startswith("output=")])
     data = to_plain(config.data)
     output = _check_output(outputs[-1], data) if outputs else None
-    with warnings.catch_warnings(record=True) as caught, ignore_warnings(*as_list(config.ignore_warnings)):
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LossSelectWarning)
-        overview, error = _load(config, data)
+        with ignore_warnings(*as_list(config.ignore_warnings)):
+            overview, error = _load(config, data)
     print_overview(overview)
     if output is not None:
         named = [
@@ -108,7 +109,7 @@ def _load(config: Any, data: Mapping[str, Any]) -> "tuple[Overview, LossSelectEr
                 return outline(data), error
         except LossSelectError as unreadable:  # such as a missing file
             raise unreadable from None
-        except (TypeError, ValueError):  # an invalid setting
+        except (KeyError, TypeError, ValueError):  # an invalid setting, or sample data
             raise error from None
 
 

@@ -62,7 +62,7 @@ class Column:
         name: The column's name.
         kind: "number", "category", "date", "text", or "other"; "" if the column was not read.
         use: "feature", "rejected" (it cannot be a feature, for the reason in `decision`), or a key of `USES`.
-        rows: The number of rows; 0 if the column was not read.
+        rows: The number of rows in which missing cells were counted; 0 if the column was not read.
         missing: The number of missing cells.
         sampled: The number of rows in which values were counted; fewer than `rows` for large tables.
         distinct: The number of distinct values in the sample; None if unknown.
@@ -91,6 +91,7 @@ class Overview:
         name: The file or the data set.
         rows: The number of rows of each split; "all" if they could not be split.
         columns: The columns of the file; empty for sample data.
+        sampled: The number of rows in which the values of columns were counted, if it is less than all; 0.
         task: The name of the task; "" if the labels could not be read.
         num_labels: The number of classes or labels.
         labels: The most frequent classes or labels, and the number of rows of each split that have them.
@@ -106,6 +107,7 @@ class Overview:
     name: str
     rows: Mapping[str, int]
     columns: Sequence[Column] = ()
+    sampled: int = 0
     task: str = ""
     num_labels: int = 0
     labels: Sequence[tuple[str, Mapping[str, int]]] = ()
@@ -144,6 +146,7 @@ def make_overview(splits: Splits, task: Task, counts: Mapping[str, LabelCounts])
         name=splits.name,
         rows={split: len(rows) for split, rows in splits.rows.items()},
         columns=splits.overview,
+        sampled=_find_sampled(splits.overview, min(splits.starts.values(), default=len(splits.labels))),
         task=task.name,
         num_labels=len(task.names),
         labels=[(task.names[i], {split: int(n[i]) for split, n in positives.items()}) for i in order],
@@ -153,6 +156,11 @@ def make_overview(splits: Splits, task: Task, counts: Mapping[str, LabelCounts])
         together=together,
         pairs=pairs,
     )
+
+
+def _find_sampled(columns: Sequence[Column], rows: int) -> int:
+    sampled = min((column.sampled for column in columns if column.rows), default=rows)
+    return sampled if sampled < rows else 0
 
 
 def _count_together(
@@ -240,7 +248,7 @@ def outline(data: Mapping[str, Any]) -> Overview:
         if plan.kind == "category":
             plan = plan._replace(decision=f"one-hot, {statistics[name].distinct} categories")
         columns.append(_describe(name, plan.use, statistics[name], plan.kind, plan.decision))
-    return Overview(path, {"all": rows}, tuple(columns))
+    return Overview(path, {"all": rows}, columns, _find_sampled(columns, rows))
 
 
 class ColumnPlan(NamedTuple):

@@ -1,4 +1,4 @@
-"""Overviews of a data set on a console, and as rows for tables."""
+"""Overviews of a data set: printed on a console, and as tables of the report."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,30 +10,33 @@ from lossselect.utils.checks import SPLIT_NAMES, shorten
 from lossselect.utils.terminal import sanitize
 
 MAX_COLUMNS, MAX_LABELS, MAX_PAIRS = 40, 20, 10
-"""Numbers of columns, classes and pairs of labels that are shown on a console."""
+"""Maximum numbers of columns, of classes or labels, and of pairs of labels on a console."""
+MAX_ROWS, MAX_TOGETHER = 200, 20
+"""Maximum numbers of rows of the report's tables, and of rows of its pairs of labels."""
 LONG_NAME, LONG_TEXT = 100, 300
 """Maximum numbers of characters of a name, and of a decision or setting."""
 PLURALS = {"number": "numbers", "category": "categories", "date": "dates", "text": "texts"}
+
+USES = {"rejected": "unusable", "sample_weight": "of sample weights"}
+"""Names of uses in the summary, if they differ."""
 
 
 def summarize(overview: Overview) -> Iterator[tuple[str, str]]:
     """Yield the names and values of the properties of a whole data set."""
     splits = [f"{count} {SPLIT_NAMES[split]}" for split, count in overview.rows.items() if split != "all"]
     yield "rows", f"{sum(overview.rows.values())}{': ' * bool(splits)}{', '.join(splits)}"
-    columns = overview.columns
-    features = [column for column in columns if column.use == "feature"]
-    if columns:
-        kinds = Counter(column.kind for column in features)
+    if columns := overview.columns:
+        kinds = Counter(column.kind for column in columns if column.use == "feature")
         named = [f"{n} {kind if n == 1 else PLURALS.get(kind, kind)}" for kind, n in kinds.items()]
         uses = Counter(column.use for column in columns if column.use != "feature")
         left_out = sum(uses.pop(use, 0) for use in ("exclude", "features", "index", "constant"))
-        named += [f"{count} {use.replace('_', ' ')}" for use, count in uses.items()]
+        named += [f"{count} {USES.get(use, use)}" for use, count in uses.items()]
         named += [f"{left_out} left out"] if left_out else []
         yield "columns", f"{len(columns)}: {', '.join(named)}"
         gaps = sorted((c for c in columns if c.missing), key=lambda c: -c.missing / c.rows)
-        cells = sum(column.rows for column in columns)
-        value = f"{_percent(sum(c.missing for c in gaps), cells)} of the cells; most in " if gaps else "none"
-        yield "missing", value + shorten([f"{_cut(c.name)} ({_percent(c.missing, c.rows)})" for c in gaps])
+        most = shorten([f"{_cut(column.name)} ({_percent(column.missing, column.rows)})" for column in gaps])
+        share = _percent(sum(column.missing for column in gaps), sum(column.rows for column in columns))
+        yield "missing", f"{share} of the cells; most in {most}" if gaps else "none"
         if constant := [_cut(column.name) for column in columns if column.use == "constant"]:
             yield "constant columns", shorten(constant)
     if overview.repeated is not None and overview.in_train is not None:
@@ -41,74 +44,61 @@ def summarize(overview: Overview) -> Iterator[tuple[str, str]]:
         found += [f"{n} {SPLIT_NAMES[s]} with a copy in training" for s, n in overview.in_train.items() if n]
         yield "duplicate rows", ", ".join(found) or "none"
     if overview.task:
-        missing = [f"{n} {SPLIT_NAMES[split]}" for split, n in (overview.missing_labels or {}).items() if n]
         kind = "labels" if overview.task == "multilabel" else "classes"
-        gaps_text = f"; missing labels: {', '.join(missing)}" if missing else ""
-        yield "labels", f"{overview.task}, {overview.num_labels} {kind}{gaps_text}"
+        missing = [f"{n} {SPLIT_NAMES[split]}" for split, n in (overview.missing_labels or {}).items() if n]
+        unknown = f"; missing labels: {', '.join(missing)}" if missing else ""
+        yield "labels", f"{overview.task}, {overview.num_labels} {kind}{unknown}"
 
 
-def label_rows(overview: Overview, limit: int) -> list[tuple[Any, ...]]:
-    """Return the name and the count in each split of the most frequent classes or labels."""
-    return [(_cut(name), *counts.values()) for name, counts in overview.labels[:limit]]
-
-
-def together_rows(overview: Overview, limit: int) -> list[tuple[Any, ...]]:
-    """Return the names of the most frequent labels, and the rows that also have each of these labels."""
-    return [(_cut(name), *counts[:limit]) for name, counts in overview.together[:limit]]
-
-
-def select_columns(columns: Sequence[Column], limit: int) -> list[Column]:
-    """Return at most `limit` columns, in order; if there are more, first those that are not features."""
-    if len(columns) <= limit:
-        return [*columns]
-    return sorted(columns, key=lambda column: column.use == "feature")[:limit]
-
-
-COLUMN_HEADER = ("column", "kind", "missing", "distinct", "values", "decision", "setting")
-"""Headings of the cells of `column_row`."""
-
-
-def column_row(column: Column) -> tuple[str, str, float | None, int | None, str, str, str]:
-    """Return the cells of a column; None for unknown numbers."""
-    missing = column.missing / column.rows if column.rows else None
-    choice = _cut(column.decision, LONG_TEXT), _cut(column.change, LONG_TEXT)
-    return _cut(column.name), column.kind, missing, column.distinct, column.values, *choice
-
-
-def column_rows(overview: Overview, limit: int) -> list[tuple[Any, ...]]:
-    """Return the cells of at most `limit` columns."""
-    return [column_row(column) for column in select_columns(overview.columns, limit)]
-
-
-def sample_note(overview: Overview) -> str:
-    """Return a remark if values were counted in a sample, otherwise ""."""
-    sampled = min((column.sampled for column in overview.columns if column.rows), default=0)
-    is_sample = any(column.sampled < column.rows for column in overview.columns)
-    return f"Distinct and frequent values are those of a sample of {sampled} rows." if is_sample else ""
+def page_tables(overview: Overview) -> Iterator[tuple[str, str, Sequence[str], list[tuple[Any, ...]]]]:
+    """Yield title, caption, header and rows of the tables of the report."""
+    if overview.labels:
+        caption = f"Rows of each split.{_shown(MAX_ROWS, overview.num_labels, 'the most frequent ')}"
+        yield "Labels in the data", caption, _label_header(overview), _label_rows(overview, MAX_ROWS)
+    if overview.pairs:
+        caption = "Rows of all splits that have both labels, and their fraction of the rows that have either."
+        header = ["label", "other label", "rows with both", "fraction"]
+        pairs = [(_cut(a), _cut(b), *numbers) for a, b, *numbers in overview.pairs[:MAX_TOGETHER]]
+        yield "Labels that occur together", caption, header, pairs
+        rows = [(_cut(name), *counts[:MAX_TOGETHER]) for name, counts in overview.together[:MAX_TOGETHER]]
+        caption = "Rows of all splits with a label (down) that also have another (across)."
+        caption += _shown(MAX_TOGETHER, overview.num_labels, "the most frequent ")
+        yield "Co-occurrence of labels in the data", caption, ["label", *(row[0] for row in rows)], rows
+    if columns := overview.columns:
+        caption = f"{_sample_note(overview)}{_shown(MAX_ROWS, len(columns))}"
+        caption += " data.json lists all." * (len(columns) > MAX_ROWS)
+        header = ["column", "kind", "missing", "distinct", "values", "decision", "setting"]
+        rows = [_column_row(column) for column in _select(columns, MAX_ROWS)]
+        yield f"{len(columns):,} columns", caption, header, rows
 
 
 def print_overview(overview: Overview) -> None:
     """Print an overview, shortened to fit on a console."""
-    print_table(f"Data: {overview.name}", summarize(overview))
+    print_table(f"Data: {sanitize(overview.name)}", summarize(overview))
     if overview.labels:
-        rows = [tuple(map(str, row)) for row in label_rows(overview, MAX_LABELS)]
+        rows = [tuple(map(str, row)) for row in _label_rows(overview, MAX_LABELS)]
         rows += [("...",)] * (overview.num_labels > MAX_LABELS)
-        kind = "label" if overview.task == "multilabel" else "class"
-        print_table("Labels", rows, header=(kind, *overview.rows))
+        print_table("Labels", rows, header=_label_header(overview))
     if pairs := overview.pairs[:MAX_PAIRS]:
         rows = [(f"{_cut(a)} + {_cut(b)}", str(count), f"{part:.0%}") for a, b, count, part in pairs]
-        print_table(
-            "Labels that occur together", rows, header=("labels", "rows with both", "of those with either")
-        )
-    if not overview.columns:
-        return
+        header = ("labels", "rows with both", "of those with either")
+        print_table("Labels that occur together", rows, header)
+    if columns := overview.columns:
+        _print_columns(columns)
+        if len(columns) > MAX_COLUMNS:
+            print(f"{_shown(MAX_COLUMNS, len(columns)).strip()} output=FILE.csv lists all.")
+        if note := _sample_note(overview):
+            print(note)
+
+
+def _print_columns(columns: Sequence[Column]) -> None:
     from rich.text import Text
 
     table = make_table("Columns", ("column", "content", "decision and setting"))
     for place in (1, 2):
         table.columns[place].justify = "left"
-    for column in select_columns(overview.columns, MAX_COLUMNS):
-        name, kind, _, distinct, values, decision, change = column_row(column)
+    for column in _select(columns, MAX_COLUMNS):
+        name, kind, _, distinct, values, decision, change = _column_row(column)
         parts = [kind, *([] if distinct is None else [f"{distinct} value{'s' * (distinct != 1)}"])]
         parts += [f"{_percent(column.missing, column.rows)} missing"] if column.missing else []
         content = Text(", ".join(parts) if column.rows else "not read")
@@ -118,10 +108,38 @@ def print_overview(overview: Overview) -> None:
                 cell.append(f"\n{sanitize(text)}", style)
         table.add_row(Text(sanitize(name)), content, choice)
     print_renderable(table)
-    if len(overview.columns) > MAX_COLUMNS:
-        print(f"Shown are {MAX_COLUMNS} of {len(overview.columns)} columns. output=FILE.csv lists all.")
-    if note := sample_note(overview):
-        print(note)
+
+
+def _label_header(overview: Overview) -> list[str]:
+    return ["label" if overview.task == "multilabel" else "class", *overview.rows]
+
+
+def _label_rows(overview: Overview, limit: int) -> list[tuple[Any, ...]]:
+    return [(_cut(name), *counts.values()) for name, counts in overview.labels[:limit]]
+
+
+def _select(columns: Sequence[Column], limit: int) -> list[Column]:
+    """Return at most `limit` columns, in order; if there are more, first those that are not features."""
+    if len(columns) <= limit:
+        return [*columns]
+    return sorted(columns, key=lambda column: column.use == "feature")[:limit]
+
+
+def _column_row(column: Column) -> tuple[str, str, float | None, int | None, str, str, str]:
+    """Return name, kind, fraction of missing cells, distinct values, values, decision and setting."""
+    missing = column.missing / column.rows if column.rows else None
+    choice = _cut(column.decision, LONG_TEXT), _cut(column.change, LONG_TEXT)
+    return _cut(column.name), column.kind, missing, column.distinct, column.values, *choice
+
+
+def _sample_note(overview: Overview) -> str:
+    rows = overview.sampled
+    return f"Distinct and frequent values were counted in a sample of {rows} rows." if rows else ""
+
+
+def _shown(limit: int, total: int, which: str = "") -> str:
+    """Return a remark if not all of `total` are shown, otherwise an empty text."""
+    return f" Shown are {which}{limit} of {total:,}." if total > limit else ""
 
 
 def _cut(text: str, limit: int = LONG_NAME) -> str:

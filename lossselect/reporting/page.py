@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from lossselect.data.overview import Overview
 from lossselect.reporting import figures
-from lossselect.reporting import overview as overviews
 from lossselect.reporting.outcome import Outcome
+from lossselect.reporting.overview import page_tables, summarize
 from lossselect.reporting.plan import Line, by_stage
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.terminal import escape_controls
@@ -42,9 +42,10 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     with suppress(*unreadable):
         content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         metrics = {name: value for name, value in content.items() if isinstance(value, int | float | None)}
-    overview: Overview | None = None
+    overview: dict[str, Any] = {}
     with suppress(*unreadable):
-        overview = Overview.from_dict(json.loads((folder / "data.json").read_text(encoding="utf-8")))
+        of_data = Overview.from_dict(json.loads((folder / "data.json").read_text(encoding="utf-8")))
+        overview = {"summary": [*summarize(of_data)], "tables": [*page_tables(of_data)]}
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
     page = _render(
@@ -60,7 +61,6 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
         outcome=outcome,
         figures=figures,
         overview=overview,
-        overviews=overviews,
     )
     with atomic_write(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
