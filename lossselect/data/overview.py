@@ -43,7 +43,7 @@ USES = {
     "features": ("left out: not in data.features", "data.features"),
     "constant": ("left out: one value in all training rows", ""),
 }
-"""What becomes of a column that is not a feature, and the setting, by use."""
+"""Decision about a column that is not a feature, and its setting, by use."""
 UNREAD = Statistics("", 0, 0, 0)
 PLANS = {
     "number": "standardised",
@@ -51,7 +51,7 @@ PLANS = {
     "date": "days, year, month, weekday, time of day",
     "text": "TF-IDF of its words",
 }
-"""What becomes of a feature that has not been fitted, by kind."""
+"""Decision about a feature that has not been fitted, by kind."""
 
 
 @dataclass(frozen=True)

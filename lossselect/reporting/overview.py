@@ -63,7 +63,7 @@ def page_tables(overview: Overview) -> Iterator[tuple[str, str, Sequence[str], l
         rows = [(_cut(name), *counts[:MAX_TOGETHER]) for name, counts in overview.together[:MAX_TOGETHER]]
         caption = "Rows of all splits with a label (down) that also have another (across)."
         caption += _shown(MAX_TOGETHER, overview.num_labels, "the most frequent ")
-        yield "Co-occurrence of labels in the data", caption, ["label", *(row[0] for row in rows)], rows
+        yield "Co-occurrence of labels in the data", caption, ["label", *(str(row[0]) for row in rows)], rows
     if columns := overview.columns:
         caption = f"{_sample_note(overview)}{_shown(MAX_ROWS, len(columns))}"
         caption += " data.json lists all." * (len(columns) > MAX_ROWS)

@@ -16,7 +16,7 @@ from lossselect.utils.checks import show
 
 SAMPLE_ROWS, SAMPLE_PARTS = 50_000, 100
 """Number of rows from which slow statistics are computed, and the number of parts that they consist of."""
-MAX_ARRAY_CELLS = 1 << 23
+MAX_ARRAY_CELLS = 1 << 18
 """Maximum number of cells of such a sample of an array."""
 FREQUENT = 3
 """Number of most frequent values that are shown."""
