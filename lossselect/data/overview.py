@@ -188,14 +188,17 @@ def _count_together(
 
 
 def describe_columns(source: Source, features: Features) -> tuple[Column, ...]:
-    """Return the columns of the training file, whose features have been fitted."""
-    frame, parser = source.features, features.parser
+    """Return the columns of the training file, whose features have been fitted; none of sparse features."""
+    frame = source.features
     if isinstance(frame, np.ndarray):
         frame = sample_array(frame)
-    elif isinstance(source.labels, Sequence):
-        others = {column.name: column for column in (*source.labels, *source.roles.values())}
-        frame = frame.with_columns(column for name, column in others.items() if name not in frame.columns)
-    statistics = summarize(frame, parser, {date.name: date.format for date in features.dates})
+    elif not isinstance(frame, pl.DataFrame):
+        return ()
+    if source.uses:  # of a table
+        labels: Any = source.labels
+        others = (*labels, *source.roles.values())
+        frame = frame.with_columns(column for column in others if column.name not in frame.columns)
+    statistics = summarize(frame, features.parser, {date.name: date.format for date in features.dates})
     decisions: dict[str, tuple[str, str]] = {}
     for number in features.numbers:
         decisions[number.name] = "number", PLANS["number"] + "; 1 where missing" * number.missing
@@ -225,8 +228,8 @@ def outline(data: Mapping[str, Any]) -> Overview:
     path, parser = data["path"], CellParser(tuple(as_names(data.get("null_values"))), data["nan"])
     if data["name"] != "table":
         array = read_features(path, data["features"])
-        frame = sample_array(array)
-        uses, rows = dict.fromkeys(frame.columns, "feature"), len(array)
+        frame = sample_array(array) if isinstance(array, np.ndarray) else pl.DataFrame()
+        uses, rows = dict.fromkeys(frame.columns, "feature"), array.shape[0]
     else:
         options = {field.name: data[field.name] for field in fields(TableOptions)}
         table = open_table(path, TableOptions(**options))

@@ -5,10 +5,12 @@ import numpy as np
 import polars as pl
 import pytest
 from omegaconf import OmegaConf
+from scipy.sparse import csr_array
 
 from lossselect.data.checks import check_splits
 from lossselect.data.load import load_own_data
-from lossselect.data.overview import Overview, make_overview, outline
+from lossselect.data.overview import Overview, describe_columns, make_overview, outline
+from lossselect.data.sources import Source
 from lossselect.run.settings import packaged_config
 from lossselect.tasks.registry import TASKS, make_task
 
@@ -140,6 +142,11 @@ def test_statistics_of_large_arrays_are_from_a_sample(tmp_path, monkeypatch):
     path, target = (str(tmp_path / name) for name in ("X.npy", "Y.npy"))
     splits = load_own_data("arrays", task={"name": "multiclass"}, path=path, target=target, **SPLIT)
     assert overview_of(splits).sampled == 400
+
+
+def test_sparse_features_are_not_described():
+    features = csr_array(np.eye(3))
+    assert describe_columns(Source("a.svm", features, [], False, {}), None) == ()
 
 
 class TestOutline:
