@@ -16,6 +16,7 @@ from lossselect.cli.report import write_run_report
 from lossselect.data.overview import Column, Overview
 from lossselect.reporting.figures import combine, roc, styled
 from lossselect.reporting.outcome import Outcome
+from lossselect.reporting.overview import print_overview
 from lossselect.reporting.page import write_report
 
 NASTY = (
@@ -223,6 +224,13 @@ class TestPage:
             assert text in page.replace("most frequent ", ""), text
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
         assert len(page) < 1e6
+
+    def test_the_overview_on_a_console_has_no_control_characters(self, capsys):
+        column = Column(*["\x1b[31m[bold]x"] * 3, 9, 3, 9, 2, *["\x1b[31m[bold]x"] * 3)
+        print_overview(Overview("\x1b", {"all": 9}, [column], labels=[("\x1b", {"all": 1})]))
+        printed = capsys.readouterr().out
+        assert "\x1b" not in printed
+        assert "[bold]" in printed
 
     def test_is_one_file(self, tmp_path):
         write_run(tmp_path)
