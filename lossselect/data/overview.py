@@ -1,7 +1,7 @@
 """Overview of a data set: its columns and what becomes of them, its labels, and duplicate rows."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
@@ -12,12 +12,13 @@ from lossselect.data.checks import hash_rows
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.dates import find_format
 from lossselect.data.preprocessing.kinds import column_kind
-from lossselect.data.preprocessing.statistics import Statistics, sample_array, summarize
+from lossselect.data.preprocessing.statistics import SAMPLE_ROWS, Statistics, sample_array, summarize
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import read_features
 from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.table_columns import TableColumns
 from lossselect.data.readers.tables import TableOptions
-from lossselect.data.sources import Source, as_names, column_uses
+from lossselect.data.sources import Source, as_names, column_uses, max_memory_of_table
 from lossselect.data.splits import Splits
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -89,7 +90,8 @@ class Overview:
 
     Args:
         name: The file or the data set.
-        rows: The number of rows of each split; "all" if they could not be split.
+        rows: The number of rows of each split; "all" if they could not be split, or "first" if only the
+            first ones were read, because the table is large.
         columns: The columns of the file; empty for sample data.
         sampled: The number of rows in which the values of columns were counted, if it is less than all; 0.
         task: The name of the task; "" if the labels could not be read.
@@ -187,18 +189,34 @@ def _count_together(
     return [*zip(names, counts.tolist(), strict=True)], pairs
 
 
-def describe_columns(source: Source, features: Features) -> tuple[Column, ...]:
-    """Return the columns of the training file, whose features have been fitted; none of sparse features."""
-    frame = source.features
-    if isinstance(frame, np.ndarray):
-        frame = sample_array(frame)
-    elif not isinstance(frame, pl.DataFrame):
-        return ()
-    if source.uses:  # of a table
-        labels: Any = source.labels
-        others = (*labels, *source.roles.values())
-        frame = frame.with_columns(column for column in others if column.name not in frame.columns)
-    statistics = summarize(frame, features.parser, {date.name: date.format for date in features.dates})
+def summarize_others(source: Source, parser: CellParser) -> dict[str, Statistics]:
+    """Return the statistics of the columns of a table that contain labels or determine the splits."""
+    if not source.uses:
+        return {}
+    labels: Any = source.labels
+    others = {column.name: column for column in (*labels, *source.roles.values())}
+    return summarize(pl.DataFrame([*others.values()]), parser, {})
+
+
+def describe_columns(
+    source: Source, features: Features, statistics: Mapping[str, Statistics]
+) -> tuple[Column, ...]:
+    """Return the columns of the training file; none of sparse features.
+
+    Args:
+        source: The file.
+        features: The fitted features.
+        statistics: Those of other columns than features; see `summarize_others`.
+    """
+    frames: Iterable[pl.DataFrame] = ()
+    if isinstance(source.features, np.ndarray):
+        frames = [sample_array(source.features)]
+    elif isinstance(source.features, TableColumns):
+        frames = source.features.groups()
+    found = {**statistics}
+    formats = {date.name: date.format for date in features.dates}
+    for frame in frames:
+        found |= summarize(frame, features.parser, formats)
     decisions: dict[str, tuple[str, str]] = {}
     for number in features.numbers:
         decisions[number.name] = "number", PLANS["number"] + "; 1 where missing" * number.missing
@@ -210,12 +228,12 @@ def describe_columns(source: Source, features: Features) -> tuple[Column, ...]:
         decisions[date.name] = "date", ", ".join(parts) + "; 1 where missing" * date.missing
     for text in features.texts:
         decisions[text.name] = "text", f"TF-IDF of {len(text.terms)} words and pairs of words"
-    uses = source.uses or dict.fromkeys(frame.columns, "feature")
+    uses = source.uses or dict.fromkeys(found, "feature")
     columns = []
     for name, use in uses.items():
         kind, decision = decisions.get(name, ("", ""))
         use = "constant" if use == "feature" and not decision else use
-        columns.append(_describe(name, use, statistics.get(name, UNREAD), kind, decision))
+        columns.append(_describe(name, use, found.get(name, UNREAD), kind, decision))
     return tuple(columns)
 
 
@@ -229,7 +247,7 @@ def outline(data: Mapping[str, Any]) -> Overview:
     if data["name"] != "table":
         array = read_features(path, data["features"])
         frame = sample_array(array) if isinstance(array, np.ndarray) else pl.DataFrame()
-        uses, rows = dict.fromkeys(frame.columns, "feature"), array.shape[0]
+        uses, rows = dict.fromkeys(frame.columns, "feature"), {"all": array.shape[0]}
     else:
         options = {field.name: data[field.name] for field in fields(TableOptions)}
         table = open_table(path, TableOptions(**options))
@@ -241,8 +259,12 @@ def outline(data: Mapping[str, Any]) -> Overview:
         uses = column_uses(table.header, settings, as_names(data["features"]), as_names(data["exclude"]))
         texts = [name for setting, name in settings if setting not in ("sample_weight", "time")]
         texts += [*as_names(data["categorical"]), *as_names(data["text"])]
-        frame = table.read(table.header, as_text=texts)
-        rows = frame.height
+        if table.memory > max_memory_of_table(data.get("max_memory")):
+            frame = next(iter(table.batches(table.header, SAMPLE_ROWS)), pl.DataFrame())
+            rows = {"first": frame.height}
+        else:
+            frame = table.read(table.header, as_text=texts)
+            rows = {"all": frame.height}
     plans = {name: _plan(frame[name], parser, data) for name, use in uses.items() if use == "feature"}
     statistics = summarize(frame, parser, {name: plan.date_format for name, plan in plans.items()})
     columns = []
@@ -251,7 +273,7 @@ def outline(data: Mapping[str, Any]) -> Overview:
         if plan.kind == "category":
             plan = plan._replace(decision=f"one-hot, {statistics[name].distinct} categories")
         columns.append(_describe(name, plan.use, statistics[name], plan.kind, plan.decision))
-    return Overview(path, {"all": rows}, columns, _find_sampled(columns, rows))
+    return Overview(path, rows, columns, _find_sampled(columns, sum(rows.values())))
 
 
 class ColumnPlan(NamedTuple):

@@ -44,6 +44,7 @@ class Splits:
         weights: Sample weights (N,), or None.
         method: Description of how the rows of a file were assigned to splits.
         overview: The columns of the file, as `describe_columns` returns them.
+        in_chunks: Whether the training rows are shuffled in chunks, because they may not fit into memory.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Splits:
     weights: Tensor | None = None
     method: str = ""
     overview: tuple[Any, ...] = ()
+    in_chunks: bool = False
 
     def rows_in_file(self, split: str) -> np.ndarray:
         """Return the indices of the split's rows in their file, counted from 0."""

@@ -23,8 +23,10 @@ USES = {"rejected": "unusable", "sample_weight": "of sample weights"}
 
 def summarize(overview: Overview) -> Iterator[tuple[str, str]]:
     """Yield the names and values of the properties of a whole data set."""
-    splits = [f"{count} {SPLIT_NAMES[split]}" for split, count in overview.rows.items() if split != "all"]
-    yield "rows", f"{sum(overview.rows.values())}{': ' * bool(splits)}{', '.join(splits)}"
+    rows = overview.rows
+    splits = [f"{rows[split]} {name}" for split, name in SPLIT_NAMES.items() if split in rows]
+    parts = f": {', '.join(splits)}" if splits else " (only the first ones were read)" * ("first" in rows)
+    yield "rows", f"{sum(rows.values())}{parts}"
     if columns := overview.columns:
         kinds = Counter(column.kind for column in columns if column.use == "feature")
         named = [f"{n} {kind if n == 1 else PLURALS.get(kind, kind)}" for kind, n in kinds.items()]
@@ -101,7 +103,7 @@ def _print_columns(columns: Sequence[Column]) -> None:
         name, kind, _, distinct, values, decision, change = _column_row(column)
         parts = [kind, *([] if distinct is None else [f"{distinct} value{'s' * (distinct != 1)}"])]
         parts += [f"{_percent(column.missing, column.rows)} missing"] if column.missing else []
-        content = Text(", ".join(parts) if column.rows else "not read")
+        content = Text(sanitize(", ".join(parts)) if column.rows else "not read")
         choice = Text(sanitize(decision))
         for cell, text, style in ((content, values, "dim"), (choice, change, "cyan")):
             if text:

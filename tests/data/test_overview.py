@@ -10,6 +10,8 @@ from scipy.sparse import csr_array
 from lossselect.data.checks import check_splits
 from lossselect.data.load import load_own_data
 from lossselect.data.overview import Overview, describe_columns, make_overview, outline
+from lossselect.data.preprocessing.columns import CellParser
+from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.sources import Source
 from lossselect.run.settings import packaged_config
 from lossselect.tasks.registry import TASKS, make_task
@@ -83,6 +85,14 @@ def test_time_may_be_a_feature_too(load):
     assert only["year"].decision == "the most recent rows form the test split; standardised"
 
 
+@pytest.mark.filterwarnings("ignore::lossselect.utils.warnings.LossSelectWarning")
+def test_large_tables_are_described_alike(load, tmp_path):
+    settings = {"text": ["said"], "exclude": ["out"], "group": "person", "sample_weight": "w"}
+    in_memory = load(COLUMNS, **settings).overview
+    for _ in range(2):  # computed, and from the cache
+        assert load(COLUMNS, **settings, max_memory=1e-9, cache=str(tmp_path)).overview == in_memory
+
+
 def test_labels_and_duplicates_by_split(load):
     columns = {"x": [1.0, 1.0, *range(2, 40)], "y": ["a", "b"] * 19 + ["a", ""]}
     other = {"x": [2.0, 2.0, 99.0, 98.0], "y": ["a", "b", "a", "a"]}
@@ -146,7 +156,8 @@ def test_statistics_of_large_arrays_are_from_a_sample(tmp_path, monkeypatch):
 
 def test_sparse_features_are_not_described():
     features = csr_array(np.eye(3))
-    assert describe_columns(Source("a.svm", features, [], False, {}), None) == ()
+    fitted = Features((), (), CellParser())
+    assert describe_columns(Source("a.svm", features, [], False, {}), fitted, {}) == ()
 
 
 class TestOutline:
@@ -190,6 +201,13 @@ class TestOutline:
     def test_weird_names(self, name, tmp_path):
         path = self.write(tmp_path, {name: ["u", "v"] * 20, "y": [1, 2] * 20})
         assert by_name(outline_of(path, target="y"))[name].distinct == 2
+
+    def test_only_the_first_rows_of_a_large_table_are_read(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("lossselect.data.overview.SAMPLE_ROWS", 10)
+        path = self.write(tmp_path, {"x": np.linspace(0, 1, 40), "z": ["u", "v"] * 20})
+        found = outline_of(path, max_memory=1e-9)
+        assert found.rows == {"first": 10}
+        assert by_name(found)["x"].kind == "number"
 
     def test_arrays_without_labels(self, tmp_path):
         np.save(tmp_path / "X.npy", np.arange(10).reshape(5, 2))
