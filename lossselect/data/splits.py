@@ -89,11 +89,9 @@ class Splits:
         ordered = {split: np.sort(hashes.to_numpy()[rows.numpy()]) for split, rows in self.rows.items()}
         repeated = {split: int((part[1:] == part[:-1]).sum()) for split, part in ordered.items()}
         train, in_train = ordered.pop("train"), dict.fromkeys(ordered, 0)
-        for split, part in ordered.items():
-            places = np.searchsorted(train, part)
-            in_train[split] = (
-                int((train[np.minimum(places, len(train) - 1)] == part).sum()) if len(train) else 0
-            )
+        for split, part in ordered.items() if len(train) else ():
+            places = np.minimum(np.searchsorted(train, part), len(train) - 1)
+            in_train[split] = int((train[places] == part).sum())
         return Duplicates(repeated, in_train)
 
 
