@@ -1,6 +1,6 @@
 """Write the files of all layouts to a folder, and print how many tries each takes.
 
-    python tests/layouts FOLDER [NAME ...]
+python tests/layouts FOLDER [NAME ...]
 """
 
 import os

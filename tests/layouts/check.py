@@ -70,7 +70,11 @@ def check(layout: Layout) -> list[str]:
     for number, words in enumerate(layout.tries, 1):
         added = shlex.split(words)
         if number > 1:
-            faults = [f"try {number - 1} does not name {word}: {outcome.message}" for word in added if not _names(outcome.message, word)]
+            faults = [
+                f"try {number - 1} does not name {word}: {outcome.message}"
+                for word in added
+                if not _names(outcome.message, word)
+            ]
             if faults:
                 return faults
         keys = {word.partition("=")[0] for word in added}
@@ -191,6 +195,11 @@ def _compare_splits(splits: Any, layout: Layout) -> list[str]:
             faults.append("groups: one is in several splits")
     if layout.times is not None:
         times = np.array(layout.times)
-        if not times[rows["train"]].max() < times[rows["val"]].min() <= times[rows["val"]].max() < times[rows["test"]].min():
+        if (
+            not times[rows["train"]].max()
+            < times[rows["val"]].min()
+            <= times[rows["val"]].max()
+            < times[rows["test"]].min()
+        ):
             faults.append("times: the splits overlap")
     return faults

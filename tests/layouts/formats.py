@@ -24,7 +24,13 @@ def simple(draw: Random, file: str, convert: Any, *tries: str, **options: Any) -
     """Return a table of two numbers and a class; `convert` returns the bytes of its columns."""
     columns, labels = flowers(draw)
     content = convert({**columns, "species": labels})
-    return Layout({file: content}, [BASE + file + " " + tries[0] if tries else BASE + file, *tries[1:]], labels, columns, **options)
+    return Layout(
+        {file: content},
+        [BASE + file + " " + tries[0] if tries else BASE + file, *tries[1:]],
+        labels,
+        columns,
+        **options,
+    )
 
 
 def frame(write: str, columns: dict[str, Any], **options: Any) -> bytes:
@@ -104,7 +110,9 @@ def json_lines_with_lists(draw: Random) -> Layout:
     rows = pl.DataFrame({**columns, "tags": sets})
     return Layout(
         {"train.jsonl": frame("write_ndjson", rows.to_dict(as_series=False))},
-        ["task=multilabel data.path=train.jsonl data.target=tags"], [{*s} for s in sets], columns,
+        ["task=multilabel data.path=train.jsonl data.target=tags"],
+        [{*s} for s in sets],
+        columns,
     )
 
 
@@ -113,7 +121,9 @@ def parquet_lists(draw: Random) -> Layout:
     sets, columns = draw.sets(["news", "sport"]), draw.numbers("a", "b")
     return Layout(
         {"train.parquet": frame("write_parquet", {**columns, "tags": sets})},
-        ["task=multilabel data.path=train.parquet data.target=tags"], [{*s} for s in sets], columns,
+        ["task=multilabel data.path=train.parquet data.target=tags"],
+        [{*s} for s in sets],
+        columns,
     )
 
 
@@ -125,14 +135,20 @@ def parquet_types(draw: Random) -> Layout:
     colours, prices = draw.with_gaps(draw.choice(["red", "blue"])), draw.numbers("p", digits=2)["p"]
     columns = pl.DataFrame(
         {
-            "n": pl.Series(ints, dtype=pl.Int64), "flag": pl.Series(flags, dtype=pl.Boolean),
-            "colour": pl.Series(colours, dtype=pl.Categorical), "price": pl.Series(prices).cast(pl.Decimal(10, 2)),
+            "n": pl.Series(ints, dtype=pl.Int64),
+            "flag": pl.Series(flags, dtype=pl.Boolean),
+            "colour": pl.Series(colours, dtype=pl.Categorical),
+            "price": pl.Series(prices).cast(pl.Decimal(10, 2)),
             "species": pl.Series(labels, dtype=pl.Categorical),
         }
     )
     numbers = {"n": ints, "flag": flags, "price": prices}
     return Layout(
-        {"types.parquet": frame("write_parquet", columns.to_dict())}, [f"{BASE}types.parquet"], labels, numbers, {"colour": colours},
+        {"types.parquet": frame("write_parquet", columns.to_dict())},
+        [f"{BASE}types.parquet"],
+        labels,
+        numbers,
+        {"colour": colours},
     )
 
 
@@ -145,8 +161,12 @@ def hugging_face_folder(draw: Random) -> Layout:
     parts["data/test-00000-of-00001.parquet"] = test
     return Layout(
         {name: frame("write_parquet", part.to_dict()) for name, part in parts.items()},
-        ["task=multiclass \"data.path='data/train-*.parquet'\" \"data.test_path='data/test-*.parquet'\" data.target=label data.text=[text]"],
-        labels * 2, texts=["text"], splits=[None] * 90 + ["test"] * 90,
+        [
+            "task=multiclass \"data.path='data/train-*.parquet'\" \"data.test_path='data/test-*.parquet'\" data.target=label data.text=[text]"
+        ],
+        labels * 2,
+        texts=["text"],
+        splits=[None] * 90 + ["test"] * 90,
     )
 
 
@@ -163,10 +183,14 @@ def mac_line_ends(draw: Random) -> Layout:
 @layout
 def utf_16(draw: Random) -> Layout:
     """As Excel saves "Unicode text"."""
-    return simple(draw, "iris.txt", lambda c: text(c, "\t", end="\r\n").encode("utf-16"), "", "data.encoding=utf-16")
+    return simple(
+        draw, "iris.txt", lambda c: text(c, "\t", end="\r\n").encode("utf-16"), "", "data.encoding=utf-16"
+    )
 
 
-def european(draw: Random, separator: str, encoding: str, prefix: str = "") -> tuple[bytes, dict[str, Any], dict[str, Any], list[str]]:
+def european(
+    draw: Random, separator: str, encoding: str, prefix: str = ""
+) -> tuple[bytes, dict[str, Any], dict[str, Any], list[str]]:
     numbers, words = draw.numbers("Länge", "Preis"), {"Stadt": draw.choice(["Köln", "Zürich", "Łódź"[1:]])}
     words["Stadt"] = [word.replace("ódź", "Graz") for word in words["Stadt"]]
     labels = draw.choice(["schlecht", "gut"])
@@ -179,14 +203,28 @@ def european(draw: Random, separator: str, encoding: str, prefix: str = "") -> t
 def german_decimals(draw: Random) -> Layout:
     content, numbers, words, labels = european(draw, ";", "utf-8")
     first = "task=binary data.path=daten.csv data.target=Urteil data.positive=gut"
-    return Layout({"daten.csv": content}, [first, "\"data.decimal=','\""], labels, numbers, words, classes=["schlecht", "gut"])
+    return Layout(
+        {"daten.csv": content},
+        [first, "\"data.decimal=','\""],
+        labels,
+        numbers,
+        words,
+        classes=["schlecht", "gut"],
+    )
 
 
 @layout
 def excel_csv(draw: Random) -> Layout:
     content, numbers, words, labels = european(draw, ";", "cp1252", "sep=;\r\n")
     first = "task=binary data.path=daten.csv data.target=Urteil data.positive=gut \"data.decimal=','\""
-    return Layout({"daten.csv": content}, [first, "data.encoding=cp1252"], labels, numbers, words, classes=["schlecht", "gut"])
+    return Layout(
+        {"daten.csv": content},
+        [first, "data.encoding=cp1252"],
+        labels,
+        numbers,
+        words,
+        classes=["schlecht", "gut"],
+    )
 
 
 @layout
@@ -209,12 +247,23 @@ def pandas_index_of_joined_tables(draw: Random) -> Layout:
 
 @layout
 def pandas_index_of_a_sample(draw: Random) -> Layout:
-    return simple(draw, "iris.csv", lambda c: table({"": sorted(draw.rng.permutation(5000)[:90].tolist()), **c}), warnings=["index_column"])
+    return simple(
+        draw,
+        "iris.csv",
+        lambda c: table({"": sorted(draw.rng.permutation(5000)[:90].tolist()), **c}),
+        warnings=["index_column"],
+    )
 
 
 @layout
 def pandas_named_index(draw: Random) -> Layout:
-    return simple(draw, "iris.csv", lambda c: table({"Unnamed: 0": range(draw.rows), **c}), "", "\"data.exclude=['Unnamed: 0']\"")
+    return simple(
+        draw,
+        "iris.csv",
+        lambda c: table({"Unnamed: 0": range(draw.rows), **c}),
+        "",
+        "\"data.exclude=['Unnamed: 0']\"",
+    )
 
 
 @layout
@@ -230,6 +279,7 @@ def r_write_csv(draw: Random) -> Layout:
 @layout
 def r_write_table(draw: Random) -> Layout:
     """The header lacks the name of the first column."""
+
     def convert(columns: Any) -> bytes:
         lines = [" ".join(f'"{name}"' for name in columns)]
         lines += [" ".join([f'"{i}"', *row[:2], f'"{row[2]}"']) for i, row in enumerate(rows_of(columns), 1)]
@@ -252,7 +302,9 @@ def trailing_separators(draw: Random) -> Layout:
 
 @layout
 def comments(draw: Random) -> Layout:
-    return simple(draw, "iris.csv", with_lines("# Iris data", "# R. A. Fisher, 1936", ""), "", "\"data.comment='#'\"")
+    return simple(
+        draw, "iris.csv", with_lines("# Iris data", "# R. A. Fisher, 1936", ""), "", "\"data.comment='#'\""
+    )
 
 
 @layout
@@ -269,7 +321,8 @@ def numpy_savetxt(draw: Random) -> Layout:
     return Layout(
         {"data.txt": output.getvalue().encode()},
         ["task=multiclass data.path=data.txt data.header=false \"data.target='column 2'\""],
-        [f"{label}" for label in labels], {"column 0": columns["a"], "column 1": columns["b"]},
+        [f"{label}" for label in labels],
+        {"column 0": columns["a"], "column 1": columns["b"]},
     )
 
 
@@ -278,7 +331,12 @@ def numpy_savetxt_with_a_header(draw: Random) -> Layout:
     columns, labels = draw.numbers("a", "b"), draw.choice([0, 1, 2])
     output = io.StringIO()
     np.savetxt(output, np.column_stack([columns["a"], columns["b"], labels]), fmt="%.3f", header="a b y")
-    return Layout({"data.txt": output.getvalue().encode()}, ["task=multiclass data.path=data.txt data.target=y"], labels, columns)
+    return Layout(
+        {"data.txt": output.getvalue().encode()},
+        ["task=multiclass data.path=data.txt data.target=y"],
+        labels,
+        columns,
+    )
 
 
 @layout
@@ -289,7 +347,9 @@ def numpy_savetxt_with_a_csv_header(draw: Random) -> Layout:
     np.savetxt(output, rows, fmt="%.3f", header="written by numpy\na,b,y", delimiter=",")
     return Layout(
         {"data.csv": output.getvalue().encode()},
-        ["task=multiclass data.path=data.csv data.target=y", "\"data.comment='#'\""], labels, columns,
+        ["task=multiclass data.path=data.csv data.target=y", "\"data.comment='#'\""],
+        labels,
+        columns,
     )
 
 
@@ -324,21 +384,36 @@ def thousands_separators(draw: Random) -> Layout:
     written = {"sales": [f"{value:,}" for value in columns["sales"]]}
     return Layout(
         {"sales.csv": table({**written, **draw.numbers("a"), "species": labels})},
-        [f"{BASE}sales.csv"], labels, pending="numbers with separators have to be converted",
+        [f"{BASE}sales.csv"],
+        labels,
+        pending="numbers with separators have to be converted",
     )
 
 
 @layout
 def arff_of_openml(draw: Random) -> Layout:
-    numbers, words = draw.numbers("sepal length"), {"job": draw.with_gaps(draw.choice(["blue collar", "admin"]))}
+    numbers, words = (
+        draw.numbers("sepal length"),
+        {"job": draw.with_gaps(draw.choice(["blue collar", "admin"]))},
+    )
     labels = draw.choice(["<=50K", ">50K"])
-    lines = ["% OpenML", "@relation adult", "@attribute 'sepal length' real", "@attribute job {'blue collar', admin}"]
+    lines = [
+        "% OpenML",
+        "@relation adult",
+        "@attribute 'sepal length' real",
+        "@attribute job {'blue collar', admin}",
+    ]
     lines += ["@attribute class {'<=50K', '>50K'}", "@data"]
     rows = zip(numbers["sepal length"], words["job"], labels, strict=True)
-    lines += [",".join([str(n), "?" if w is None else f"'{w}'" if " " in w else w, f"'{c}'"]) for n, w, c in rows]
+    lines += [
+        ",".join([str(n), "?" if w is None else f"'{w}'" if " " in w else w, f"'{c}'"]) for n, w, c in rows
+    ]
     return Layout(
         {"adult.arff": "\n".join(lines).encode()},
-        ["task=binary data.path=adult.arff data.target=class \"data.positive='>50K'\""], labels, numbers, words,
+        ["task=binary data.path=adult.arff data.target=class \"data.positive='>50K'\""],
+        labels,
+        numbers,
+        words,
     )
 
 
@@ -355,7 +430,10 @@ def mulan(draw: Random, sparse: bool) -> Layout:
     labels = "".join(f'<label name="{name}"></label>' for name in names)
     return Layout(
         {"emotions.arff": "\n".join(lines).encode(), "emotions.xml": f"<labels>{labels}</labels>".encode()},
-        [f"task=multilabel data.path=emotions.arff data.target=[{','.join(names)}]"], [{*s} for s in sets], columns, classes=names,
+        [f"task=multilabel data.path=emotions.arff data.target=[{','.join(names)}]"],
+        [{*s} for s in sets],
+        columns,
+        classes=names,
     )
 
 
@@ -374,7 +452,10 @@ def libsvm(draw: Random) -> Layout:
     labels = draw.choice([1, 2, 3])
     lines = [f"{label} 1:0.5 {2 + row % 3}:{row / 7:.3f}" for row, label in enumerate(labels)]
     return Layout(
-        {"news20.libsvm": "\n".join(lines).encode()}, ["task=multiclass data=arrays data.path=news20.libsvm"], labels, pending="sparse formats",
+        {"news20.libsvm": "\n".join(lines).encode()},
+        ["task=multiclass data=arrays data.path=news20.libsvm"],
+        labels,
+        pending="sparse formats",
     )
 
 
@@ -383,8 +464,11 @@ def libsvm_multilabel(draw: Random) -> Layout:
     sets = draw.sets([0, 1, 2, 3], 1)
     lines = [f"{','.join(map(str, s))} 1:0.5 {2 + row % 3}:{row / 7:.3f}" for row, s in enumerate(sets)]
     return Layout(
-        {"rcv1.svm": "\n".join(lines).encode()}, ["task=multilabel data=arrays data.path=rcv1.svm"],
-        [{*s} for s in sets], classes=[*"0123"], pending="sparse formats",
+        {"rcv1.svm": "\n".join(lines).encode()},
+        ["task=multilabel data=arrays data.path=rcv1.svm"],
+        [{*s} for s in sets],
+        classes=[*"0123"],
+        pending="sparse formats",
     )
 
 
@@ -394,8 +478,11 @@ def extreme_classification(draw: Random) -> Layout:
     lines = [f"{draw.rows} 6 4"]
     lines += [f"{','.join(map(str, s))} 0:0.5 {1 + row % 5}:{row / 7:.3f}" for row, s in enumerate(sets)]
     return Layout(
-        {"train.txt": "\n".join(lines).encode()}, ["task=multilabel data=arrays data.path=train.txt"],
-        [{*s} for s in sets], classes=[*"0123"], pending="sparse formats",
+        {"train.txt": "\n".join(lines).encode()},
+        ["task=multilabel data=arrays data.path=train.txt"],
+        [{*s} for s in sets],
+        classes=[*"0123"],
+        pending="sparse formats",
     )
 
 
@@ -410,7 +497,9 @@ def sparse_npz(draw: Random) -> Layout:
     np.save(target, np.array(labels))
     return Layout(
         {"X.npz": output.getvalue(), "y.npy": target.getvalue()},
-        ["task=multiclass data=arrays data.path=X.npz data.target=y.npy"], labels, pending="sparse formats",
+        ["task=multiclass data=arrays data.path=X.npz data.target=y.npy"],
+        labels,
+        pending="sparse formats",
     )
 
 
@@ -425,17 +514,23 @@ def npz_one_hot(draw: Random) -> Layout:
     labels = draw.choice([0, 1, 2])
     content = saved(X=draw.rng.normal(size=(draw.rows, 3)), Y=np.eye(3)[labels])
     return Layout(
-        {"d.npz": content}, ["task=multiclass data=arrays data.path=d.npz"],
-        np.eye(3)[labels].tolist(), classes=[*"012"],
+        {"d.npz": content},
+        ["task=multiclass data=arrays data.path=d.npz"],
+        np.eye(3)[labels].tolist(),
+        classes=[*"012"],
     )
 
 
 @layout
 def npz_with_two_splits(draw: Random) -> Layout:
     labels = draw.choice([0, 1, 2])
-    content = saved(X_train=draw.rng.normal(size=(draw.rows, 3)), y_train=labels, X_test=np.zeros((9, 3)), y_test=[0] * 9)
+    content = saved(
+        X_train=draw.rng.normal(size=(draw.rows, 3)), y_train=labels, X_test=np.zeros((9, 3)), y_test=[0] * 9
+    )
     return Layout(
-        {"d.npz": content}, ["task=multiclass data=arrays data.path=d.npz", "data.features=X_train", "data.target=y_train"], labels,
+        {"d.npz": content},
+        ["task=multiclass data=arrays data.path=d.npz", "data.features=X_train", "data.target=y_train"],
+        labels,
     )
 
 
@@ -443,7 +538,12 @@ def npz_with_two_splits(draw: Random) -> Layout:
 def mnist_csv(draw: Random) -> Layout:
     labels = draw.choice(range(10))
     pixels = {f"pixel{i}": draw.integers(0, 256) for i in range(784)}
-    return Layout({"mnist_train.csv": table({"label": labels, **pixels})}, ["task=multiclass data.path=mnist_train.csv data.target=label"], labels, pixels)
+    return Layout(
+        {"mnist_train.csv": table({"label": labels, **pixels})},
+        ["task=multiclass data.path=mnist_train.csv data.target=label"],
+        labels,
+        pixels,
+    )
 
 
 @layout
@@ -453,18 +553,30 @@ def mnist_csv_without_a_header(draw: Random) -> Layout:
     content = table({"label": labels, **pixels}, header=False)
     return Layout(
         {"mnist_train.csv": content},
-        ["task=multiclass data.path=mnist_train.csv data.target=label", "data.header=false \"data.target='column 0'\""], labels, pixels,
+        [
+            "task=multiclass data.path=mnist_train.csv data.target=label",
+            "data.header=false \"data.target='column 0'\"",
+        ],
+        labels,
+        pixels,
     )
 
 
 @layout
 def ag_news(draw: Random) -> Layout:
     labels, texts = draw.choice("1234"), draw.sentences()
-    content = text({"y": labels, "title": [f"{line} (Reuters)" for line in texts], "text": texts}, header=False, quote_all=True)
+    content = text(
+        {"y": labels, "title": [f"{line} (Reuters)" for line in texts], "text": texts},
+        header=False,
+        quote_all=True,
+    )
     return Layout(
         {"train.csv": content.encode()},
-        ["task=multiclass data.path=train.csv data.header=false \"data.target='column 0'\" \"data.text=['column 1','column 2']\""],
-        labels, texts=["column 1", "column 2"],
+        [
+            "task=multiclass data.path=train.csv data.header=false \"data.target='column 0'\" \"data.text=['column 1','column 2']\""
+        ],
+        labels,
+        texts=["column 1", "column 2"],
     )
 
 
@@ -473,7 +585,10 @@ def cola(draw: Random) -> Layout:
     """No header, an empty column, and quotation marks that are part of the text."""
     labels, texts = draw.choice([0, 1]), draw.sentences()
     texts = [f'"{line}' if row % 8 == 0 else line for row, line in enumerate(texts)]
-    lines = [f"gj04\t{label}\t{'*' if label == 0 else ''}\t{line}" for label, line in zip(labels, texts, strict=True)]
+    lines = [
+        f"gj04\t{label}\t{'*' if label == 0 else ''}\t{line}"
+        for label, line in zip(labels, texts, strict=True)
+    ]
     return Layout(
         {"train.tsv": ("\n".join(lines) + "\n").encode()},
         [
@@ -481,7 +596,9 @@ def cola(draw: Random) -> Layout:
             "\"data.exclude=['column 2']\"",
             "data.quote=none",
         ],
-        labels, texts=["column 3"], warnings=["constant_feature"],
+        labels,
+        texts=["column 3"],
+        warnings=["constant_feature"],
     )
 
 
@@ -489,7 +606,13 @@ def cola(draw: Random) -> Layout:
 def sentiment140(draw: Random) -> Layout:
     labels, texts = draw.choice("04"), [f"{line} café" for line in draw.sentences()]
     dates = [f"Mon Apr 06 22:{row % 60:02}:45 PDT 2009" for row in range(draw.rows)]
-    columns = {"y": labels, "id": draw.names("14678{:05}"), "date": dates, "query": ["NO_QUERY"] * draw.rows, "text": texts}
+    columns = {
+        "y": labels,
+        "id": draw.names("14678{:05}"),
+        "date": dates,
+        "query": ["NO_QUERY"] * draw.rows,
+        "text": texts,
+    }
     return Layout(
         {"training.csv": text(columns, header=False, quote_all=True).encode("latin-1")},
         [
@@ -497,7 +620,8 @@ def sentiment140(draw: Random) -> Layout:
             "\"data.text=['column 4']\" \"data.exclude=['column 1','column 2','column 3']\"",
             "data.encoding=latin-1",
         ],
-        labels, texts=["column 4"],
+        labels,
+        texts=["column 4"],
     )
 
 
@@ -505,11 +629,21 @@ def sentiment140(draw: Random) -> Layout:
 def news_category(draw: Random) -> Layout:
     labels, texts = draw.choice(["POLITICS", "WELLNESS", "TRAVEL"]), draw.sentences()
     dates = [f"2018-05-{1 + row % 26:02}" for row in range(draw.rows)]
-    columns = {"link": draw.names("https://www.example.org/{}"), "headline": texts, "category": labels, "date": dates}
+    columns = {
+        "link": draw.names("https://www.example.org/{}"),
+        "headline": texts,
+        "category": labels,
+        "date": dates,
+    }
     return Layout(
         {"News_Category_Dataset_v3.json": frame("write_ndjson", columns)},
-        ["task=multiclass data.path=News_Category_Dataset_v3.json data.target=category data.text=[headline]", "data.exclude=[link]"],
-        labels, dates=["date"], texts=["headline"],
+        [
+            "task=multiclass data.path=News_Category_Dataset_v3.json data.target=category data.text=[headline]",
+            "data.exclude=[link]",
+        ],
+        labels,
+        dates=["date"],
+        texts=["headline"],
     )
 
 
@@ -517,20 +651,31 @@ def news_category(draw: Random) -> Layout:
 def reviews(draw: Random) -> Layout:
     """Stars are floats in JSON."""
     labels, texts = draw.choice([1, 2, 3, 4, 5]), draw.sentences()
-    rows = [{"stars": float(label), "useful": row % 7, "text": line} for row, (label, line) in enumerate(zip(labels, texts, strict=True))]
+    rows = [
+        {"stars": float(label), "useful": row % 7, "text": line}
+        for row, (label, line) in enumerate(zip(labels, texts, strict=True))
+    ]
     return Layout(
         {"yelp_review.json.gz": gzip.compress("\n".join(map(json.dumps, rows)).encode(), mtime=0)},
         ["task=multiclass data.path=yelp_review.json.gz data.target=stars data.text=[text]"],
-        labels, {"useful": [row % 7 for row in range(draw.rows)]}, texts=["text"],
+        labels,
+        {"useful": [row % 7 for row in range(draw.rows)]},
+        texts=["text"],
     )
 
 
 @layout
 def coco_json(draw: Random) -> Layout:
-    content = {"images": [{"id": 1}], "annotations": [{"image_id": 1, "category_id": 3}], "categories": [{"id": 3}]}
+    content = {
+        "images": [{"id": 1}],
+        "annotations": [{"image_id": 1, "category_id": 3}],
+        "categories": [{"id": 3}],
+    }
     return Layout(
         {"instances_val2017.json": json.dumps(content).encode()},
-        ["task=multilabel data.path=instances_val2017.json data.target=category_id"], [], pending="has to be converted to a table",
+        ["task=multilabel data.path=instances_val2017.json data.target=category_id"],
+        [],
+        pending="has to be converted to a table",
     )
 
 
@@ -541,4 +686,6 @@ def two_tables_in_a_zip(draw: Random) -> Layout:
     with zipfile.ZipFile(output, "w") as archive:
         for name in ("train.csv", "test.csv"):
             archive.writestr(zipfile.ZipInfo(name), "a,species\n1,x\n")
-    return Layout({"kaggle.zip": output.getvalue()}, [f"{BASE}kaggle.zip"], found.labels, pending="has to be extracted")
+    return Layout(
+        {"kaggle.zip": output.getvalue()}, [f"{BASE}kaggle.zip"], found.labels, pending="has to be extracted"
+    )

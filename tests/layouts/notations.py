@@ -19,7 +19,10 @@ def titanic(draw: Random) -> Layout:
     return Layout(
         {"train.csv": table({**numbers, "Survived": labels, **texts, **words})},
         ["task=binary data.path=train.csv data.target=Survived", "data.exclude=[Name,Ticket]"],
-        labels, numbers, words, warnings=["index_column"],
+        labels,
+        numbers,
+        words,
+        warnings=["index_column"],
     )
 
 
@@ -36,8 +39,13 @@ def toxic_comments(draw: Random) -> Layout:
     names = target[1:-1].split(",")
     return Layout(
         {"train.csv": table({**columns, **indicators(sets, names)})},
-        [f"task=multilabel data.path=train.csv data.target={target} data.text=[comment_text]", "data.exclude=[id]"],
-        [{*row} for row in sets], texts=["comment_text"], classes=names,
+        [
+            f"task=multilabel data.path=train.csv data.target={target} data.text=[comment_text]",
+            "data.exclude=[id]",
+        ],
+        [{*row} for row in sets],
+        texts=["comment_text"],
+        classes=names,
     )
 
 
@@ -58,15 +66,22 @@ def toxic_comments_with_test_labels(draw: Random) -> Layout:
     test["comment_text"] = [f"{text} again" for text in test["comment_text"]]
     test_labels = indicators(test_sets, names)
     scored = [None if row % 3 == 0 else set(labels) for row, labels in enumerate(test_sets)]
-    test_labels = {n: [-1 if s is None else v for s, v in zip(scored, c, strict=True)] for n, c in test_labels.items()}
+    test_labels = {
+        n: [-1 if s is None else v for s, v in zip(scored, c, strict=True)] for n, c in test_labels.items()
+    }
     return Layout(
-        {"train.csv": table({**columns, **indicators(sets, names)}), "test.csv": table({**test, **test_labels})},
+        {
+            "train.csv": table({**columns, **indicators(sets, names)}),
+            "test.csv": table({**test, **test_labels}),
+        },
         [
             f"task=multilabel data.path=train.csv data.test_path=test.csv data.target={target} data.text=[comment_text] "
             "data.exclude=[id]",
             "data.missing=-1",
         ],
-        [set(row) for row in sets] + scored, texts=["comment_text"], classes=names,
+        [set(row) for row in sets] + scored,
+        texts=["comment_text"],
+        classes=names,
         splits=[None] * 90 + ["test"] * 90,
     )
 
@@ -78,23 +93,55 @@ def otto_products(draw: Random) -> Layout:
     labels = draw.choice([f"Class_{i}" for i in range(1, 10)])
     return Layout(
         {"train.csv": table({"id": range(1, 121), **columns, "target": labels})},
-        ["task=multiclass data.path=train.csv data.target=target", "data.exclude=[id]"], labels, columns,
+        ["task=multiclass data.path=train.csv data.target=target", "data.exclude=[id]"],
+        labels,
+        columns,
     )
 
 
 def delimited(
-    draw: Random, file: str, target: str, labels: list[Any], separator: str, tries: list[str], none: str | None = None,
-    low: int = 1, high: int = 3, form: str = "{}", **options: Any,
+    draw: Random,
+    file: str,
+    target: str,
+    labels: list[Any],
+    separator: str,
+    tries: list[str],
+    none: str | None = None,
+    low: int = 1,
+    high: int = 3,
+    form: str = "{}",
+    **options: Any,
 ) -> Layout:
     """Return a table of two numbers and a column with several labels."""
     sets = draw.sets(labels, low, high)
     columns = draw.numbers("mean", "std")
     cells = [form.format(separator.join(map(str, row))) if row or none is None else none for row in sets]
-    return Layout({file: table({**columns, target: cells})}, tries, [{*row} for row in sets], columns, **options)
+    return Layout(
+        {file: table({**columns, target: cells})}, tries, [{*row} for row in sets], columns, **options
+    )
 
 
-TAGS = ["haze", "primary", "agriculture", "clear", "water", "habitation", "road", "cultivation", "slash_burn", "cloudy"]
-TAGS += ["partly_cloudy", "conventional_mine", "bare_ground", "artisinal_mine", "blooming", "selective_logging", "blow_down"]
+TAGS = [
+    "haze",
+    "primary",
+    "agriculture",
+    "clear",
+    "water",
+    "habitation",
+    "road",
+    "cultivation",
+    "slash_burn",
+    "cloudy",
+]
+TAGS += [
+    "partly_cloudy",
+    "conventional_mine",
+    "bare_ground",
+    "artisinal_mine",
+    "blooming",
+    "selective_logging",
+    "blow_down",
+]
 
 
 @layout
@@ -116,7 +163,10 @@ def chest_xray14(draw: Random) -> Layout:
     numbers = {"Follow-up #": draw.integers(0, 9), "Patient Age": draw.integers(5, 90)}
     numbers |= {"OriginalImage[Width": draw.integers(900, 3000), "Height]": draw.integers(900, 3000)}
     words = {"Patient Gender": draw.choice("MF"), "View Position": draw.choice(["PA", "AP"])}
-    columns = {"Image Index": draw.names("{:08}_000.png"), "Finding Labels": ["|".join(s) or "No Finding" for s in sets]}
+    columns = {
+        "Image Index": draw.names("{:08}_000.png"),
+        "Finding Labels": ["|".join(s) or "No Finding" for s in sets],
+    }
     columns |= {"Patient ID": patients, **numbers, **words, "": [""] * draw.rows}
     return Layout(
         {"Data_Entry_2017.csv": table(columns)},
@@ -125,7 +175,10 @@ def chest_xray14(draw: Random) -> Layout:
             "\"data.no_label='No Finding'\" \"data.group='Patient ID'\"",
             "\"data.exclude=['Image Index']\"",
         ],
-        [set(row) for row in sets], numbers, words, groups=patients,
+        [set(row) for row in sets],
+        numbers,
+        words,
+        groups=patients,
     )
 
 
@@ -135,7 +188,8 @@ def chest_xray14_with_hints(draw: Random) -> Layout:
     found = chest_xray14(Random("chest_xray14"))
     found.tries = [
         "task=multilabel data.path=Data_Entry_2017.csv \"data.target='Finding Labels'\" \"data.exclude=['Image Index']\"",
-        "\"data.delimiter='|'\"", "\"data.no_label='No Finding'\" \"data.group='Patient ID'\"",
+        "\"data.delimiter='|'\"",
+        "\"data.no_label='No Finding'\" \"data.group='Patient ID'\"",
     ]
     return found
 
@@ -153,8 +207,14 @@ def chexpert(draw: Random) -> Layout:
     target = "\"data.target=['No Finding',Cardiomegaly,Edema,'Support Devices']\""
     return Layout(
         {"train.csv": table({**columns, **words, **age, **cells})},
-        [f"task=multilabel data.path=train.csv {target} data.empty=negative data.uncertain=missing", "data.exclude=[Path]"],
-        truth, age, words, classes=names,
+        [
+            f"task=multilabel data.path=train.csv {target} data.empty=negative data.uncertain=missing",
+            "data.exclude=[Path]",
+        ],
+        truth,
+        age,
+        words,
+        classes=names,
     )
 
 
@@ -178,14 +238,23 @@ def mimic_cxr(draw: Random) -> Layout:
     subjects = [10_000_000 + row // 3 * 97 for row in range(draw.rows)]
     parts = ["train", "train", "validate", "train", "test"]
     split = [parts[row // 3 % 5] for row in range(draw.rows)]
-    columns = {"subject_id": subjects, "study_id": draw.names("{}"), **draw.numbers("score"), "split": split, **cells}
+    columns = {
+        "subject_id": subjects,
+        "study_id": draw.names("{}"),
+        **draw.numbers("score"),
+        "split": split,
+        **cells,
+    }
     return Layout(
         {"mimic-cxr.csv": table(columns)},
         [
             "task=multilabel data.path=mimic-cxr.csv data.target=[Atelectasis,Edema,Pneumonia] data.uncertain=positive "
             "data.empty=missing data.split=split data.group=subject_id data.exclude=[study_id]",
         ],
-        truth, {"score": columns["score"]}, classes=names, groups=subjects,
+        truth,
+        {"score": columns["score"]},
+        classes=names,
+        groups=subjects,
         splits=["val" if part == "validate" else part for part in split],
     )
 
@@ -196,22 +265,34 @@ def plant_pathology(draw: Random) -> Layout:
     sets = [{*row} or {"healthy"} for row in draw.sets(names)]
     columns = draw.numbers("red", "green")
     return Layout(
-        {"train.csv": table({"image": draw.names("{:x}.jpg"), **columns, "labels": [" ".join(sorted(s)) for s in sets]})},
-        ["task=multilabel data.path=train.csv data.target=labels \"data.delimiter=' '\"", "data.exclude=[image]"],
-        sets, columns,
+        {
+            "train.csv": table(
+                {"image": draw.names("{:x}.jpg"), **columns, "labels": [" ".join(sorted(s)) for s in sets]}
+            )
+        },
+        [
+            "task=multilabel data.path=train.csv data.target=labels \"data.delimiter=' '\"",
+            "data.exclude=[image]",
+        ],
+        sets,
+        columns,
     )
 
 
 @layout
 def protein_atlas(draw: Random) -> Layout:
     tries = ["task=multilabel data.path=train.csv data.target=Target \"data.delimiter=' '\""]
-    return delimited(draw, "train.csv", "Target", [*range(28)], " ", tries, classes=[str(i) for i in range(28)])
+    return delimited(
+        draw, "train.csv", "Target", [*range(28)], " ", tries, classes=[str(i) for i in range(28)]
+    )
 
 
 @layout
 def protein_atlas_as_multiclass(draw: Random) -> Layout:
     tries = ["task=auto data.path=train.csv data.target=Target", "task=multilabel \"data.delimiter=' '\""]
-    return delimited(draw, "train.csv", "Target", [*range(28)], " ", tries, classes=[str(i) for i in range(28)])
+    return delimited(
+        draw, "train.csv", "Target", [*range(28)], " ", tries, classes=[str(i) for i in range(28)]
+    )
 
 
 @layout
@@ -225,7 +306,9 @@ def go_emotions(draw: Random) -> Layout:
             "\"data.text=['column 0']\"",
             "\"data.exclude=['column 2']\"",
         ],
-        [{*row} for row in sets], texts=["column 0"], classes=[str(i) for i in range(28)],
+        [{*row} for row in sets],
+        texts=["column 0"],
+        classes=[str(i) for i in range(28)],
     )
 
 
@@ -241,8 +324,10 @@ def go_emotions_columns(draw: Random) -> Layout:
             "task=multilabel data.path=goemotions_1.csv data.target=[admiration,amusement,anger] data.text=[text] "
             "data.exclude=[id,rater_id]",
         ],
-        [{*row} for row in sets], {"example_very_unclear": [int(cell == "True") for cell in unclear]},
-        texts=["text"], classes=names,
+        [{*row} for row in sets],
+        {"example_very_unclear": [int(cell == "True") for cell in unclear]},
+        texts=["text"],
+        classes=names,
     )
 
 
@@ -254,14 +339,27 @@ def stack_overflow_tags(draw: Random) -> Layout:
     return Layout(
         {"questions.csv": table(columns)},
         ["task=multilabel data.path=questions.csv data.target=Tags data.text=[Title]"],
-        [{*row} for row in sets], texts=["Title"],
+        [{*row} for row in sets],
+        texts=["Title"],
     )
 
 
 @layout
 def movie_genres(draw: Random) -> Layout:
-    tries = ["task=multilabel data.path=movies.csv data.target=genres \"data.delimiter='|'\"", "\"data.no_label='(no genres listed)'\""]
-    return delimited(draw, "movies.csv", "genres", ["Action", "Comedy", "Film-Noir", "IMAX"], "|", tries, "(no genres listed)", low=0)
+    tries = [
+        "task=multilabel data.path=movies.csv data.target=genres \"data.delimiter='|'\"",
+        "\"data.no_label='(no genres listed)'\"",
+    ]
+    return delimited(
+        draw,
+        "movies.csv",
+        "genres",
+        ["Action", "Comedy", "Film-Noir", "IMAX"],
+        "|",
+        tries,
+        "(no genres listed)",
+        low=0,
+    )
 
 
 @layout
@@ -276,7 +374,8 @@ def movies_dat(draw: Random) -> Layout:
             "task=multilabel data.path=movies.dat data.header=false \"data.target='column 2'\" \"data.delimiter='|'\" "
             "\"data.exclude=['column 0','column 1']\" data.separator=::",
         ],
-        [{*row} for row in sets], pending="a separator of two characters",
+        [{*row} for row in sets],
+        pending="a separator of two characters",
     )
 
 
@@ -291,7 +390,8 @@ def arxiv(draw: Random) -> Layout:
             "task=multilabel data.path=arxiv.jsonl data.target=categories data.text=[abstract] data.exclude=[id]",
             "\"data.delimiter=' '\"",
         ],
-        [{*row} for row in sets], texts=["abstract"],
+        [{*row} for row in sets],
+        texts=["abstract"],
     )
 
 
@@ -302,8 +402,12 @@ def eur_lex_lists(draw: Random) -> Layout:
     lines = [json.dumps({"celex_id": i, "text": text, "eurovoc_concepts": s}) for i, text, s in rows]
     return Layout(
         {"train.jsonl": "\n".join(lines).encode()},
-        ["task=multilabel data.path=train.jsonl data.target=eurovoc_concepts data.text=[text]", "data.exclude=[celex_id]"],
-        [{*row} for row in sets], texts=["text"],
+        [
+            "task=multilabel data.path=train.jsonl data.target=eurovoc_concepts data.text=[text]",
+            "data.exclude=[celex_id]",
+        ],
+        [{*row} for row in sets],
+        texts=["text"],
     )
 
 
@@ -311,12 +415,21 @@ def eur_lex_lists(draw: Random) -> Layout:
 def reuters(draw: Random) -> Layout:
     """One row for each pair of a document and a topic."""
     sets = draw.sets(["earn", "acq", "grain", "trade"], 1)
-    rows = [(row, label, text) for row, (labels, text) in enumerate(zip(sets, draw.sentences(), strict=True)) for label in labels]
-    columns = {"doc": [row[0] for row in rows], "topic": [row[1] for row in rows], "text": [row[2] for row in rows]}
+    rows = [
+        (row, label, text)
+        for row, (labels, text) in enumerate(zip(sets, draw.sentences(), strict=True))
+        for label in labels
+    ]
+    columns = {
+        "doc": [row[0] for row in rows],
+        "topic": [row[1] for row in rows],
+        "text": [row[2] for row in rows],
+    }
     return Layout(
         {"reuters.csv": table(columns)},
         ["task=multilabel data.path=reuters.csv data.target=topic data.id=doc data.text=[text]"],
-        [{*row} for row in sets], texts=["text"],
+        [{*row} for row in sets],
+        texts=["text"],
     )
 
 
@@ -324,12 +437,20 @@ def reuters(draw: Random) -> Layout:
 def diagnoses_icd(draw: Random) -> Layout:
     sets = draw.sets(["4019", "25000", "V3000", "I10"], 1)
     heart = draw.integers(40, 140)
-    rows = [(20 + row * 7, heart[row], i, code) for row, codes in enumerate(sets) for i, code in enumerate(codes, 1)]
+    rows = [
+        (20 + row * 7, heart[row], i, code)
+        for row, codes in enumerate(sets)
+        for i, code in enumerate(codes, 1)
+    ]
     names = ("hadm_id", "heart_rate", "seq_num", "icd_code")
     return Layout(
         {"diagnoses_icd.csv": table(dict(zip(names, zip(*rows, strict=True), strict=True)))},
-        ["task=multilabel data.path=diagnoses_icd.csv data.target=icd_code data.id=hadm_id", "data.exclude=[seq_num]"],
-        [{*row} for row in sets], {"heart_rate": heart},
+        [
+            "task=multilabel data.path=diagnoses_icd.csv data.target=icd_code data.id=hadm_id",
+            "data.exclude=[seq_num]",
+        ],
+        [{*row} for row in sets],
+        {"heart_rate": heart},
     )
 
 
@@ -337,22 +458,35 @@ def diagnoses_icd(draw: Random) -> Layout:
 def skin_lesions(draw: Random) -> Layout:
     lesions = [f"HAM_{row // 2:07}" for row in range(draw.rows)]
     labels = draw.choice(["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"])
-    words = {"dx_type": draw.choice(["histo", "follow_up"]), "sex": draw.choice(["male", "female", "unknown"])}
+    words = {
+        "dx_type": draw.choice(["histo", "follow_up"]),
+        "sex": draw.choice(["male", "female", "unknown"]),
+    }
     age = {"age": draw.with_gaps(draw.integers(5, 85))}
     return Layout(
-        {"HAM10000_metadata.csv": table({"lesion_id": lesions, "image_id": draw.names("ISIC_{:07}"), "dx": labels, **words, **age})},
+        {
+            "HAM10000_metadata.csv": table(
+                {"lesion_id": lesions, "image_id": draw.names("ISIC_{:07}"), "dx": labels, **words, **age}
+            )
+        },
         [
             "task=multiclass data.path=HAM10000_metadata.csv data.target=dx data.group=lesion_id",
             "data.exclude=[image_id]",
         ],
-        labels, age, words, groups=lesions,
+        labels,
+        age,
+        words,
+        groups=lesions,
     )
 
 
 @layout
 def skin_lesions_without_a_group(draw: Random) -> Layout:
     found = skin_lesions(Random("skin_lesions"))
-    found.tries = [found.tries[0].replace(" data.group=lesion_id", " data.exclude=[image_id]"), "data.group=lesion_id"]
+    found.tries = [
+        found.tries[0].replace(" data.group=lesion_id", " data.exclude=[image_id]"),
+        "data.group=lesion_id",
+    ]
     return found
 
 
@@ -365,7 +499,9 @@ def isic_one_hot(draw: Random) -> Layout:
     return Layout(
         {"ISIC_GroundTruth.csv": table({"image": draw.names("ISIC_{:07}"), **cells, **columns})},
         ["task=multiclass data.path=ISIC_GroundTruth.csv data.target=[MEL,NV,BCC,AK] data.exclude=[image]"],
-        [[float(label == name) for name in names] for label in labels], columns, classes=names,
+        [[float(label == name) for name in names] for label in labels],
+        columns,
+        classes=names,
     )
 
 
@@ -385,7 +521,9 @@ def galaxy_zoo(draw: Random) -> Layout:
             "task=multilabel data.path=training_solutions_rev1.csv data.target=[Class1.1,Class1.2,Class1.3,Class2.1] "
             "data.exclude=[GalaxyID]",
         ],
-        values.tolist(), columns, classes=names,
+        values.tolist(),
+        columns,
+        classes=names,
     )
 
 
@@ -397,7 +535,10 @@ def rounded_soft_labels(draw: Random) -> Layout:
     return Layout(
         {"soft.csv": table({**columns, **dict(zip(names, values.T.tolist(), strict=True))})},
         ["task=multiclass data.path=soft.csv data.target=[smooth,disk,star]"],
-        (values / values.sum(1, keepdims=True)).tolist(), columns, classes=names, warnings=["rounded_soft_labels"],
+        (values / values.sum(1, keepdims=True)).tolist(),
+        columns,
+        classes=names,
+        warnings=["rounded_soft_labels"],
     )
 
 
@@ -410,7 +551,9 @@ def vote_counts(draw: Random) -> Layout:
     return Layout(
         {"votes.csv": table({**columns, **dict(zip(names, votes.T.tolist(), strict=True))})},
         ["task=multiclass data.path=votes.csv \"data.target=['yes','no',unsure]\"", "data.counts=true"],
-        (votes / votes.sum(1, keepdims=True)).tolist(), columns, classes=names,
+        (votes / votes.sum(1, keepdims=True)).tolist(),
+        columns,
+        classes=names,
     )
 
 
@@ -422,7 +565,9 @@ def annotators(draw: Random) -> Layout:
     answers = {"ann": truth, "bob": truth, "eve": draw.with_gaps(other, 0.3)}
     return Layout(
         {"votes.csv": table({**columns, **answers})},
-        ["task=multiclass data.path=votes.csv data.target=[ann,bob,eve] data.annotators=majority"], truth, columns,
+        ["task=multiclass data.path=votes.csv data.target=[ann,bob,eve] data.annotators=majority"],
+        truth,
+        columns,
     )
 
 
@@ -433,7 +578,10 @@ def yes_no_columns(draw: Random) -> Layout:
     columns = draw.numbers("a", "b")
     return Layout(
         {"symptoms.csv": table({**columns, **indicators(sets, names, "Yes", "No")})},
-        ["task=multilabel data.path=symptoms.csv data.target=[fever,cough]"], [{*s} for s in sets], columns, classes=names,
+        ["task=multilabel data.path=symptoms.csv data.target=[fever,cough]"],
+        [{*s} for s in sets],
+        columns,
+        classes=names,
     )
 
 
@@ -444,7 +592,10 @@ def x_columns(draw: Random) -> Layout:
     columns = draw.numbers("a", "b")
     return Layout(
         {"marks.csv": table({**columns, **indicators(sets, names, "x", None)})},
-        ["task=multilabel data.path=marks.csv data.target=[A,B,C]"], [{*s} for s in sets], columns, classes=names,
+        ["task=multilabel data.path=marks.csv data.target=[A,B,C]"],
+        [{*s} for s in sets],
+        columns,
+        classes=names,
     )
 
 
@@ -455,7 +606,10 @@ def signed_columns(draw: Random) -> Layout:
     columns = draw.numbers("a", "b")
     return Layout(
         {"signs.csv": table({**columns, **indicators(sets, names, 1, -1)})},
-        ["task=multilabel data.path=signs.csv data.target=[A,B,C]"], [{*s} for s in sets], columns, classes=names,
+        ["task=multilabel data.path=signs.csv data.target=[A,B,C]"],
+        [{*s} for s in sets],
+        columns,
+        classes=names,
     )
 
 
@@ -475,7 +629,9 @@ def celeba(draw: Random) -> Layout:
             "task=multilabel data.path=list_attr_celeba.txt data.target=[Bald,Smiling,Young]",
             "\"data.exclude=['column 0']\"",
         ],
-        [{*s} for s in sets], columns, classes=names,
+        [{*s} for s in sets],
+        columns,
+        classes=names,
     )
 
 
@@ -485,7 +641,9 @@ def python_lists(draw: Random) -> Layout:
     columns = draw.numbers("a", "b")
     return Layout(
         {"lists.csv": table({**columns, "tags": [str(row) for row in sets]})},
-        ["task=multilabel data.path=lists.csv data.target=tags"], [{*s} for s in sets], columns,
+        ["task=multilabel data.path=lists.csv data.target=tags"],
+        [{*s} for s in sets],
+        columns,
     )
 
 
@@ -502,7 +660,9 @@ def json_lists(draw: Random) -> Layout:
     columns = draw.numbers("a", "b")
     return Layout(
         {"lists.csv": table({**columns, "tags": [json.dumps(row) for row in sets]})},
-        ["task=multilabel data.path=lists.csv data.target=tags"], [{*s} for s in sets], columns,
+        ["task=multilabel data.path=lists.csv data.target=tags"],
+        [{*s} for s in sets],
+        columns,
     )
 
 
@@ -512,7 +672,9 @@ def postgres_arrays(draw: Random) -> Layout:
     columns = draw.numbers("a", "b")
     return Layout(
         {"lists.csv": table({**columns, "tags": ["{" + ",".join(row) + "}" for row in sets]})},
-        ["task=multilabel data.path=lists.csv data.target=tags"], [{*s} for s in sets], columns,
+        ["task=multilabel data.path=lists.csv data.target=tags"],
+        [{*s} for s in sets],
+        columns,
     )
 
 
@@ -524,7 +686,10 @@ def comma_lists(draw: Random) -> Layout:
 
 @layout
 def semicolon_lists_with_empty_cells(draw: Random) -> Layout:
-    tries = ["task=multilabel data.path=tags.csv data.target=tags \"data.delimiter=';'\"", "data.empty=negative"]
+    tries = [
+        "task=multilabel data.path=tags.csv data.target=tags \"data.delimiter=';'\"",
+        "data.empty=negative",
+    ]
     return delimited(draw, "tags.csv", "tags", ["news", "sport", "tech"], ";", tries, low=0)
 
 
@@ -542,7 +707,8 @@ def scene_paths(draw: Random) -> Layout:
     return Layout(
         {"paths.csv": table({**columns, "class": labels})},
         ["task=multilabel data.path=paths.csv data.target=class data.hierarchy=/"],
-        [{label, label.partition("/")[0]} for label in labels], columns,
+        [{label, label.partition("/")[0]} for label in labels],
+        columns,
     )
 
 
@@ -551,11 +717,14 @@ def product_taxonomy(draw: Random) -> Layout:
     leaves = ["Home > Kitchen > Pans", "Home > Garden", "Toys"]
     labels = draw.choice(leaves)
     columns = draw.numbers("price", "weight")
-    paths = {leaf: {" > ".join(leaf.split(" > ")[: i + 1]) for i in range(leaf.count(">") + 1)} for leaf in leaves}
+    paths = {
+        leaf: {" > ".join(leaf.split(" > ")[: i + 1]) for i in range(leaf.count(">") + 1)} for leaf in leaves
+    }
     return Layout(
         {"products.tsv": table({**columns, "category": labels}, "\t")},
         ["task=multilabel data.path=products.tsv data.target=category \"data.hierarchy=' > '\""],
-        [paths[label] for label in labels], columns,
+        [paths[label] for label in labels],
+        columns,
     )
 
 
@@ -566,28 +735,43 @@ def countries(draw: Random) -> Layout:
     columns = draw.numbers("a", "b")
     return Layout(
         {"iso.csv": table({**columns, "country": labels})},
-        ["task=multiclass data.path=iso.csv data.target=country"], labels, columns,
+        ["task=multiclass data.path=iso.csv data.target=country"],
+        labels,
+        columns,
     )
 
 
 @layout
 def weather_australia(draw: Random) -> Layout:
     """NA marks missing features and labels, and there is a date."""
-    numbers = {"MinTemp": draw.with_gaps(draw.numbers("t")["t"]), "Rainfall": draw.with_gaps(draw.numbers("r")["r"])}
-    words = {"Location": draw.choice(["Albury", "Perth", "Cobar"]), "RainToday": draw.with_gaps(draw.choice(["No", "Yes"]))}
+    numbers = {
+        "MinTemp": draw.with_gaps(draw.numbers("t")["t"]),
+        "Rainfall": draw.with_gaps(draw.numbers("r")["r"]),
+    }
+    words = {
+        "Location": draw.choice(["Albury", "Perth", "Cobar"]),
+        "RainToday": draw.with_gaps(draw.choice(["No", "Yes"])),
+    }
     labels = draw.with_gaps(draw.choice(["No", "Yes"]), 0.05)
     dates = [f"2008-{1 + row // 28:02}-{1 + row % 28:02}" for row in range(draw.rows)]
     return Layout(
         {"weatherAUS.csv": table({"Date": dates, **words, **numbers, "RainTomorrow": labels}, empty="NA")},
         ["task=binary data.path=weatherAUS.csv data.target=RainTomorrow data.null_values=[NA]"],
-        labels, numbers, words, ["Date"],
+        labels,
+        numbers,
+        words,
+        ["Date"],
     )
 
 
 @layout
 def weather_australia_without_settings(draw: Random) -> Layout:
     found = weather_australia(Random("weather_australia"))
-    found.tries = ["task=binary data.path=weatherAUS.csv data.target=RainTomorrow", "data.missing=NA", "data.null_values=[NA]"]
+    found.tries = [
+        "task=binary data.path=weatherAUS.csv data.target=RainTomorrow",
+        "data.missing=NA",
+        "data.null_values=[NA]",
+    ]
     return found
 
 
@@ -596,7 +780,10 @@ def strange_labels(draw: Random) -> Layout:
     labels = draw.choice(["🙂", "a, b", 'say "x"', "=cmd()", "naïve"])
     columns = draw.numbers("a", "b")
     return Layout(
-        {"labels.csv": table({**columns, "y": labels})}, ["task=multiclass data.path=labels.csv data.target=y"], labels, columns,
+        {"labels.csv": table({**columns, "y": labels})},
+        ["task=multiclass data.path=labels.csv data.target=y"],
+        labels,
+        columns,
     )
 
 
@@ -605,7 +792,10 @@ def labels_with_gaps(draw: Random) -> Layout:
     labels = draw.choice([3, 7, 100])
     columns = draw.numbers("a", "b")
     return Layout(
-        {"labels.csv": table({**columns, "y": labels})}, ["task=multiclass data.path=labels.csv data.target=y"], labels, columns,
+        {"labels.csv": table({**columns, "y": labels})},
+        ["task=multiclass data.path=labels.csv data.target=y"],
+        labels,
+        columns,
     )
 
 
@@ -617,10 +807,15 @@ def sample_weights(draw: Random) -> Layout:
     missing = {**columns, "DER_mass": [None if value == -999 else value for value in columns["DER_mass"]]}
     weights = draw.rng.random(draw.rows).round(4).tolist()
     return Layout(
-        {"higgs-boson.csv": table({"EventId": range(100_000, 100_090), **columns, "Weight": weights, "Label": labels})},
+        {
+            "higgs-boson.csv": table(
+                {"EventId": range(100_000, 100_090), **columns, "Weight": weights, "Label": labels}
+            )
+        },
         [
             "task=binary data.path=higgs-boson.csv data.target=Label data.positive=s data.sample_weight=Weight "
             "data.exclude=[EventId] data.null_values=[-999.0]",
         ],
-        labels, missing,
+        labels,
+        missing,
     )

@@ -7,12 +7,19 @@ from cases import Layout, Random, layout, table
 PARTS = ["train", "train", "train", "val", "test"]
 
 
-def with_split(draw: Random, name: str, cells: list[Any], parts: list[str | None], *tries: str, **options: Any) -> Layout:
+def with_split(
+    draw: Random, name: str, cells: list[Any], parts: list[str | None], *tries: str, **options: Any
+) -> Layout:
     """Return a table with a column of splits."""
     columns, labels = draw.numbers("a", "b"), draw.choice(["x", "y", "z"])
     first = f"task=multiclass data.path=metadata.csv data.target=label {tries[0]}"
     return Layout(
-        {"metadata.csv": table({**columns, name: cells, "label": labels})}, [first, *tries[1:]], labels, columns, splits=parts, **options,
+        {"metadata.csv": table({**columns, name: cells, "label": labels})},
+        [first, *tries[1:]],
+        labels,
+        columns,
+        splits=parts,
+        **options,
     )
 
 
@@ -35,7 +42,9 @@ def split_column_without_a_setting(draw: Random) -> Layout:
 @layout
 def is_test_column(draw: Random) -> Layout:
     cells = draw.choice([0, 0, 0, 1])
-    return with_split(draw, "is_test", cells, ["test" if cell else None for cell in cells], "", "data.split=is_test")
+    return with_split(
+        draw, "is_test", cells, ["test" if cell else None for cell in cells], "", "data.split=is_test"
+    )
 
 
 @layout
@@ -48,26 +57,55 @@ def cub_birds(draw: Random) -> Layout:
 @layout
 def fold_column(draw: Random) -> Layout:
     cells = draw.choice(range(1, 11))
-    return with_split(draw, "strat_fold", cells, ["test" if c == 10 else None for c in cells], "data.split=strat_fold data.test_fold=10")
+    return with_split(
+        draw,
+        "strat_fold",
+        cells,
+        ["test" if c == 10 else None for c in cells],
+        "data.split=strat_fold data.test_fold=10",
+    )
 
 
 @layout
 def fold_column_without_a_setting(draw: Random) -> Layout:
     cells = draw.choice(range(5))
-    return with_split(draw, "fold", cells, ["test" if c == 0 else None for c in cells], "", "data.split=fold", "data.test_fold=0")
+    return with_split(
+        draw,
+        "fold",
+        cells,
+        ["test" if c == 0 else None for c in cells],
+        "",
+        "data.split=fold",
+        "data.test_fold=0",
+    )
 
 
 @layout
 def numbered_splits(draw: Random) -> Layout:
     """0 is train, 1 val and 2 test, as in the metadata of CelebA and Waterbirds."""
     cells = draw.choice([0, 0, 0, 1, 2])
-    return with_split(draw, "split", cells, ["test" if c == 2 else None for c in cells], "data.split=split", "data.test_fold=2")
+    return with_split(
+        draw,
+        "split",
+        cells,
+        ["test" if c == 2 else None for c in cells],
+        "data.split=split",
+        "data.test_fold=2",
+    )
 
 
 @layout
 def numbered_splits_without_a_setting(draw: Random) -> Layout:
     cells = draw.choice([0, 0, 0, 1, 2])
-    return with_split(draw, "partition", cells, ["test" if c == 2 else None for c in cells], "", "data.split=partition", "data.test_fold=2")
+    return with_split(
+        draw,
+        "partition",
+        cells,
+        ["test" if c == 2 else None for c in cells],
+        "",
+        "data.split=partition",
+        "data.test_fold=2",
+    )
 
 
 @layout
@@ -75,7 +113,14 @@ def wilds(draw: Random) -> Layout:
     """Other words than train, val and test; the user has to choose."""
     cells = draw.choice(["train", "train", "val", "test", "id_val", "id_test"])
     parts = ["test" if cell == "test" else "val" if cell == "val" else None for cell in cells]
-    return with_split(draw, "split", cells, parts, "data.split=split", pending="id_val and id_test have to be renamed or removed")
+    return with_split(
+        draw,
+        "split",
+        cells,
+        parts,
+        "data.split=split",
+        pending="id_val and id_test have to be renamed or removed",
+    )
 
 
 @layout
@@ -93,7 +138,13 @@ def three_files(draw: Random) -> Layout:
 def patients(draw: Random, name: str, cells: list[Any], *tries: str) -> Layout:
     columns, labels = draw.numbers("a", "b"), draw.choice(["sick", "well"])
     first = f"task=multiclass data.path=visits.csv data.target=y {tries[0]}"
-    return Layout({"visits.csv": table({name: cells, **columns, "y": labels})}, [first, *tries[1:]], labels, columns, groups=cells)
+    return Layout(
+        {"visits.csv": table({name: cells, **columns, "y": labels})},
+        [first, *tries[1:]],
+        labels,
+        columns,
+        groups=cells,
+    )
 
 
 @layout
@@ -127,12 +178,18 @@ def space_ship(draw: Random) -> Layout:
     """Labels and features are True and False; the id contains a group."""
     groups = [f"{i // 2:04}" for i in range(draw.rows)]
     flags = draw.with_gaps(draw.choice([True, False]))
-    columns = {"PassengerId": [f"{g}_{i % 2 + 1:02}" for i, g in enumerate(groups)], "CryoSleep": flags, **draw.numbers("Age")}
+    columns = {
+        "PassengerId": [f"{g}_{i % 2 + 1:02}" for i, g in enumerate(groups)],
+        "CryoSleep": flags,
+        **draw.numbers("Age"),
+    }
     labels = draw.choice([True, False])
     return Layout(
         {"train.csv": table({**columns, "Transported": labels})},
         ["task=binary data.path=train.csv data.target=Transported", "data.exclude=[PassengerId]"],
-        labels, {"CryoSleep": flags, "Age": columns["Age"]}, classes=["False", "True"],
+        labels,
+        {"CryoSleep": flags, "Age": columns["Age"]},
+        classes=["False", "True"],
     )
 
 
@@ -143,7 +200,10 @@ def energy_by_time(draw: Random) -> Layout:
     columns, labels = draw.numbers("load"), draw.choice(["low", "high"])
     return Layout(
         {"energy.csv": table({"timestamp": stamps, **columns, "y": labels})},
-        ["task=multiclass data.path=energy.csv data.target=y data.time=timestamp"], labels, columns, times=order,
+        ["task=multiclass data.path=energy.csv data.target=y data.time=timestamp"],
+        labels,
+        columns,
+        times=order,
     )
 
 
@@ -153,7 +213,10 @@ def years(draw: Random) -> Layout:
     columns, labels = draw.numbers("load"), draw.choice(["low", "high"])
     return Layout(
         {"panel.csv": table({"year": cells, **columns, "y": labels})},
-        ["task=multiclass data.path=panel.csv data.target=y data.time=year"], labels, columns, times=cells,
+        ["task=multiclass data.path=panel.csv data.target=y data.time=year"],
+        labels,
+        columns,
+        times=cells,
     )
 
 
@@ -163,7 +226,10 @@ def times_of_day(draw: Random) -> Layout:
     times = [f"{7 + i % 12:02}:{i % 60:02}" for i in range(90)]
     return Layout(
         {"trips.csv": table({"start": times, **columns, "y": labels})},
-        ["task=multiclass data.path=trips.csv data.target=y", "data.date_format=%H:%M"], labels, columns, dates=["start"],
+        ["task=multiclass data.path=trips.csv data.target=y", "data.date_format=%H:%M"],
+        labels,
+        columns,
+        dates=["start"],
     )
 
 
@@ -173,7 +239,10 @@ def day_first_dates(draw: Random) -> Layout:
     days = [f"{1 + i % 12:02}/{1 + i % 11:02}/2023" for i in range(90)]
     return Layout(
         {"orders.csv": table({"date": days, **columns, "y": labels})},
-        ["task=multiclass data.path=orders.csv data.target=y", "data.date_format=dmy"], labels, columns, dates=["date"],
+        ["task=multiclass data.path=orders.csv data.target=y", "data.date_format=dmy"],
+        labels,
+        columns,
+        dates=["date"],
     )
 
 
@@ -183,19 +252,36 @@ def cities(draw: Random) -> Layout:
     draw.rows = 250
     columns, words = draw.numbers("a", "b"), {"city": draw.choice([f"Town {i}" for i in range(30)])}
     labels = draw.choice(["x", "y"])
-    return Layout({"shops.csv": table({**columns, **words, "y": labels})}, ["task=multiclass data.path=shops.csv data.target=y"], labels, columns, words)
+    return Layout(
+        {"shops.csv": table({**columns, **words, "y": labels})},
+        ["task=multiclass data.path=shops.csv data.target=y"],
+        labels,
+        columns,
+        words,
+    )
 
 
 @layout
 def credit_card_fraud(draw: Random) -> Layout:
     draw.rows = 200
-    columns = {"Time": sorted(draw.integers(0, 170_000)), **draw.numbers(*(f"V{i}" for i in range(1, 29))), "Amount": draw.integers(0, 900)}
+    columns = {
+        "Time": sorted(draw.integers(0, 170_000)),
+        **draw.numbers(*(f"V{i}" for i in range(1, 29))),
+        "Amount": draw.integers(0, 900),
+    }
     labels = [int(row % 20 == 0) for row in range(200)]
     quoted = [f'"{label}"' for label in labels]
     content = table({**columns, "Class": labels}).decode().replace("Time,", '"Time",', 1)
     lines = content.splitlines()
-    lines = lines[:1] + [f"{line.rpartition(',')[0]},{quote}" for line, quote in zip(lines[1:], quoted, strict=True)]
-    return Layout({"creditcard.csv": "\n".join(lines).encode()}, ["task=binary data.path=creditcard.csv data.target=Class"], labels, columns)
+    lines = lines[:1] + [
+        f"{line.rpartition(',')[0]},{quote}" for line, quote in zip(lines[1:], quoted, strict=True)
+    ]
+    return Layout(
+        {"creditcard.csv": "\n".join(lines).encode()},
+        ["task=binary data.path=creditcard.csv data.target=Class"],
+        labels,
+        columns,
+    )
 
 
 @layout
@@ -204,19 +290,31 @@ def santander(draw: Random) -> Layout:
     labels = draw.choice([0, 1])
     return Layout(
         {"train.csv": table({"ID_code": draw.names("train_{}"), "target": labels, **columns})},
-        ["task=binary data.path=train.csv data.target=target", "data.exclude=[ID_code]"], labels, columns,
+        ["task=binary data.path=train.csv data.target=target", "data.exclude=[ID_code]"],
+        labels,
+        columns,
     )
 
 
 @layout
 def telco_churn(draw: Random) -> Layout:
     """Blanks in a column of numbers."""
-    numbers = {"tenure": draw.integers(0, 70), "TotalCharges": draw.with_gaps(draw.numbers("t", digits=2)["t"], 0.05)}
+    numbers = {
+        "tenure": draw.integers(0, 70),
+        "TotalCharges": draw.with_gaps(draw.numbers("t", digits=2)["t"], 0.05),
+    }
     words = {"gender": draw.choice(["Male", "Female"]), "Contract": draw.choice(["One year", "Two year"])}
     labels = draw.choice(["No", "Yes"])
     return Layout(
-        {"churn.csv": table({"customerID": draw.names("{:04}-VHVEG"), **words, **numbers, "Churn": labels}, empty=" ")},
-        ["task=binary data.path=churn.csv data.target=Churn", "data.exclude=[customerID]"], labels, numbers, words,
+        {
+            "churn.csv": table(
+                {"customerID": draw.names("{:04}-VHVEG"), **words, **numbers, "Churn": labels}, empty=" "
+            )
+        },
+        ["task=binary data.path=churn.csv data.target=Churn", "data.exclude=[customerID]"],
+        labels,
+        numbers,
+        words,
     )
 
 
@@ -226,7 +324,9 @@ def stroke(draw: Random) -> Layout:
     labels = draw.choice([0, 1])
     return Layout(
         {"stroke.csv": table({"id": draw.names("{}"), **numbers, "stroke": labels}, empty="N/A")},
-        ["task=binary data.path=stroke.csv data.target=stroke data.exclude=[id]", "data.null_values=['N/A']"], labels, numbers,
+        ["task=binary data.path=stroke.csv data.target=stroke data.exclude=[id]", "data.null_values=['N/A']"],
+        labels,
+        numbers,
     )
 
 
@@ -238,7 +338,9 @@ def hr_attrition(draw: Random) -> Layout:
     return Layout(
         {"hr.csv": table({**numbers, "Attrition": labels, **constant, "EmployeeNumber": range(1, 91)})},
         ["task=binary data.path=hr.csv data.target=Attrition", "data.exclude=[EmployeeNumber]"],
-        labels, numbers, warnings=["constant_feature"],
+        labels,
+        numbers,
+        warnings=["constant_feature"],
     )
 
 
@@ -252,7 +354,11 @@ def sf_crime(draw: Random) -> Layout:
     return Layout(
         {"train.csv": table({"Dates": dates, "Category": labels, **words, **texts, **numbers})},
         ["task=multiclass data.path=train.csv data.target=Category", "data.text=[Address]"],
-        labels, numbers, words, ["Dates"], ["Address"],
+        labels,
+        numbers,
+        words,
+        ["Dates"],
+        ["Address"],
     )
 
 
@@ -261,18 +367,26 @@ def quora(draw: Random) -> Layout:
     texts, labels = draw.sentences(), draw.choice([0, 1])
     return Layout(
         {"train.csv": table({"qid": draw.names("{:020x}"), "question_text": texts, "target": labels})},
-        ["task=binary data.path=train.csv data.target=target data.text=[question_text]", "data.exclude=[qid]"],
-        labels, texts=["question_text"],
+        [
+            "task=binary data.path=train.csv data.target=target data.text=[question_text]",
+            "data.exclude=[qid]",
+        ],
+        labels,
+        texts=["question_text"],
     )
 
 
 @layout
 def imdb(draw: Random) -> Layout:
-    texts, labels = [f'{line}<br /><br />"So, so"' for line in draw.sentences()], draw.choice(["positive", "negative"])
+    texts, labels = (
+        [f'{line}<br /><br />"So, so"' for line in draw.sentences()],
+        draw.choice(["positive", "negative"]),
+    )
     return Layout(
         {"IMDB Dataset.csv": table({"review": texts, "sentiment": labels})},
         ["task=binary \"data.path='IMDB Dataset.csv'\" data.target=sentiment", "data.text=[review]"],
-        labels, texts=["review"],
+        labels,
+        texts=["review"],
     )
 
 
@@ -281,16 +395,26 @@ def retinopathy_grades(draw: Random) -> Layout:
     labels, columns = draw.choice(range(5)), draw.numbers("red", "green")
     return Layout(
         {"train.csv": table({"id_code": draw.names("{:012x}"), **columns, "diagnosis": labels})},
-        ["task=multiclass task.ordinal=true data.path=train.csv data.target=diagnosis", "data.exclude=[id_code]"], labels, columns,
+        [
+            "task=multiclass task.ordinal=true data.path=train.csv data.target=diagnosis",
+            "data.exclude=[id_code]",
+        ],
+        labels,
+        columns,
     )
 
 
 @layout
 def iris_of_kaggle(draw: Random) -> Layout:
-    labels, columns = draw.choice(["Iris-setosa", "Iris-virginica"]), draw.numbers("SepalLengthCm", "SepalWidthCm")
+    labels, columns = (
+        draw.choice(["Iris-setosa", "Iris-virginica"]),
+        draw.numbers("SepalLengthCm", "SepalWidthCm"),
+    )
     return Layout(
         {"Iris.csv": table({"Id": range(1, 91), **columns, "Species": labels})},
-        ["task=multiclass data.path=Iris.csv data.target=Species", "data.exclude=[Id]"], labels, columns,
+        ["task=multiclass data.path=Iris.csv data.target=Species", "data.exclude=[Id]"],
+        labels,
+        columns,
     )
 
 
@@ -299,5 +423,7 @@ def paths_of_images(draw: Random) -> Layout:
     labels, columns = draw.choice(["cat", "dog"]), draw.numbers("width", "height")
     return Layout(
         {"labels.csv": table({"filepath": draw.names("images/{:05}.jpg"), **columns, "breed": labels})},
-        ["task=multiclass data.path=labels.csv data.target=breed", "data.exclude=[filepath]"], labels, columns,
+        ["task=multiclass data.path=labels.csv data.target=breed", "data.exclude=[filepath]"],
+        labels,
+        columns,
     )

@@ -16,8 +16,16 @@ def headless(task: str, file: str, columns: dict[str, Any], target: int, more: s
 
 
 def plain(
-    draw: Random, file: str, numbers: int, classes: Any, first: bool = False, separator: str = ",",
-    task: str = "multiclass", more: str = "", extra: str = "", digits: int = 3,
+    draw: Random,
+    file: str,
+    numbers: int,
+    classes: Any,
+    first: bool = False,
+    separator: str = ",",
+    task: str = "multiclass",
+    more: str = "",
+    extra: str = "",
+    digits: int = 3,
 ) -> Layout:
     """Return a table of numbers with the class in the last or the first column."""
     labels = {"y": draw.choice(classes)}
@@ -50,18 +58,27 @@ def adult(draw: Random) -> Layout:
 @layout
 def adult_without_the_header_setting(draw: Random) -> Layout:
     found = adult(Random("adult"))
-    found.tries = ["task=binary data.path=adult.data data.target=income \"data.positive='>50K'\"", "data.header=false \"data.target='column 5'\""]
+    found.tries = [
+        "task=binary data.path=adult.data data.target=income \"data.positive='>50K'\"",
+        "data.header=false \"data.target='column 5'\"",
+    ]
     return found
 
 
 @layout
 def iris(draw: Random) -> Layout:
-    return plain(draw, "iris.data", 4, ["Iris-setosa", "Iris-versicolor", "Iris-virginica"], extra="\n\n", digits=1)
+    return plain(
+        draw, "iris.data", 4, ["Iris-setosa", "Iris-versicolor", "Iris-virginica"], extra="\n\n", digits=1
+    )
 
 
 @layout
 def wdbc(draw: Random) -> Layout:
-    columns = {"id": draw.names("{:07}"), "y": draw.choice("MB"), **draw.numbers(*(f"x{i}" for i in range(30)))}
+    columns = {
+        "id": draw.names("{:07}"),
+        "y": draw.choice("MB"),
+        **draw.numbers(*(f"x{i}" for i in range(30))),
+    }
     columns["id"] = [str(int(name) + 842_302) for name in columns["id"]]
     known = numbered(columns)
     labels = known.pop("column 1")
@@ -69,14 +86,19 @@ def wdbc(draw: Random) -> Layout:
     return Layout(
         {"wdbc.data": table(columns, header=False)},
         [headless("binary", "wdbc.data", columns, 1, "data.positive=M \"data.exclude=['column 0']\"")],
-        labels, known, classes=["B", "M"],
+        labels,
+        known,
+        classes=["B", "M"],
     )
 
 
 @layout
 def wdbc_with_its_id(draw: Random) -> Layout:
     found = wdbc(Random("wdbc"))
-    found.tries = [found.tries[0].replace("\"data.exclude=['column 0']\"", ""), "\"data.exclude=['column 0']\""]
+    found.tries = [
+        found.tries[0].replace("\"data.exclude=['column 0']\"", ""),
+        "\"data.exclude=['column 0']\"",
+    ]
     return found
 
 
@@ -91,25 +113,36 @@ def breast_cancer_wisconsin(draw: Random) -> Layout:
     file = "breast-cancer-wisconsin.data"
     return Layout(
         {file: table(columns, header=False, empty="?")},
-        [headless("binary", file, columns, 10, "data.positive=4 \"data.exclude=['column 0']\""), "\"data.null_values=['?']\""],
-        labels, known,
+        [
+            headless("binary", file, columns, 10, "data.positive=4 \"data.exclude=['column 0']\""),
+            "\"data.null_values=['?']\"",
+        ],
+        labels,
+        known,
     )
 
 
 @layout
 def letter_recognition(draw: Random) -> Layout:
     draw.rows = 260
-    columns = {"y": draw.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ")} | {f"x{i}": draw.integers(0, 16) for i in range(16)}
+    columns = {"y": draw.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ")} | {
+        f"x{i}": draw.integers(0, 16) for i in range(16)
+    }
     known = numbered(columns)
     labels = known.pop("column 0")
     file = "letter-recognition.data"
-    return Layout({file: table(columns, header=False)}, [headless("multiclass", file, columns, 0)], labels, known)
+    return Layout(
+        {file: table(columns, header=False)}, [headless("multiclass", file, columns, 0)], labels, known
+    )
 
 
 @layout
 def letter_recognition_without_settings(draw: Random) -> Layout:
     found = letter_recognition(Random("letter_recognition"))
-    found.tries = ["task=multiclass data.path=letter-recognition.data data.target=T", "data.header=false \"data.target='column 0'\""]
+    found.tries = [
+        "task=multiclass data.path=letter-recognition.data data.target=T",
+        "data.header=false \"data.target='column 0'\"",
+    ]
     return found
 
 
@@ -122,7 +155,7 @@ def spambase(draw: Random) -> Layout:
 def isolet(draw: Random) -> Layout:
     draw.rows = 130
     found = plain(draw, "isolet1+2+3+4.data", 617, [f"{i}." for i in range(1, 27)], separator=", ", digits=4)
-    found.tries = [found.tries[0].replace("isolet1+2+3+4.data", 'isolet1+2+3+4.data')]
+    found.tries = [found.tries[0].replace("isolet1+2+3+4.data", "isolet1+2+3+4.data")]
     return found
 
 
@@ -134,9 +167,17 @@ def har_arrays_in_text(draw: Random) -> Layout:
     rows = [[f"{float(cell):.7e}" for cell in row] for row in rows_of(columns)]
     joined = aligned([[*row, label] for row, label in zip(rows, labels, strict=True)], 16)
     return Layout(
-        {"X_train.txt": aligned(rows, 16), "y_train.txt": table({"y": labels}, header=False), "train.txt": joined},
-        ["task=multiclass data.path=X_train.txt data.target=y_train.txt data.header=false", "data.path=train.txt \"data.target='column 20'\""],
-        labels, numbered(columns),
+        {
+            "X_train.txt": aligned(rows, 16),
+            "y_train.txt": table({"y": labels}, header=False),
+            "train.txt": joined,
+        },
+        [
+            "task=multiclass data.path=X_train.txt data.target=y_train.txt data.header=false",
+            "data.path=train.txt \"data.target='column 20'\"",
+        ],
+        labels,
+        numbered(columns),
     )
 
 
@@ -153,7 +194,9 @@ def secom(draw: Random) -> Layout:
     return Layout(
         {"secom.data": content},
         [headless("binary", "secom.data", columns, 30, "data.positive=1"), "data.nan=missing"],
-        labels, known, warnings=["constant_feature"],
+        labels,
+        known,
+        warnings=["constant_feature"],
     )
 
 
@@ -166,7 +209,9 @@ def covertype(draw: Random) -> Layout:
     known = numbered(columns)
     labels = known.pop("column 54")
     content = gzip.compress(table(columns, header=False), mtime=0)
-    return Layout({"covtype.data.gz": content}, [headless("multiclass", "covtype.data.gz", columns, 54)], labels, known)
+    return Layout(
+        {"covtype.data.gz": content}, [headless("multiclass", "covtype.data.gz", columns, 54)], labels, known
+    )
 
 
 @layout
@@ -177,8 +222,12 @@ def mushroom(draw: Random) -> Layout:
     labels = known.pop("column 0")
     file = "agaricus-lepiota.data"
     return Layout(
-        {file: table(columns, header=False)}, [headless("binary", file, columns, 0), "data.positive=p"],
-        labels, {}, known, classes=["e", "p"],
+        {file: table(columns, header=False)},
+        [headless("binary", file, columns, 0), "data.positive=p"],
+        labels,
+        {},
+        known,
+        classes=["e", "p"],
     )
 
 
@@ -195,8 +244,11 @@ def bank_marketing(draw: Random) -> Layout:
     )
     categories = {name: columns.pop(name) for name in ("job", "month")}
     return Layout(
-        {"bank-full.csv": quoted.encode()}, ["task=binary data.path=bank-full.csv data.target=y"],
-        labels, columns, categories,
+        {"bank-full.csv": quoted.encode()},
+        ["task=binary data.path=bank-full.csv data.target=y"],
+        labels,
+        columns,
+        categories,
     )
 
 
@@ -207,7 +259,9 @@ def wine_quality(draw: Random) -> Layout:
     labels = draw.choice(range(3, 9))
     return Layout(
         {"winequality-red.csv": table({**columns, "quality": labels}, ";", quote_all=False)},
-        ["task=multiclass data.path=winequality-red.csv data.target=quality task.ordinal=true"], labels, columns,
+        ["task=multiclass data.path=winequality-red.csv data.target=quality task.ordinal=true"],
+        labels,
+        columns,
     )
 
 
@@ -223,7 +277,9 @@ def poker_hand(draw: Random) -> Layout:
     known = numbered(columns)
     labels = known.pop("column 10")
     file = "poker-hand-training-true.data"
-    return Layout({file: table(columns, header=False)}, [headless("multiclass", file, columns, 10)], labels, known)
+    return Layout(
+        {file: table(columns, header=False)}, [headless("multiclass", file, columns, 10)], labels, known
+    )
 
 
 @layout
@@ -236,7 +292,13 @@ def kdd99(draw: Random) -> Layout:
     labels = known.pop("column 41")
     categories = {name: known.pop(name) for name in ("column 1", "column 2", "column 3")}
     file = "kddcup.data_10_percent"
-    return Layout({file: table(columns, header=False)}, [headless("multiclass", file, columns, -1)], labels, known, categories)
+    return Layout(
+        {file: table(columns, header=False)},
+        [headless("multiclass", file, columns, -1)],
+        labels,
+        known,
+        categories,
+    )
 
 
 @layout
@@ -256,20 +318,27 @@ def nsl_kdd(draw: Random) -> Layout:
     lines = [f"{line},{level}" for line, level in zip(content.decode().split(), difficulty, strict=True)]
     found.files = {"KDDTrain+.txt": ("\n".join(lines) + "\n").encode()}
     found.numbers = {**found.numbers, "column 42": difficulty}
-    found.tries = [found.tries[0].replace("kddcup.data_10_percent", 'KDDTrain+.txt')]
+    found.tries = [found.tries[0].replace("kddcup.data_10_percent", "KDDTrain+.txt")]
     return found
 
 
 @layout
 def german_credit(draw: Random) -> Layout:
     columns = {"status": draw.choice(["A11", "A12", "A14"]), "months": draw.integers(4, 72)}
-    columns |= {"history": draw.choice(["A30", "A34"]), "amount": draw.integers(250, 18_000), "y": draw.choice([1, 2])}
+    columns |= {
+        "history": draw.choice(["A30", "A34"]),
+        "amount": draw.integers(250, 18_000),
+        "y": draw.choice([1, 2]),
+    }
     known = numbered(columns)
     labels = known.pop("column 4")
     categories = {name: known.pop(name) for name in ("column 0", "column 2")}
     return Layout(
         {"german.data": table(columns, " ", header=False)},
-        [headless("binary", "german.data", columns, 4), "data.positive=2"], labels, known, categories,
+        [headless("binary", "german.data", columns, 4), "data.positive=2"],
+        labels,
+        known,
+        categories,
     )
 
 
@@ -280,19 +349,28 @@ def german_credit_numeric(draw: Random) -> Layout:
     labels = known.pop("column 24")
     return Layout(
         {"german.data-numeric": aligned(rows_of(columns), 4)},
-        [headless("binary", "german.data-numeric", columns, 24, "data.positive=2")], labels, known,
+        [headless("binary", "german.data-numeric", columns, 24, "data.positive=2")],
+        labels,
+        known,
     )
 
 
 @layout
 def abalone(draw: Random) -> Layout:
     draw.rows = 200
-    columns = {"sex": draw.choice("MFI"), **draw.numbers("length", "weight"), "rings": draw.choice(range(4, 20))}
+    columns = {
+        "sex": draw.choice("MFI"),
+        **draw.numbers("length", "weight"),
+        "rings": draw.choice(range(4, 20)),
+    }
     known = numbered(columns)
     labels = known.pop("column 3")
     return Layout(
-        {"abalone.data": table(columns, header=False)}, [headless("multiclass", "abalone.data", columns, 3)],
-        labels, known, {"column 0": known.pop("column 0")},
+        {"abalone.data": table(columns, header=False)},
+        [headless("multiclass", "abalone.data", columns, 3)],
+        labels,
+        known,
+        {"column 0": known.pop("column 0")},
     )
 
 
@@ -305,7 +383,9 @@ def cleveland_heart(draw: Random) -> Layout:
     file = "processed.cleveland.data"
     return Layout(
         {file: table(columns, header=False, empty="?")},
-        [headless("multiclass", file, columns, 4), "\"data.null_values=['?']\""], labels, known,
+        [headless("multiclass", file, columns, 4), "\"data.null_values=['?']\""],
+        labels,
+        known,
     )
 
 
@@ -319,20 +399,30 @@ def ecoli(draw: Random) -> Layout:
     lines = b"".join(line.lstrip() for line in content.splitlines(keepends=True))
     return Layout(
         {"ecoli.data": lines},
-        ["task=multiclass data.path=ecoli.data \"data.target='column 4'\" data.header=false", "\"data.exclude=['column 0']\""],
-        labels, known,
+        [
+            "task=multiclass data.path=ecoli.data \"data.target='column 4'\" data.header=false",
+            "\"data.exclude=['column 0']\"",
+        ],
+        labels,
+        known,
     )
 
 
 @layout
 def glass(draw: Random) -> Layout:
-    columns = {"id": [*range(1, draw.rows + 1)], **draw.numbers("RI", "Na"), "y": draw.choice([1, 2, 3, 5, 6, 7])}
+    columns = {
+        "id": [*range(1, draw.rows + 1)],
+        **draw.numbers("RI", "Na"),
+        "y": draw.choice([1, 2, 3, 5, 6, 7]),
+    }
     known = numbered(columns)
     labels = known.pop("column 3")
     known.pop("column 0")
     return Layout(
         {"glass.data": table(columns, header=False)},
-        [headless("multiclass", "glass.data", columns, 3), "\"data.exclude=['column 0']\""], labels, known,
+        [headless("multiclass", "glass.data", columns, 3), "\"data.exclude=['column 0']\""],
+        labels,
+        known,
     )
 
 
@@ -358,8 +448,15 @@ def car_evaluation(draw: Random) -> Layout:
     labels = known.pop("column 3")
     return Layout(
         {"car.data": table(columns, header=False)},
-        [headless("multiclass", "car.data", columns, 3), "\"data.categorical=['column 1']\"", "\"data.categorical=['column 1','column 2']\""],
-        labels, {}, known, warnings=["duplicate_rows"],
+        [
+            headless("multiclass", "car.data", columns, 3),
+            "\"data.categorical=['column 1']\"",
+            "\"data.categorical=['column 1','column 2']\"",
+        ],
+        labels,
+        {},
+        known,
+        warnings=["duplicate_rows"],
     )
 
 
@@ -371,7 +468,8 @@ def satellite(draw: Random) -> Layout:
     return Layout(
         {"sat.trn": content, "sat.tst": content.replace(b"1", b"2")},
         ["task=multiclass data.path=sat.trn \"data.target='column 36'\" data.header=false"],
-        labels, numbered(columns),
+        labels,
+        numbered(columns),
     )
 
 
@@ -383,7 +481,9 @@ def optdigits(draw: Random) -> Layout:
     labels = known.pop("column 64")
     return Layout(
         {"optdigits.tra": table(columns, header=False), "optdigits.tes": table(test, header=False)},
-        [headless("multiclass", "optdigits.tra", columns, 64, "data.test_path=optdigits.tes")], labels, known,
+        [headless("multiclass", "optdigits.tra", columns, 64, "data.test_path=optdigits.tes")],
+        labels,
+        known,
         splits=[None] * 90 + ["test"] * 90,
     )
 
@@ -398,7 +498,9 @@ def seeds(draw: Random) -> Layout:
     labels = known.pop("column 3")
     return Layout(
         {"seeds_dataset.txt": ("\n".join(lines) + "\n").encode()},
-        [headless("multiclass", "seeds_dataset.txt", columns, 3)], labels, known,
+        [headless("multiclass", "seeds_dataset.txt", columns, 3)],
+        labels,
+        known,
     )
 
 
@@ -412,23 +514,39 @@ def horse_colic(draw: Random) -> Layout:
     content = b"".join(line + b" \n" for line in table(columns, " ", header=False, empty="?").splitlines())
     return Layout(
         {"horse-colic.data": content},
-        [headless("multiclass", "horse-colic.data", columns, 4, "\"data.missing='?'\""), "\"data.null_values=['?']\""],
-        labels, known,
+        [
+            headless("multiclass", "horse-colic.data", columns, 4, "\"data.missing='?'\""),
+            "\"data.null_values=['?']\"",
+        ],
+        labels,
+        known,
     )
 
 
 @layout
 def automobiles(draw: Random) -> Layout:
-    columns: dict[str, Any] = {"risk": draw.choice([-2, -1, 0, 1, 2, 3]), "losses": draw.with_gaps(draw.integers(65, 256))}
-    columns |= {"make": draw.choice(["audi", "bmw", "mazda"]), "doors": draw.with_gaps(draw.choice(["two", "four"]), 0.05)}
+    columns: dict[str, Any] = {
+        "risk": draw.choice([-2, -1, 0, 1, 2, 3]),
+        "losses": draw.with_gaps(draw.integers(65, 256)),
+    }
+    columns |= {
+        "make": draw.choice(["audi", "bmw", "mazda"]),
+        "doors": draw.with_gaps(draw.choice(["two", "four"]), 0.05),
+    }
     columns |= draw.numbers("base", "length", digits=2)
     known = numbered(columns)
     labels = known.pop("column 0")
     categories = {name: known.pop(name) for name in ("column 2", "column 3")}
     return Layout(
         {"imports-85.data": table(columns, header=False, empty="?")},
-        [headless("multiclass", "imports-85.data", columns, 0, "\"data.null_values=['?']\""), "+task.class_names=[-2,-1,0,1,2,3]"],
-        labels, known, categories, classes=["-2", "-1", "0", "1", "2", "3"],
+        [
+            headless("multiclass", "imports-85.data", columns, 0, "\"data.null_values=['?']\""),
+            "+task.class_names=[-2,-1,0,1,2,3]",
+        ],
+        labels,
+        known,
+        categories,
+        classes=["-2", "-1", "0", "1", "2", "3"],
     )
 
 
@@ -447,7 +565,9 @@ def higgs(draw: Random) -> Layout:
     content = "".join(",".join(row) + "\n" for row in rows).encode()
     return Layout(
         {"HIGGS.csv.gz": gzip.compress(content, mtime=0)},
-        ["task=binary data.path=HIGGS.csv.gz data.header=false \"data.target='column 0'\""], labels, numbered(columns, 1),
+        ["task=binary data.path=HIGGS.csv.gz data.header=false \"data.target='column 0'\""],
+        labels,
+        numbered(columns, 1),
     )
 
 
@@ -465,7 +585,10 @@ def census_income(draw: Random) -> Layout:
     return Layout(
         {"census-income.data": table(columns, ", ", header=False)},
         [headless("binary", "census-income.data", columns, 3), "\"data.positive='50000+.'\""],
-        labels, known, {"column 1": known.pop("column 1")}, classes=["- 50000.", "50000+."],
+        labels,
+        known,
+        {"column 1": known.pop("column 1")},
+        classes=["- 50000.", "50000+."],
     )
 
 
@@ -478,8 +601,12 @@ def sms_spam(draw: Random) -> Layout:
     content = "".join(f"{label}\t{line}\n" for label, line in zip(labels, texts, strict=True))
     return Layout(
         {"SMSSpamCollection": content.encode()},
-        ["task=binary data.path=SMSSpamCollection data.header=false \"data.target='column 0'\" data.positive=spam \"data.text=['column 1']\"", "data.quote=none"],
-        labels, texts=["column 1"],
+        [
+            "task=binary data.path=SMSSpamCollection data.header=false \"data.target='column 0'\" data.positive=spam \"data.text=['column 1']\"",
+            "data.quote=none",
+        ],
+        labels,
+        texts=["column 1"],
     )
 
 
@@ -489,18 +616,41 @@ def pen_digits(draw: Random) -> Layout:
     known = numbered(columns)
     labels = known.pop("column 16")
     lines = "\n".join(",".join(f"{cell:>3}" for cell in row) for row in rows_of(columns))
-    return Layout({"pendigits.tra": lines.encode()}, [headless("multiclass", "pendigits.tra", columns, 16)], labels, known)
+    return Layout(
+        {"pendigits.tra": lines.encode()},
+        [headless("multiclass", "pendigits.tra", columns, 16)],
+        labels,
+        known,
+    )
 
 
 @layout
 def diabetes_130_hospitals(draw: Random) -> Layout:
     patients = [100 + row // 3 * 7919 % 5000 for row in range(draw.rows)]
-    columns = {"race": draw.choice(["Caucasian", "Other", "?"]), "age": draw.choice(["[0-10)", "[10-20)", "[70-80)"])}
+    columns = {
+        "race": draw.choice(["Caucasian", "Other", "?"]),
+        "age": draw.choice(["[0-10)", "[10-20)", "[70-80)"]),
+    }
     numbers = {"time_in_hospital": draw.integers(1, 14), "num_medications": draw.integers(1, 80)}
     labels = draw.choice(["NO", "<30", ">30"])
-    content = table({"encounter_id": draw.integers(10**6, 10**8), "patient_nbr": patients, **columns, **numbers, "readmitted": labels})
+    content = table(
+        {
+            "encounter_id": draw.integers(10**6, 10**8),
+            "patient_nbr": patients,
+            **columns,
+            **numbers,
+            "readmitted": labels,
+        }
+    )
     return Layout(
         {"diabetic_data.csv": content},
-        ["task=multiclass data.path=diabetic_data.csv data.target=readmitted data.exclude=[encounter_id]", "data.group=patient_nbr"],
-        labels, numbers, columns, groups=patients, classes=["<30", ">30", "NO"],
+        [
+            "task=multiclass data.path=diabetic_data.csv data.target=readmitted data.exclude=[encounter_id]",
+            "data.group=patient_nbr",
+        ],
+        labels,
+        numbers,
+        columns,
+        groups=patients,
+        classes=["<30", ">30", "NO"],
     )

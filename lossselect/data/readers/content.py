@@ -102,6 +102,17 @@ def find_kind(file: Path) -> str:
     return kind
 
 
+def is_text(file: Path) -> bool:
+    """Return whether a file of an unknown suffix starts with text."""
+    with file.open("rb") as opened:
+        start = opened.read(4096)
+    return (
+        bool(start)
+        and find_kind(file) in ("text", "UTF-16")
+        and not re.search(rb"[\0-\x08\x0e-\x1f]", start.removeprefix(b"\xff\xfe"))
+    )
+
+
 def kind_error(file: Path, kind: str, expected: str) -> ConfigError:
     """Return the error for a file of another kind than the expected one, with the fix."""
     stem = (

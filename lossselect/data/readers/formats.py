@@ -2,6 +2,7 @@
 
 import glob
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lossselect.data.readers.content import (
     check_not_url,
     decompress,
     find_kind,
+    is_text,
     kind_by_suffix,
     kind_error,
 )
@@ -44,7 +46,9 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     if suffix in ARRAYS:
         raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read arrays (.npz or .npy).")
     if suffix not in (*SEPARATORS, *FORMATS):
-        raise _suffix_error(file)
+        if kind_by_suffix(file) is not None or not (content or is_text(file)):
+            raise _suffix_error(file)
+        suffix = ".txt"  # such as adult.test and sat.trn
     if file.stat().st_size == 0 or content == b"":
         raise DataError(f"{file} is empty. Write it again, with a header and rows.")
     form = FORMATS.get(suffix)
@@ -103,6 +107,21 @@ def _scan_json_lines(source: Any, options: TableOptions) -> pl.LazyFrame:
     return pl.scan_ndjson(source, infer_schema_length=None)
 
 
+def _read_json(source: Any, options: TableOptions) -> pl.LazyFrame:
+    """Return the rows of a list of objects, or of lines with an object each."""
+    content = source.read_bytes() if isinstance(source, Path) else source.getvalue()
+    if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+        return pl.read_json(io.BytesIO(content), infer_schema_length=None).lazy()
+    rows = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
+    if rows.height == 1:
+        raise ConfigError(
+            f"{source} contains a single JSON object, but a table must be a list of objects, or one object per line. "
+            f"It has: {shorten(rows.columns)}. Convert it, for example with: "
+            "pandas.DataFrame(json.load(open('data.json'))['KEY']).to_parquet('data.parquet')."
+        )
+    return rows.lazy()
+
+
 def _read_excel(source: Any, options: TableOptions) -> pl.LazyFrame:
     try:
         import fastexcel
@@ -132,11 +151,10 @@ def _read_arff(source: Any, options: TableOptions) -> pl.LazyFrame:
 
     text = source.read_text(encoding=options.encoding) if isinstance(source, Path) else source.read().decode()
     try:
-        rows, attributes = arff.loadarff(io.StringIO(text))
+        rows, attributes = arff.loadarff(io.StringIO(_fill_sparse_rows(text)))
     except (arff.ArffError, NotImplementedError, ValueError, IndexError, StopIteration) as error:
         raise OSError(
-            f"{first_line(error)}; scipy.io.arff reads numbers and nominal values, but neither text nor "
-            "sparse rows"
+            f"{first_line(error)}; scipy.io.arff reads numbers and nominal values, but no text"
         ) from None
     columns = []
     for name in attributes.names():
@@ -149,10 +167,27 @@ def _read_arff(source: Any, options: TableOptions) -> pl.LazyFrame:
     return pl.DataFrame(columns).lazy()
 
 
+def _fill_sparse_rows(text: str) -> str:
+    """Return an ARFF file with rows such as {1 0.5, 3 b} as dense rows: other cells are 0 or the first nominal value."""
+    start = re.search(r"^@data[^\n]*\n", text, re.IGNORECASE | re.MULTILINE)
+    if start is None or not re.search(r"^\s*\{", text[start.end() :], re.MULTILINE):
+        return text
+    nominal = r"(?im)^@attribute\s+(?:'[^']*'|\"[^\"]*\"|\S+)\s*(?:\{\s*('[^']*'|\"[^\"]*\"|[^,}]*))?"
+    empty = [value.strip() or "0" for value in re.findall(nominal, text[: start.start()])]
+    rows = []
+    for line in text[start.end() :].splitlines():
+        cells = [*empty]
+        for index, value in re.findall(r"(\d+)\s+('[^']*'|\"[^\"]*\"|[^,}]+)", line) if "{" in line else ():
+            cells[int(index)] = value.strip()
+        rows.append(",".join(cells) if "{" in line else line)
+    return "\n".join([text[: start.end()], *rows])
+
+
 _READERS: dict[str, Callable[[Any, TableOptions], pl.LazyFrame]] = {
     "Parquet": _scan_parquet,
     "Arrow": _scan_arrow,
     "JSON lines": _scan_json_lines,
+    "JSON": _read_json,
     "Excel": _read_excel,
     "ARFF": _read_arff,
 }

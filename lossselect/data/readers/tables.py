@@ -1,5 +1,6 @@
 """Tables: their rows, their columns, and the settings for reading them. Rows are counted from 0."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from lossselect.labels.values import as_number
 from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import first_duplicate, format_setting, lookup, shorten, suggestion
 
-TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment")
+TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment", "quote")
 """Settings for reading text."""
 
 
@@ -29,6 +30,7 @@ class TableOptions:
             that they do not look like a row.
         decimal: "," if numbers are written as 1,5.
         comment: Start of lines to leave out.
+        quote: The character around cells that contain the separator, or "none".
         sheet: Name of the sheet of an Excel file; None for its only sheet.
     """
 
@@ -37,6 +39,7 @@ class TableOptions:
     header: bool | None = None
     decimal: str = "."
     comment: str | None = None
+    quote: str = '"'
     sheet: str | None = None
 
     def __post_init__(self) -> None:
@@ -58,6 +61,7 @@ class TableOptions:
         if not isinstance(self.header, bool | None):
             raise OptionTypeError(f"data.header must be true, false or null, got {self.header!r}.")
         lookup(dict.fromkeys((".", ",")), str(self.decimal), "data.decimal")
+        lookup(dict.fromkeys(('"', "'", "none")), str(self.quote), "data.quote")
         if self.decimal == "," == separator:
             raise ConfigError(
                 "data.decimal=',' requires another separator of columns. Set data.separator=';'."
@@ -73,16 +77,27 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
         if name in known:
             continue
         message = f"{path} has no column {name!r} ({source}).{suggestion(str(name), header)}"
+        if source == "data.target" and Path(str(name)).is_file():
+            separator = "," if path.endswith(".csv") else " "
+            paste = f"paste -d {separator!r} {shlex.quote(path)} {shlex.quote(str(name))} > joined.txt"
+            raise DataError(
+                f"{message} Labels must be in the same file. To append them as the last column, run: {paste}"
+            )
         message += f" It has: {shorten(header)}."
         if header[0].startswith(("#", "%", "//")):
             comment = format_setting("data.comment", header[0][0])
             message += f" If its first lines are comments, set {comment}."
         elif any(as_number(column) is not None for column in header):
-            message += " If the file has no header, set data.header=false."
+            message += f" {header_hint(len(header))}"
         elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
             separator = format_setting("data.separator", candidates[0])
             message += f" If {candidates[0]!r} separates the columns, set {separator}."
         raise DataError(message)
+
+
+def header_hint(width: int) -> str:
+    """Return a sentence about a file of `width` columns that may have no header."""
+    return f"If the file has no header, set data.header=false; its columns are then 'column 0' to 'column {width - 1}'."
 
 
 def existing_file(path: str) -> Path:
@@ -153,8 +168,7 @@ class Table:
             )
         if (name := first_duplicate(names)) is not None:
             raise DataError(
-                f"{file} has more than one column {name!r}. Give each a unique name, or set "
-                "data.header=false if the first line contains no names.",
+                f"{file} has more than one column {name!r}. Give each a unique name. {header_hint(len(names))}",
                 column=name,
             )
         if patterns := [name for name in names if name == "*" or (name[:1] == "^" and name[-1:] == "$")]:

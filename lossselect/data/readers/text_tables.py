@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from polars.selectors import by_name
 
 from lossselect.data.readers.tables import Table, TableOptions, first_line
 from lossselect.exceptions import ConfigError, DataError
+from lossselect.labels.values import as_number
 
 INFERRED_ROWS = 10_000
 """Number of rows from which a column's type is inferred; all rows if a later one does not fit the type."""
 OTHER_SEPARATORS = ("\t", ";", "|", ",")
 SAMPLE_LINES = 20
 SAMPLE_BYTES = 1 << 16
+QUOTE_HINT = "Close each quotation mark. If quotation marks are part of the text and do not surround cells, set data.quote=none."
 DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
 
 
@@ -42,11 +45,13 @@ class TextTable(Table):
     ) -> None:
         self.file, self.form, self.options = file, "CSV", options
         self.encoding = options.encoding
-        self.content, self.skipped = content, 0
+        self.content, self.skipped, self.last_comment = content, 0, ""
+        self.quote = None if options.quote == "none" else options.quote
         try:
             self._decode()
             self._drop_lines()
             self.separator = options.separator or self._find_separator(separator)
+            self._restore_header()
             if self.separator == " ":
                 self._collapse_blanks()
             with self._records() as records:
@@ -88,7 +93,10 @@ class TextTable(Table):
             if self.options.separator is None:
                 self.options = TableOptions(**{**vars(self.options), "separator": declared[1]})
         if comment is not None:
-            lines = [*_without_comments(lines, comment)]
+            others = [*_without_comments(lines, comment)]
+            first = next((i for i, line in enumerate(others) if line.strip()), len(others))
+            self.last_comment = next((line for line in reversed(lines[:first]) if line.strip()), "")
+            lines = others
         self.skipped = next((i for i, line in enumerate(lines) if line.strip()), 0)
         self.content = "".join(lines[self.skipped :]).encode()
 
@@ -97,13 +105,13 @@ class TextTable(Table):
 
         A file in which the usual separator leaves a single column has no features.
         """
-        with self._open_text() as file:
-            lines = [line for line in islice(file, SAMPLE_LINES) if line.strip()]
-        if usual is not None and len(next(csv.reader(lines, delimiter=usual), [])) > 1:
+        lines = self._first_lines()
+        if usual is not None and len(next(self._split(lines, usual), [])) > 1:
             return usual
-        found = [separator for separator in OTHER_SEPARATORS if _divides(lines, separator)]
+        found = [separator for separator in OTHER_SEPARATORS if self._divides(lines, separator)]
         blanks = [re.sub(r",\s+", ",", line.replace("\t", " ").strip()) for line in lines]
-        has_blanks = usual is None and _divides(blanks, " ")
+        blanks[:1] = [re.sub(r"^[#%]+ +", "", line) for line in blanks[:1]]
+        has_blanks = usual is None and self._divides(blanks, " ")
         decimal_commas = found == [","] and not re.search(r"\D,|,\D", "".join(lines))
         if found and not (decimal_commas and has_blanks):  # 1,5 2,5 may be two numbers
             return found[0]
@@ -117,13 +125,41 @@ class TextTable(Table):
             )
         return usual
 
+    def _restore_header(self) -> None:
+        """Use a comment before a row with numbers as the header if it has a name for each cell.
+
+        `numpy.savetxt` writes such headers. Without data.comment, the sign must be an additional cell: "# a b y".
+        """
+        lines, comment = self._first_lines(), self.last_comment
+        line, row = ([comment] * bool(comment) + lines + ["", ""])[:2]
+        found = re.match(re.escape(self.options.comment or "") or "[#%]+ ", line.lstrip())
+        if self.options.header is False or found is None or not row:
+            return
+        bare = line.lstrip()[found.end() :].lstrip()
+        names, cells, written = (next(self._split([text], self.separator), []) for text in (bare, row, line))
+        numbers = [as_number(cell) is not None for cell in cells]
+        are_names = all(name.strip() and as_number(name) is None for name in names)
+        if (
+            len(names) != len(cells)
+            or not (are_names and any(numbers))
+            or (len(written) == len(cells) and not comment)
+        ):
+            return
+        with self._open_bytes() as file:
+            if not comment:
+                file.readline()
+            self.content = bare.encode() + file.read()
+        self.skipped -= bool(comment)
+
     def _collapse_blanks(self) -> None:
         """Convert runs of blanks and tabs between columns to single tabs."""
         output = io.StringIO()
-        writer = csv.writer(output, delimiter="\t", lineterminator="\n")
+        quoting = csv.QUOTE_NONE if self.quote is None else csv.QUOTE_MINIMAL
+        writer = csv.writer(
+            output, delimiter="\t", lineterminator="\n", quotechar=self.quote, quoting=quoting
+        )
         with self._open_text() as file:
-            lines = (line.replace("\t", " ").strip() + "\n" for line in file)
-            writer.writerows(csv.reader(lines, delimiter=" ", skipinitialspace=True))
+            writer.writerows(self._split(file, " "))
         self.content, self.separator = output.getvalue().encode(), "\t"
 
     def _name_columns(self, first: list[str], second: list[str] | None) -> None:
@@ -160,7 +196,33 @@ class TextTable(Table):
     @contextmanager
     def _records(self) -> Iterator[Any]:
         with self._open_text() as file:
-            yield csv.reader(file, delimiter=self.separator)
+            yield self._split(file, self.separator)
+
+    def _split(self, lines: Iterable[str], separator: str) -> Any:
+        """Return an iterator over the cells of each row."""
+        quoting = csv.QUOTE_NONE if self.quote is None else csv.QUOTE_MINIMAL
+        if separator == " ":
+            lines = (line.replace("\t", " ").strip() + "\n" for line in lines)
+        return csv.reader(
+            lines,
+            delimiter=separator,
+            skipinitialspace=separator == " ",
+            quotechar=self.quote,
+            quoting=quoting,
+        )
+
+    def _first_lines(self) -> list[str]:
+        with self._open_text() as file:
+            return [line for line in islice(file, SAMPLE_LINES) if line.strip()]
+
+    def _divides(self, lines: list[str], separator: str) -> bool:
+        """Return whether a separator divides all lines into equally many cells, perhaps one less in the header.
+
+        The last line of the sample does not count, because a quoted cell may exceed the sample.
+        """
+        header, *rows = map(len, self._split(lines, separator))
+        widths = {*rows[: len(rows) - 1 or 1]} or {header}
+        return len(widths) == 1 and 1 < header and widths <= {header, header + 1}
 
     def _scan(self, **options: Any) -> pl.LazyFrame:
         return pl.scan_csv(self.file if self.content is None else self.content, glob=False, **options)
@@ -171,6 +233,7 @@ class TextTable(Table):
             has_header=self.options.header is not False,
             new_columns=self.header,
             decimal_comma=self.options.decimal == ",",
+            quote_char=self.quote,
             **options,
         )
 
@@ -201,6 +264,8 @@ class TextTable(Table):
                 raise
             cells = self._cells(infer_schema_length=None, schema_overrides=overrides)
             frame = cells.select(used).collect()
+        if self.quote is not None and self._has(self.quote.encode()):
+            self._check_quotes(frame.height)
         # Polars fills lines with too few cells, empty lines included, with nulls
         if frame[last].null_count() and (empty := self._empty_rows()):
             frame = frame.filter(~pl.int_range(pl.len()).is_in(empty))
@@ -213,8 +278,31 @@ class TextTable(Table):
             self._check_lengths()
         except ValueError as length_error:
             return length_error
-        quotes = " Check for a quotation mark that is never closed." if '`"' in str(error) else ""
+        quotes = f" {QUOTE_HINT}" if f"`{self.quote}" in str(error) else ""
         return DataError(f"{self.file} cannot be read as a table: {first_line(error)}.{quotes}")
+
+    def _has(self, mark: bytes) -> bool:
+        if self.content is not None:
+            return mark in self.content
+        with self.file.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return content.find(mark) >= 0
+
+    def _check_quotes(self, height: int) -> None:
+        """Raise DataError if quotation marks join lines each of which has the cells of a row.
+
+        Lines within a quoted cell have too few separators, at least one of them.
+        """
+        line, expected = pl.col("line"), len(self.header) - 1
+        lines = self._scan(has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String})
+        lines = lines.select(line.str.count_matches(self.separator, literal=True).alias("count"), line)
+        lines = lines.filter(line.str.strip_chars_end("\r") != "")
+        complete, count = lines.select((pl.col("count") == expected).all(), pl.len()).collect().row(0)
+        joined = count - (self.options.header is not False) - height
+        if complete and joined > 0 and expected:
+            raise DataError(
+                f"Quotation marks in {self.file} join {joined} lines to the lines before them, although each line has "
+                f"{expected + 1} cells. {QUOTE_HINT}"
+            )
 
     def _decoding_error(self) -> ValueError:
         with self._open_bytes() as file:
@@ -226,11 +314,11 @@ class TextTable(Table):
                     return ConfigError(
                         f"Line {number} of {self.file} is not encoded in {self.encoding}: it contains the "
                         f"byte {line[start : start + 1]!r}. Set the encoding of the file, for example "
-                        "data.encoding=latin-1."
+                        "data.encoding=cp1252 (Western European)."
                     )
         return ConfigError(
             f"{self.file} is not encoded in {self.encoding}. Set the encoding of the file, for example "
-            "data.encoding=latin-1."
+            "data.encoding=cp1252 (Western European)."
         )
 
     def _empty_rows(self) -> list[int]:
@@ -267,13 +355,6 @@ class TextTable(Table):
                     f"Row {row} of {self.file} cannot be read: {error}. Correct that row.", row=row
                 ) from None
         return empty
-
-
-def _divides(lines: list[str], separator: str) -> bool:
-    """Return whether a separator divides all lines, perhaps without the last one, into equally many cells."""
-    rows = [*csv.reader(lines, delimiter=separator, skipinitialspace=separator == " ")]
-    widths = {len(row) for row in rows[: len(rows) - 1 or 1]}  # a quoted cell may exceed the sample
-    return len(widths) == 1 and widths.pop() > 1
 
 
 def _without_comments(lines: list[str], comment: str) -> Iterator[str]:
