@@ -115,7 +115,6 @@ def load_own_data(
         check_columns(categories, source.features.columns, "data.categorical", path)
         check_columns(free_text, source.features.columns, "data.text", path)
     labels = _labels(source, options)
-    _warn_unmatched(source.labels, markers)
     if class_names is None:
         _warn_missing_numbers(labels, parser)
     options = replace(options, task=labels.task, fitted=labels)
@@ -142,7 +141,7 @@ def load_own_data(
         return transform_array(source.features, features)
 
     parts: list[tuple[Any, ...]] = [(transform(source)[0], labels.values, source.weights)]
-    starts, unknown = {}, {}
+    starts, unknown, found = {}, {}, [source.labels]
     for part, other_path in {"val": val_path, "test": test_path}.items():
         if not other_path:
             continue
@@ -155,6 +154,7 @@ def load_own_data(
             if width != train_width:
                 raise DataError(f"Expected {train_width} features per row as in training, got {width}.")
             table, unknown[other_path] = transform(other)
+            found.append(other.labels)
             values = _labels(other, options).values
             if values.shape[1:] != labels.values.shape[1:]:
                 raise DataError(
@@ -169,6 +169,8 @@ def load_own_data(
         if "group" in other.roles:
             warn_shared_groups(source.roles["group"].gather(rows["train"]), other.roles["group"], part)
     _warn_unknown(unknown)
+    _warn_unmatched(found, markers, "data.missing marks as missing")
+    _warn_unmatched(found, [] if uncertain is None else [-1], "data.uncertain declares")
     tables, all_labels, weights = zip(*parts, strict=True)
     preparation = Preparation(name, features, source.reading).to_dict()
     preparation["vocabulary"] = labels.vocabulary.to_dict() if labels.vocabulary else None
@@ -221,16 +223,17 @@ def _warn_missing_numbers(labels: Labels, parser: CellParser) -> None:
         warn("likely_missing_marker", f"{problem} If it also marks a missing label, set {setting}.")
 
 
-def _warn_unmatched(labels: Sequence[pl.Series] | np.ndarray | SparseLabels, markers: list[Any]) -> None:
-    """Warn about a marker that no row has, which may be misspelled."""
-    if not markers or isinstance(labels, np.ndarray | SparseLabels):
+def _warn_unmatched(labels: Sequence[Any], markers: list[Any], meaning: str) -> None:
+    """Warn about a marker that no row of any file has, which may be misspelled."""
+    if not markers or any(isinstance(part, np.ndarray | SparseLabels) for part in labels):
         return
-    flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
+    columns = [column for part in labels for column in part]
+    flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in columns]
     values = [value for column in flat for value in column.unique().drop_nulls()]
     # `in`, because a cell may contain several labels
     if unmatched := [m for m in markers if not any(is_marker(v, [m]) or str(m) in str(v) for v in values)]:
-        problem = f"No row has the label {shorten(unmatched)}, which data.missing marks as missing."
-        warn("unmatched_missing", f"{problem} Check how the file writes missing labels.")
+        problem = f"No row has the label {shorten(unmatched)}, which {meaning}."
+        warn("unmatched_missing", f"{problem} Check how the file writes such labels.")
 
 
 def _warn_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:

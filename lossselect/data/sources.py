@@ -9,7 +9,7 @@ import polars as pl
 
 from lossselect.data.label_parsing.long_format import collect_labels
 from lossselect.data.label_parsing.options import LabelOptions
-from lossselect.data.preprocessing.columns import column_error, feature_columns
+from lossselect.data.preprocessing.columns import column_error, feature_columns, is_in_runs
 from lossselect.data.readers.arrays import read_arrays
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions, check_columns
@@ -137,14 +137,18 @@ def _is_index(column: pl.Series, path: str) -> bool:
     """Return whether a column without a name is empty, or numbers the rows, for which there is a warning."""
     if column.null_count() == len(column):
         return True
-    if not column.dtype.is_integer() or column.n_unique() < len(column):
-        return False
-    warn(
-        "index_column",
-        f"A column of {path} has no name and a different integer in each row, like an index of pandas. "
-        f"It is left out. To use it, name it {column.name!r} in data.features.",
-    )
-    return True
+    if column.dtype.is_integer() and (column.n_unique() == len(column) or is_in_runs(column)):
+        warn(
+            "index_column",
+            f"A column of {path} has no name and a different integer in each row, or counts the rows of several "
+            f"joined tables, like an index of pandas. It is left out. To use it, name it {column.name!r} in "
+            "data.features.",
+        )
+        return True
+    exclude = format_setting("data.exclude", [column.name])
+    problem = f"A column of {path} has no name and is used as the feature {column.name!r}."
+    warn("index_column", f"{problem} If it is an index, leave it out: {exclude}.")
+    return False
 
 
 def read_array_source(

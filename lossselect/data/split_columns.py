@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.label_parsing.options import Labels
-from lossselect.data.preprocessing.columns import IDENTIFIER, TEXT, CellParser
-from lossselect.data.preprocessing.dates import find_format, is_date, parse_dates
+from lossselect.data.preprocessing.columns import IDENTIFIER, OWNER, TEXT, CellParser
+from lossselect.data.preprocessing.dates import find_format, parse_dates
 from lossselect.data.splits import split_rows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -19,7 +19,7 @@ from lossselect.utils.warnings import warn
 
 WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "development"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Names of splits in a column, in lower case."""
@@ -28,6 +28,8 @@ FLAG = re.compile(r"(?:^|[\W_]|is)(train|val|valid|validation|dev|test)(?:ing)?(
 FLAG_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 MIN_GROUPS, MAX_GROUP_ROWS = 20, 10
 """Fewest values, and most rows per value, of a column that may contain groups."""
+MIN_OWNERS, MAX_SCHEMES = 5, 2
+"""Fewest values of a column named like persons, and most patterns of letters and digits in codes of groups."""
 
 
 def find_rows(
@@ -237,23 +239,26 @@ def warn_likely_splits(frame: pl.DataFrame, has_groups: bool) -> None:
         name, setting = column.name, format_setting
         exclude = setting("data.exclude", [name])
         if _is_likely_split(column):
+            fix = setting("data.split", name)
+            if column.dtype.is_integer() and not FLAG.search(name):
+                fix += f" and the number of the test split, such as {setting('data.test_fold', column.max())}"
             warn(
                 "likely_split_column",
-                f"Column {name!r} seems to contain the split of each row. If it does, set "
-                f"{setting('data.split', name)}. If it is useless as a feature, set {exclude}.",
+                f"Column {name!r} seems to contain the split of each row. If it does, set {fix}. If it is useless "
+                f"as a feature, set {exclude}.",
             )
         elif not has_groups and _is_likely_group(column):
             warn(
                 "likely_group_column",
-                f"Column {name!r} has few rows per value, as a column of patients or sessions has. If rows "
-                f"of equal value belong together, set {setting('data.group', name)} to keep them in one "
+                f"Column {name!r} seems to contain patients, sessions or other groups of rows. If rows of "
+                f"equal value belong together, set {setting('data.group', name)} to keep them in one "
                 f"split. If it is useless as a feature, set {exclude}.",
             )
 
 
 def _is_likely_split(column: pl.Series) -> bool:
     is_flag = re.fullmatch(r"is[\W_]?\w+", column.name, re.IGNORECASE) and FLAG.search(column.name)
-    is_fold = re.fullmatch(r"(\w+[\W_])?folds?", column.name, re.IGNORECASE)
+    is_fold = re.fullmatch(r"(\w+[\W_])?(folds?|split|partition|subset)", column.name, re.IGNORECASE)
     if column.dtype not in TEXT and not (
         (is_flag or is_fold) and (column.dtype.is_integer() or column.dtype == pl.Boolean)
     ):
@@ -270,14 +275,20 @@ def _is_likely_split(column: pl.Series) -> bool:
 
 def _is_likely_group(column: pl.Series) -> bool:
     is_text = column.dtype in TEXT
-    if not is_text and not (column.dtype.is_integer() and IDENTIFIER.search(column.name)):
+    if not is_text and not column.dtype.is_integer():
         return False
     known = column.drop_nulls()
     distinct = known.n_unique()
-    if not MIN_GROUPS < distinct < len(known) <= distinct * MAX_GROUP_ROWS:
+    if not 1 < distinct < len(known):
         return False
-    if not is_text:
-        return True
-    # text without letters may be numbers, which raise an error later
-    text = known.cast(pl.String)
-    return text.str.contains("[a-zA-Z]").all() and not is_date(text.head(MIN_GROUPS))
+    if OWNER.search(column.name):
+        return distinct >= MIN_OWNERS
+    if not distinct > MIN_GROUPS or len(known) > distinct * MAX_GROUP_ROWS:
+        return False
+    if IDENTIFIER.search(column.name) or not is_text:
+        return bool(IDENTIFIER.search(column.name))
+    # codes of one scheme, such as TCGA-0042; names of cities, for example, are categories
+    schemes = known.cast(pl.String).str.replace_all(r"\pL+", "A").str.replace_all(r"\d+", "9").unique()
+    return (
+        schemes.len() <= MAX_SCHEMES and schemes.str.contains("A").all() and schemes.str.contains("9").all()
+    )

@@ -85,7 +85,7 @@ class Random:
 
     def sentences(self, words: int = 12) -> list[str]:
         known = (
-            "the movie was great bad plot good acting never again really liked it people think time".split()
+            ["the", "movie", "was", "great", "bad", "plot", "good", "acting", "never", "again", "really", "liked", "it", "people", "think", "time"]
         )
         return [
             " ".join(known[i] for i in self.rng.integers(0, len(known), words)) + f" {row}"

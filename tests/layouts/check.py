@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from lossselect.cli.arguments import order_arguments
 from lossselect.exceptions import LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.labels.values import sorted_values
 from lossselect.run import build
 from lossselect.run.validation import check_config
 from lossselect.utils.warnings import LossSelectWarning
@@ -53,7 +54,8 @@ def try_command(settings: str) -> Outcome:
             data, message = build.load_data(config), ""
         except (LossSelectError, HydraException) as error:
             data, message = None, str(error)
-    found = [warning.message for warning in caught]
+    # small tables may repeat rows
+    found = [warning.message for warning in caught if warning.message.name != "duplicate_rows"]
     message += "".join(f"\n{warning}" for warning in found)
     return Outcome(data, message, tuple(dict.fromkeys(warning.name for warning in found)))
 
@@ -67,6 +69,7 @@ def composer() -> Any:
 def check(layout: Layout) -> list[str]:
     """Try the commands of a layout in the current folder; return the faults."""
     settings: list[str] = []
+    outcome = Outcome(None, "")
     for number, words in enumerate(layout.tries, 1):
         added = shlex.split(words)
         if number > 1:
@@ -91,13 +94,16 @@ def check(layout: Layout) -> list[str]:
 
 
 def _names(message: str, word: str) -> bool:
-    """Return whether a message names a setting, with any value where the user has to choose one."""
+    """Return whether a message names a setting, perhaps with more entries in its list."""
     key, _, value = word.partition("=")
     plain = re.sub(r"[\"'\\]", "", message)
     value = re.sub(r"[\"'\\]", "", value)
+    if key == "data.path":  # a file that the user writes as the message says
+        return value in plain
     if value.startswith("column "):  # the names of columns in a file without a header
         return "column 0" in plain
-    return f"{key}={value}" in plain or f"{key}=..." in plain or (key in plain and value in plain)
+    has_entries = value.startswith("[") and all(part in plain for part in value[1:-1].split(","))
+    return f"{key}={value}" in plain or (key in plain and has_entries)
 
 
 def compare(data: Any, layout: Layout) -> list[str]:
@@ -119,10 +125,9 @@ def _truth(layout: Layout, task: str) -> tuple[np.ndarray, list[str]]:
     if layout.classes is not None:
         classes = [*layout.classes]
     elif isinstance(first, set | frozenset):
-        classes = sorted({label for row in known for label in row}, key=_order)
+        classes = sorted_values({str(label) for row in known for label in row})
     else:
-        classes = sorted({*known}, key=_order)
-    classes = [str(name) for name in classes]
+        classes = sorted_values({*map(str, known)})
     rows: list[Any] = []
     for row in layout.labels:
         if isinstance(first, set | frozenset):
@@ -133,13 +138,6 @@ def _truth(layout: Layout, task: str) -> tuple[np.ndarray, list[str]]:
         else:
             rows.append(np.nan if row is None else float(classes.index(str(row))))
     return np.array(rows, dtype=float), classes
-
-
-def _order(value: Any) -> tuple[float, str]:
-    try:
-        return float(value), str(value)
-    except ValueError:
-        return np.inf, str(value)
 
 
 def _compare_features(splits: Any, layout: Layout) -> list[str]:

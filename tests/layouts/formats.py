@@ -321,7 +321,7 @@ def numpy_savetxt(draw: Random) -> Layout:
     return Layout(
         {"data.txt": output.getvalue().encode()},
         ["task=multiclass data.path=data.txt data.header=false \"data.target='column 2'\""],
-        [f"{label}" for label in labels],
+        [f"{label:.18e}" for label in labels],
         {"column 0": columns["a"], "column 1": columns["b"]},
     )
 
@@ -334,7 +334,7 @@ def numpy_savetxt_with_a_header(draw: Random) -> Layout:
     return Layout(
         {"data.txt": output.getvalue().encode()},
         ["task=multiclass data.path=data.txt data.target=y"],
-        labels,
+        [f"{label}.000" for label in labels],
         columns,
     )
 
@@ -348,7 +348,7 @@ def numpy_savetxt_with_a_csv_header(draw: Random) -> Layout:
     return Layout(
         {"data.csv": output.getvalue().encode()},
         ["task=multiclass data.path=data.csv data.target=y", "\"data.comment='#'\""],
-        labels,
+        [f"{label}.000" for label in labels],
         columns,
     )
 
@@ -503,6 +503,11 @@ def sparse_npz(draw: Random) -> Layout:
     )
 
 
+def arrays(draw: Random) -> tuple[np.ndarray, dict[str, Any]]:
+    columns = draw.numbers("x0", "x1", "x2")
+    return np.column_stack([*columns.values()]), columns
+
+
 def saved(**arrays: Any) -> bytes:
     output = io.BytesIO()
     np.savez(output, **arrays)
@@ -512,11 +517,13 @@ def saved(**arrays: Any) -> bytes:
 @layout
 def npz_one_hot(draw: Random) -> Layout:
     labels = draw.choice([0, 1, 2])
-    content = saved(X=draw.rng.normal(size=(draw.rows, 3)), Y=np.eye(3)[labels])
+    inputs, columns = arrays(draw)
+    content = saved(X=inputs, Y=np.eye(3)[labels])
     return Layout(
         {"d.npz": content},
         ["task=multiclass data=arrays data.path=d.npz"],
         np.eye(3)[labels].tolist(),
+        columns,
         classes=[*"012"],
     )
 
@@ -524,13 +531,15 @@ def npz_one_hot(draw: Random) -> Layout:
 @layout
 def npz_with_two_splits(draw: Random) -> Layout:
     labels = draw.choice([0, 1, 2])
+    inputs, columns = arrays(draw)
     content = saved(
-        X_train=draw.rng.normal(size=(draw.rows, 3)), y_train=labels, X_test=np.zeros((9, 3)), y_test=[0] * 9
+        X_train=inputs, y_train=labels, X_test=np.zeros((9, 3)), y_test=[0] * 9
     )
     return Layout(
         {"d.npz": content},
         ["task=multiclass data=arrays data.path=d.npz", "data.features=X_train", "data.target=y_train"],
         labels,
+        columns,
     )
 
 
@@ -618,7 +627,7 @@ def sentiment140(draw: Random) -> Layout:
         [
             "task=binary data.path=training.csv data.header=false \"data.target='column 0'\" data.positive=4 "
             "\"data.text=['column 4']\" \"data.exclude=['column 1','column 2','column 3']\"",
-            "data.encoding=latin-1",
+            "data.encoding=cp1252",
         ],
         labels,
         texts=["column 4"],

@@ -250,7 +250,7 @@ def day_first_dates(draw: Random) -> Layout:
 def cities(draw: Random) -> Layout:
     """An ordinary category of many values in a small table."""
     draw.rows = 250
-    columns, words = draw.numbers("a", "b"), {"city": draw.choice([f"Town {i}" for i in range(30)])}
+    columns, words = draw.numbers("a", "b"), {"city": draw.choice([f"Town{chr(65 + i % 26)} {chr(65 + i // 26)}" for i in range(30)])}
     labels = draw.choice(["x", "y"])
     return Layout(
         {"shops.csv": table({**columns, **words, "y": labels})},
@@ -265,7 +265,7 @@ def cities(draw: Random) -> Layout:
 def credit_card_fraud(draw: Random) -> Layout:
     draw.rows = 200
     columns = {
-        "Time": sorted(draw.integers(0, 170_000)),
+        "Time": sorted(draw.integers(0, 150)),
         **draw.numbers(*(f"V{i}" for i in range(1, 29))),
         "Amount": draw.integers(0, 900),
     }

@@ -153,7 +153,7 @@ def spambase(draw: Random) -> Layout:
 
 @layout
 def isolet(draw: Random) -> Layout:
-    draw.rows = 130
+    draw.rows = 260
     found = plain(draw, "isolet1+2+3+4.data", 617, [f"{i}." for i in range(1, 27)], separator=", ", digits=4)
     found.tries = [found.tries[0].replace("isolet1+2+3+4.data", "isolet1+2+3+4.data")]
     return found
@@ -170,11 +170,11 @@ def har_arrays_in_text(draw: Random) -> Layout:
         {
             "X_train.txt": aligned(rows, 16),
             "y_train.txt": table({"y": labels}, header=False),
-            "train.txt": joined,
+            "joined.txt": joined,
         },
         [
             "task=multiclass data.path=X_train.txt data.target=y_train.txt data.header=false",
-            "data.path=train.txt \"data.target='column 20'\"",
+            "data.path=joined.txt \"data.target='column 20'\"",
         ],
         labels,
         numbered(columns),
@@ -566,7 +566,7 @@ def higgs(draw: Random) -> Layout:
     return Layout(
         {"HIGGS.csv.gz": gzip.compress(content, mtime=0)},
         ["task=binary data.path=HIGGS.csv.gz data.header=false \"data.target='column 0'\""],
-        labels,
+        [f"{label:.18e}" for label in labels],
         numbered(columns, 1),
     )
 

@@ -39,17 +39,12 @@ from lossselect.labels.vocabulary import Vocabulary
 from lossselect.utils.checks import format_setting, shorten, show
 from lossselect.utils.warnings import warn
 
-NO_LABEL_WORDS = (
-    "no finding",
-    "no findings",
-    "none",
-    "nothing",
-    "no label",
-    "no labels",
-    "no tag",
-    "no tags",
+NO_LABEL = re.compile(
+    r"\W*(none|nothing|no[\W_]+(finding|label|tag|genre|topic|class|categor|disease|patholog|abnormalit|defect)\w*"
+    r"([\W_]+(listed|found|detected|assigned))?)\W*",
+    re.IGNORECASE,
 )
-"""Words that mean "no label" if no row has them together with a label."""
+"""Pattern of words that mean "no label" if no row has them together with a label."""
 
 
 def parse_label_columns(columns: Sequence[pl.Series], options: LabelOptions, listed: bool = False) -> Labels:
@@ -82,10 +77,24 @@ def _read_lists(column: pl.Series, options: LabelOptions) -> list[Any] | None:
     if column.dtype not in (*TEXT, pl.Null):
         raise column_error(column.name, f"is of type {column.dtype}, but labels must be text or integers.")
     text = CellParser().text(column)
+    if (tags := _read_tags(text, options)) is not None:
+        return tags
     if options.delimiter is not None:
         return _split(text, options)
     lists = _read_brackets(text, options)
     return _split(text, options) if lists is None and options.hierarchy is not None else lists
+
+
+def _read_tags(text: pl.Series, options: LabelOptions) -> list[Any] | None:
+    """Return the labels of cells such as <python><pandas>; None for another column."""
+    if options.kind in ("binary", "multiclass") or options.delimiter not in (None, "><", "<", ">"):
+        return None
+    cells = options.replace_missing(text)
+    known = cells.drop_nulls()
+    if not len(known) or not known.str.contains(r"^(<[^<>]+>)+$").all() or not known.str.contains("><").any():
+        return None
+    empty: Any = [] if options.empty == "negative" else None
+    return [empty if cell is None else re.findall("<([^<>]+)>", cell) for cell in cells.to_list()]
 
 
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
@@ -214,7 +223,7 @@ def _drop_no_label(name: str, rows: list[Any], options: LabelOptions) -> list[An
 
 def _warn_no_label(name: str, rows: list[Any], labels: Sequence[Any]) -> None:
     """Warn about a label that seems to mean "no label", because no row has it with another label."""
-    words = [v for v in labels if re.sub(r"[\s_-]+", " ", str(v)).casefold() in NO_LABEL_WORDS]
+    words = [v for v in labels if NO_LABEL.fullmatch(str(v))]
     several = [set(row) for row in rows if row and len(row) > 1] if words else []
     words = [word for word in words if not any(word in row and len(row) > 1 for row in several)]
     if words and several:

@@ -20,7 +20,7 @@ from lossselect.data.preprocessing.columns import (
     warn_if_index,
 )
 from lossselect.data.preprocessing.dates import Date, fit_date
-from lossselect.data.preprocessing.kinds import column_kind, reject
+from lossselect.data.preprocessing.kinds import column_kind, join_errors, reject
 from lossselect.data.preprocessing.standardizer import Standardizer, check_range
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.preprocessing.text import Text, fit_text, join_words, warn_if_long
@@ -72,11 +72,18 @@ class Features:
         """
         kinds: dict[str, list[str]] = {"number": [], "category": [*categorical], "date": [], "text": []}
         problems: dict[str, str] = {}
+        mixed: list[DataError] = []
         for column in frame.drop(*categorical, *texts):
-            kind, problem = column_kind(column, parser, date_format)
+            try:
+                kind, problem = column_kind(column, parser, date_format)
+            except DataError as error:
+                mixed.append(error)
+                continue
             kinds.setdefault(kind, []).append(column.name)
             if problem:
                 problems[column.name] = problem
+        if mixed:
+            raise join_errors(mixed)
         if problems:
             raise reject(problems, kinds["text"])
         for name in kinds["number"]:

@@ -222,7 +222,7 @@ class TextTable(Table):
         """
         header, *rows = map(len, self._split(lines, separator))
         widths = {*rows[: len(rows) - 1 or 1]} or {header}
-        return len(widths) == 1 and 1 < header and widths <= {header, header + 1}
+        return len(widths) == 1 and header > 1 and widths <= {header, header + 1}
 
     def _scan(self, **options: Any) -> pl.LazyFrame:
         return pl.scan_csv(self.file if self.content is None else self.content, glob=False, **options)
