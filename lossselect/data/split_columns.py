@@ -134,9 +134,10 @@ def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarra
         others = "test" if marked == "train" else "train"
         split_of = {value: marked if FLAG_VALUES[value.lower()] else others for value in values}
     elif all(as_number(value) is not None for value in values):
+        example = sorted_values(values)[0 if "fold" in name.lower() else -1]
         raise ConfigError(
-            f"Column {name!r} contains numbers ({shorten(sorted_values(values))}). Set the fold that forms "
-            f"the test split, such as {format_setting('data.test_fold', sorted_values(values)[0])}."
+            f"Column {name!r} contains numbers ({shorten(sorted_values(values))}). Set the one that forms the "
+            f"test split, such as {format_setting('data.test_fold', example)}."
         )
     else:
         unknown = [value for value in values if value.lower() not in WORDS]

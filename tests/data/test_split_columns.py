@@ -68,7 +68,7 @@ class TestPublishedSplits:
             (["train", "extra", "test"], None, DataError, r"Row 1 of column 's' is 'extra', but .*Rename it"),
             (["train", "", "test"], None, DataError, r"Row 1 of column 's' is empty"),
             (["test", "test", "val"], None, DataError, "has no training row"),
-            ([1, 2, 3], None, ConfigError, r"contains numbers \(1, 2, 3\).*data.test_fold=1"),
+            ([1, 2, 3], None, ConfigError, r"contains numbers \(1, 2, 3\).*data.test_fold=3"),
             (["f1", "f2", "f3"], None, DataError, "data.test_fold=f1"),
             ([1, 2, 3], 4, ConfigError, r"no fold '4' \(data.test_fold\).*It contains: 1, 2, 3"),
             ([1, 2, 3], [1, 2, 3], ConfigError, "all folds"),
@@ -264,6 +264,7 @@ class TestSuspiciousFeatures:
             ("is_test", [0, 1, 0] * 20),
             ("isValid", [True, False, False] * 20),
             ("fold", [0, 1, 2, 3, 4] * 12),
+            ("split", [0, 0, 0, 1, 2] * 12),
         ],
     )
     def test_a_split(self, load, name, cells):
@@ -274,10 +275,11 @@ class TestSuspiciousFeatures:
 
     @pytest.mark.parametrize(
         ("name", "cells"),
-        [("who", [f"p{i // 2}" for i in range(ROWS)]), ("patient_id", [i * 7 % 30 for i in range(ROWS)])],
+        [("who", [f"p{i // 2}" for i in range(ROWS)]), ("patient_id", [i * 7 % 30 for i in range(ROWS)])]
+        + [(name, [i // 6 for i in range(ROWS)]) for name in ("patient_nbr", "SubjectNo", "user")],
     )
     def test_groups(self, load, name, cells):
-        with pytest.warns(ls.LossSelectWarning, match=rf"'{name}' has few rows per value.*data.group={name}"):
+        with pytest.warns(ls.LossSelectWarning, match=rf"'{name}' seems to contain patients.*data.group={name}"):
             load(table(**{name: cells}))
 
     @pytest.mark.parametrize(
@@ -306,6 +308,10 @@ class TestSuspiciousFeatures:
             ("latest", [0, 1] * 30),
             ("size", [f"{i // 2},5" for i in range(ROWS)]),
             ("state", ["train"] * 30 + ["bus"] * 30),
+            ("city", [f"{chr(65 + i // 2)}ville" for i in range(ROWS)]),
+            ("model", [["A4", "320i", "C-220", "Up", "i3s"][i % 5] + "x" * (i // 10) for i in range(ROWS)]),
+            ("client_age", [i * 7 % 30 for i in range(ROWS)]),
+            ("person", ["adult", "child", "none"] * 20),
         ],
     )
     def test_other_features(self, name, cells):

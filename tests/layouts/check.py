@@ -101,9 +101,9 @@ def _names(message: str, word: str) -> bool:
     if key == "data.path":  # a file that the user writes as the message says
         return value in plain
     if value.startswith("column "):  # the names of columns in a file without a header
-        return "column 0" in plain
+        return "column 0" in plain or "last column" in plain
     has_entries = value.startswith("[") and all(part in plain for part in value[1:-1].split(","))
-    return f"{key}={value}" in plain or (key in plain and has_entries)
+    return key in plain and (has_entries or re.search(rf"(?<!\w){re.escape(value)}(?!\w)", plain) is not None)
 
 
 def compare(data: Any, layout: Layout) -> list[str]:

@@ -450,7 +450,6 @@ def car_evaluation(draw: Random) -> Layout:
         {"car.data": table(columns, header=False)},
         [
             headless("multiclass", "car.data", columns, 3),
-            "\"data.categorical=['column 1']\"",
             "\"data.categorical=['column 1','column 2']\"",
         ],
         labels,

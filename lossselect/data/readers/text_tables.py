@@ -220,7 +220,7 @@ class TextTable(Table):
 
         The last line of the sample does not count, because a quoted cell may exceed the sample.
         """
-        header, *rows = map(len, self._split(lines, separator))
+        header, *rows = [len(row) for row in self._split(lines, separator)] or [0]
         widths = {*rows[: len(rows) - 1 or 1]} or {header}
         return len(widths) == 1 and header > 1 and widths <= {header, header + 1}
 
