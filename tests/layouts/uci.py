@@ -455,7 +455,6 @@ def car_evaluation(draw: Random) -> Layout:
         labels,
         {},
         known,
-        warnings=["duplicate_rows"],
     )
 
 
