@@ -63,6 +63,7 @@ def load_own_data(
     nan: str = "error",
     split: str | None = None,
     test_fold: Any = None,
+    val_fold: Any = None,
     group: str | None = None,
     time: str | None = None,
     date_format: str | None = None,
@@ -123,7 +124,7 @@ def load_own_data(
         warn_likely_splits(source.features.drop(free_text), has_groups=group is not None or time is not None)
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
-    rows = find_rows(source.roles, labels, fractions, seed, test_fold, date_format)
+    rows = find_rows(source.roles, labels, fractions, seed, {"test": test_fold, "val": val_fold}, date_format)
     if source.weights is not None and not source.weights[rows["train"]].any():
         raise DataError(
             "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."

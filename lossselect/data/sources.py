@@ -1,7 +1,10 @@
 """The content of the user's files: columns or arrays of features, labels, weights and splits."""
 
+import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +65,8 @@ def read_table(
     `roles` are the columns that determine the splits, by setting.
     """
     targets, weights, ids = [*dict.fromkeys(as_names(target))], as_names(sample_weight), as_names(labels.id)
+    if len(targets) == 1 and targets[0].endswith(".xml") and Path(targets[0]).is_file():
+        target = targets = _label_names(targets[0])
     table = open_table(path, TableOptions(**options))
     if labels.fitted is None:  # files of other splits may have another format
         table.check_unused(TableOptions(**options))
@@ -109,6 +114,16 @@ def read_table(
     return Source(path, frame[columns], frame[targets].get_columns(), listed, options, checked, role_columns)
 
 
+def _label_names(path: str) -> list[str]:
+    """Return the names of the labels in a file of Mulan: <label name="sport"></label>."""
+    names = re.findall(r"<label\s+name=[\"']([^\"']+)[\"']", Path(path).read_text(encoding="utf-8"))
+    if not names:
+        raise DataError(
+            f'{path} (data.target) has no label such as <label name="sport"></label>. Name the columns.'
+        )
+    return [*dict.fromkeys(map(html.unescape, names))]
+
+
 def _check_no_row_is_header(header: Sequence[str], targets: pl.DataFrame, path: str) -> None:
     """Raise a DataError if the first line of a file seems to be a row.
 
@@ -140,7 +155,8 @@ def _is_index(column: pl.Series, path: str) -> bool:
     if column.dtype.is_integer() and (column.n_unique() == len(column) or is_in_runs(column)):
         warn(
             "index_column",
-            f"A column of {path} has no name and a different integer in each row, or counts the rows of several "
+            f"A column of {path} has no name and a different integer in each row, or counts the rows of "
+            "several "
             f"joined tables, like an index of pandas. It is left out. To use it, name it {column.name!r} in "
             "data.features.",
         )

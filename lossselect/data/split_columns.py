@@ -2,19 +2,20 @@
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from lossselect.data.label_parsing.options import Labels
-from lossselect.data.preprocessing.columns import IDENTIFIER, OWNER, TEXT, CellParser
+from lossselect.data.preprocessing.columns import IDENTIFIER, OWNER, TEXT, CellParser, restore_integers
 from lossselect.data.preprocessing.dates import find_format, parse_dates
 from lossselect.data.splits import split_rows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number, sorted_values
-from lossselect.utils.checks import SPLIT_NAMES, format_setting, shorten, suggestion
+from lossselect.utils.checks import SPLIT_NAMES, as_list, format_setting, shorten, suggestion
 from lossselect.utils.warnings import warn
 
 WORDS = {
@@ -28,8 +29,10 @@ FLAG = re.compile(r"(?:^|[\W_]|is)(train|val|valid|validation|dev|test)(?:ing)?(
 FLAG_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 MIN_GROUPS, MAX_GROUP_ROWS = 20, 10
 """Fewest values, and most rows per value, of a column that may contain groups."""
+MAX_PARTS = 10
+"""Number of values from which a column with other words than `WORDS` does not seem to contain splits."""
 MIN_OWNERS, MAX_SCHEMES = 5, 2
-"""Fewest values of a column named like persons, and most patterns of letters and digits in codes of groups."""
+"""Fewest values of a column named like persons, and most patterns of letters and digits in codes."""
 
 
 def find_rows(
@@ -37,7 +40,7 @@ def find_rows(
     labels: Labels,
     fractions: Mapping[str, float],
     seed: int,
-    test_fold: Any = None,
+    folds: Mapping[str, Any] = MappingProxyType({}),
     date_format: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the rows of each split: those that a column names, and the others drawn from the training rows.
@@ -47,7 +50,7 @@ def find_rows(
         labels: The labels of all rows, by which drawn splits are stratified.
         fractions: Fractions of the splits without a separate file, as in `split_rows`.
         seed: Seed of the drawn splits.
-        test_fold: See `read_splits`.
+        folds: See `read_splits`.
         date_format: See `find_format`.
 
     Raises:
@@ -57,7 +60,7 @@ def find_rows(
     rows = {"train": np.arange(len(labels.values))}
     if "split" in roles:
         column = roles["split"]
-        rows = read_splits(column, test_fold)
+        rows = read_splits(column, folds)
         for split in rows.keys() - {"train", *fractions}:
             raise ConfigError(
                 f"Column {column.name!r} (data.split) contains {SPLIT_NAMES[split]} rows, but "
@@ -99,16 +102,16 @@ def describe_method(roles: Mapping[str, pl.Series], paths: Mapping[str, str | No
     return "; ".join(parts)
 
 
-def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarray]:
+def read_splits(column: pl.Series, folds: Mapping[str, Any] = MappingProxyType({})) -> dict[str, np.ndarray]:
     """Return the rows of each split that a column names: by words, by 0 and 1, or by numbers of folds.
 
     Args:
         column: Words such as train, val and test; 0 and 1 (or false and true) if the column's name contains
             the split of the rows with 1, as is_test does; or folds.
-        test_fold: The fold, or a list of folds, that forms the test split. The others are training rows.
+        folds: The fold, or a list of folds, of the split "test" or "val". The others are training rows.
 
     Raises:
-        ConfigError: `test_fold` is required, or cannot be used.
+        ConfigError: `folds` are required, or cannot be used.
         DataError: a cell is empty, or has another value.
     """
     name, setting = column.name, format_setting("data.split", column.name)
@@ -117,18 +120,27 @@ def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarra
         row = text.is_null().arg_max() or 0
         raise DataError.at(row, name, f" is empty, but it is the split ({setting}). Fill in the split.")
     values = text.unique(maintain_order=True).to_list()
-    if test_fold is not None:
-        folds = [str(fold) for fold in (test_fold if isinstance(test_fold, list | tuple) else [test_fold])]
-        if unknown := [fold for fold in folds if fold not in values]:
-            raise ConfigError(
-                f"Column {name!r} has no fold {unknown[0]!r} (data.test_fold)."
-                f"{suggestion(unknown[0], values)} It contains: {shorten(sorted_values(values))}."
+    named = [(str(fold), split) for split in folds for fold in as_list(folds[split])]
+    if named:
+        for fold, split in named:
+            if fold not in values:
+                raise ConfigError(
+                    f"Column {name!r} has no fold {fold!r} "
+                    f"(data.{split}_fold).{suggestion(fold, values)} It contains: "
+                    f"{shorten(sorted_values(values))}."
+                )
+            if dict(named)[fold] != split:
+                raise ConfigError(
+                    f"Fold {fold!r} is in data.test_fold and data.val_fold. Remove it from one of them."
+                )
+        if len(dict(named)) == len(values):
+            settings = " and ".join(
+                f"data.{split}_fold" for split in dict.fromkeys(split for _, split in named)
             )
-        if len({*folds}) == len(values):
             raise ConfigError(
-                f"data.test_fold contains all folds of column {name!r}. Leave out at least one, for training."
+                f"{settings} contain all folds of column {name!r}. Leave out at least one, for training."
             )
-        split_of = {value: "test" if value in folds else "train" for value in values}
+        split_of = {value: dict(named).get(value, "train") for value in values}
     elif all(value.lower() in FLAG_VALUES for value in values) and (flag := FLAG.search(name)):
         marked = WORDS[flag[1].lower()]
         others = "test" if marked == "train" else "train"
@@ -136,17 +148,20 @@ def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarra
     elif all(as_number(value) is not None for value in values):
         example = sorted_values(values)[0 if "fold" in name.lower() else -1]
         raise ConfigError(
-            f"Column {name!r} contains numbers ({shorten(sorted_values(values))}). Set the one that forms the "
+            f"Column {name!r} contains numbers ({shorten(sorted_values(values))}). Set the one that "
+            "forms the "
             f"test split, such as {format_setting('data.test_fold', example)}."
         )
     else:
         unknown = [value for value in values if value.lower() not in WORDS]
         if unknown:
             row = text.index_of(unknown[0]) or 0
-            fix = "Rename it, or remove these rows from the file."
-            if len(unknown) == len(values):
-                fold = format_setting("data.test_fold", unknown[0])
-                fix = f"If these are folds, set the one that forms the test split, such as {fold}."
+            tests = [value for value in values if "test" in value.lower()] or unknown
+            fold = format_setting("data.test_fold", tests[0])
+            fix = f"Rename it, or set the values that form the test split ({fold}) and the validation split"
+            fix += (
+                f" (data.val_fold). All others are training rows. Values: {shorten(sorted_values(values))}."
+            )
             raise DataError.at(
                 row, name, f" is {unknown[0]!r}, but a split must be {', '.join(WORDS)}. {fix}", unknown[0]
             )
@@ -245,7 +260,8 @@ def warn_likely_splits(frame: pl.DataFrame, has_groups: bool) -> None:
                 fix += f" and the number of the test split, such as {setting('data.test_fold', column.max())}"
             warn(
                 "likely_split_column",
-                f"Column {name!r} seems to contain the split of each row. If it does, set {fix}. If it is useless "
+                f"Column {name!r} seems to contain the split of each row. If it does, set {fix}. If it "
+                "is useless "
                 f"as a feature, set {exclude}.",
             )
         elif not has_groups and _is_likely_group(column):
@@ -269,6 +285,8 @@ def _is_likely_split(column: pl.Series) -> bool:
         return False
     if values <= {*WORDS}:
         return len({WORDS[value] for value in values}) > 1
+    if len(values) < MAX_PARTS and any("train" in value for value in values):  # such as PublicTest or id_val
+        return any(re.search("test|val|dev|holdout", value) for value in values)
     if values <= {*FLAG_VALUES}:
         return bool(is_flag)
     return bool(is_fold) and len(values) < 30
@@ -276,6 +294,7 @@ def _is_likely_split(column: pl.Series) -> bool:
 
 def _is_likely_group(column: pl.Series) -> bool:
     is_text = column.dtype in TEXT
+    column = restore_integers(column)  # ids are floats next to missing cells
     if not is_text and not column.dtype.is_integer():
         return False
     known = column.drop_nulls()

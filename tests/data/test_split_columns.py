@@ -51,7 +51,7 @@ class TestPublishedSplits:
     @pytest.mark.parametrize(("fold", "expected"), [(1, {1}), ("1", {1}), ([0, 2], {0, 2})])
     def test_folds(self, fold, expected):
         folds = [i % 4 for i in range(20)]
-        rows = read_splits(pl.Series("fold", folds), fold)
+        rows = read_splits(pl.Series("fold", folds), {"test": fold})
         assert {folds[i] for i in rows["test"]} == expected
         assert {folds[i] for i in rows["train"]} == {0, 1, 2, 3} - expected
 
@@ -76,7 +76,7 @@ class TestPublishedSplits:
     )
     def test_other_cells(self, cells, fold, error, message):
         with pytest.raises(error, match=message):
-            read_splits(pl.Series("s", cells), fold)
+            read_splits(pl.Series("s", cells), {"test": fold})
 
     def test_a_file_and_a_column_for_the_same_split(self, load):
         columns = table(part=["test" if i >= 40 else "train" for i in range(ROWS)])
@@ -279,7 +279,9 @@ class TestSuspiciousFeatures:
         + [(name, [i // 6 for i in range(ROWS)]) for name in ("patient_nbr", "SubjectNo", "user")],
     )
     def test_groups(self, load, name, cells):
-        with pytest.warns(ls.LossSelectWarning, match=rf"'{name}' seems to contain patients.*data.group={name}"):
+        with pytest.warns(
+            ls.LossSelectWarning, match=rf"'{name}' seems to contain patients.*data.group={name}"
+        ):
             load(table(**{name: cells}))
 
     @pytest.mark.parametrize(

@@ -84,9 +84,24 @@ class Random:
         return [[labels[i] for i in row] for row in rows]
 
     def sentences(self, words: int = 12) -> list[str]:
-        known = (
-            ["the", "movie", "was", "great", "bad", "plot", "good", "acting", "never", "again", "really", "liked", "it", "people", "think", "time"]
-        )
+        known = [
+            "the",
+            "movie",
+            "was",
+            "great",
+            "bad",
+            "plot",
+            "good",
+            "acting",
+            "never",
+            "again",
+            "really",
+            "liked",
+            "it",
+            "people",
+            "think",
+            "time",
+        ]
         return [
             " ".join(known[i] for i in self.rng.integers(0, len(known), words)) + f" {row}"
             for row in range(self.rows)

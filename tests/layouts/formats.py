@@ -532,9 +532,7 @@ def npz_one_hot(draw: Random) -> Layout:
 def npz_with_two_splits(draw: Random) -> Layout:
     labels = draw.choice([0, 1, 2])
     inputs, columns = arrays(draw)
-    content = saved(
-        X_train=inputs, y_train=labels, X_test=np.zeros((9, 3)), y_test=[0] * 9
-    )
+    content = saved(X_train=inputs, y_train=labels, X_test=np.zeros((9, 3)), y_test=[0] * 9)
     return Layout(
         {"d.npz": content},
         ["task=multiclass data=arrays data.path=d.npz", "data.features=X_train", "data.target=y_train"],

@@ -250,7 +250,10 @@ def day_first_dates(draw: Random) -> Layout:
 def cities(draw: Random) -> Layout:
     """An ordinary category of many values in a small table."""
     draw.rows = 250
-    columns, words = draw.numbers("a", "b"), {"city": draw.choice([f"Town{chr(65 + i % 26)} {chr(65 + i // 26)}" for i in range(30)])}
+    columns, words = (
+        draw.numbers("a", "b"),
+        {"city": draw.choice([f"Town{chr(65 + i % 26)} {chr(65 + i // 26)}" for i in range(30)])},
+    )
     labels = draw.choice(["x", "y"])
     return Layout(
         {"shops.csv": table({**columns, **words, "y": labels})},

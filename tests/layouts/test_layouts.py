@@ -34,7 +34,9 @@ def test_nine_in_ten_need_two_tries_at_most():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["adult", "chexpert", "skin_lesions", "stack_overflow_tags", "r_write_table"])
+@pytest.mark.parametrize(
+    "name", ["adult", "chexpert", "skin_lesions", "stack_overflow_tags", "r_write_table"]
+)
 def test_a_run(name, command, tmp_path):
     import shlex
 
@@ -42,7 +44,12 @@ def test_a_run(name, command, tmp_path):
     write(layout, tmp_path)
     settings = [word for words in layout.tries for word in shlex.split(words)]
     code, _, printed = command(
-        "data=table", *settings, "trainer.max_epochs=1", "trainer.accelerator=cpu", "report=false", "hydra.run.dir=run"
+        "data=table",
+        *settings,
+        "trainer.max_epochs=1",
+        "trainer.accelerator=cpu",
+        "report=false",
+        "hydra.run.dir=run",
     )
     assert code == 0, printed
     assert "test/loss" in json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -220,7 +220,8 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
             _, problem = next(_find_doubts(values, LabelOptions("multiclass")))
             raise column_error(name, f"{problem} If all are classes, set {classes}.")
         problem = f" is {words[0]!r}, but other labels are numbers, such as {numbers[0]!r}."
-        fix = f"If it marks a missing label, set {missing_setting(words[0])}. If all are classes, set {classes}."
+        missing = missing_setting(words[0])
+        fix = f"If it marks a missing label, set {missing}. If all are classes, set {classes}."
         raise DataError.at(column.index_of(words[0]), name, f"{problem} {fix}", words[0])
 
 

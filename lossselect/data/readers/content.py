@@ -102,14 +102,16 @@ def find_kind(file: Path) -> str:
     return kind
 
 
-def is_text(file: Path) -> bool:
-    """Return whether a file of an unknown suffix starts with text."""
-    with file.open("rb") as opened:
-        start = opened.read(4096)
+def is_text(file: Path, content: bytes | None = None) -> bool:
+    """Return whether a file of an unknown suffix starts with text; `content` is that of a compressed file."""
+    if content is None:
+        if find_kind(file) == "UTF-16":
+            return True
+        with file.open("rb") as opened:
+            content = opened.read(4096)
+    start = content[:4096]
     return (
-        bool(start)
-        and find_kind(file) in ("text", "UTF-16")
-        and not re.search(rb"[\0-\x08\x0e-\x1f]", start.removeprefix(b"\xff\xfe"))
+        bool(start) and not re.search(rb"[\0-\x08\x0e-\x1e]", start) and start[:4] not in (b"%PDF", b"PAR1")
     )
 
 

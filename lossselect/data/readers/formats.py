@@ -46,7 +46,7 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     if suffix in ARRAYS:
         raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read arrays (.npz or .npy).")
     if suffix not in (*SEPARATORS, *FORMATS):
-        if kind_by_suffix(file) is not None or not (content or is_text(file)):
+        if kind_by_suffix(file) is not None or not is_text(file, content):
             raise _suffix_error(file)
         suffix = ".txt"  # such as adult.test and sat.trn
     if file.stat().st_size == 0 or content == b"":
@@ -115,7 +115,8 @@ def _read_json(source: Any, options: TableOptions) -> pl.LazyFrame:
     rows = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
     if rows.height == 1:
         raise ConfigError(
-            f"{source} contains a single JSON object, but a table must be a list of objects, or one object per line. "
+            f"{source} contains a single JSON object, but a table must be a list of objects, or one "
+            "object per line. "
             f"It has: {shorten(rows.columns)}. Convert it, for example with: "
             "pandas.DataFrame(json.load(open('data.json'))['KEY']).to_parquet('data.parquet')."
         )
@@ -168,7 +169,10 @@ def _read_arff(source: Any, options: TableOptions) -> pl.LazyFrame:
 
 
 def _fill_sparse_rows(text: str) -> str:
-    """Return an ARFF file with rows such as {1 0.5, 3 b} as dense rows: other cells are 0 or the first nominal value."""
+    """Return an ARFF file with rows such as {1 0.5, 3 b} as dense rows.
+
+    Cells that are not listed are 0, or the first nominal value.
+    """
     start = re.search(r"^@data[^\n]*\n", text, re.IGNORECASE | re.MULTILINE)
     if start is None or not re.search(r"^\s*\{", text[start.end() :], re.MULTILINE):
         return text

@@ -12,9 +12,9 @@ from polars.selectors import by_name
 from lossselect.exceptions import ConfigError, DataError, FileMissingError, OptionTypeError
 from lossselect.labels.values import as_number
 from lossselect.utils.atomic_write import check_regular_file
-from lossselect.utils.checks import first_duplicate, format_setting, lookup, shorten, suggestion
+from lossselect.utils.checks import check_int, first_duplicate, format_setting, lookup, shorten, suggestion
 
-TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment", "quote")
+TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment", "quote", "skip_lines")
 """Settings for reading text."""
 
 
@@ -31,6 +31,7 @@ class TableOptions:
         decimal: "," if numbers are written as 1,5.
         comment: Start of lines to leave out.
         quote: The character around cells that contain the separator, or "none".
+        skip_lines: Number of lines before the header.
         sheet: Name of the sheet of an Excel file; None for its only sheet.
     """
 
@@ -40,6 +41,7 @@ class TableOptions:
     decimal: str = "."
     comment: str | None = None
     quote: str = '"'
+    skip_lines: int = 0
     sheet: str | None = None
 
     def __post_init__(self) -> None:
@@ -55,13 +57,14 @@ class TableOptions:
         separator = self.separator or None
         if separator == "\\t":  # a tab, as it is typed at the command line
             separator = "\t"
-        if separator is not None and (not isinstance(separator, str) or len(separator.encode()) != 1):
-            raise ConfigError(f"data.separator must be a single ASCII character, got {separator!r}.")
+        if separator is not None and not isinstance(separator, str):
+            raise ConfigError(f"data.separator must be text such as ';', got {separator!r}.")
         object.__setattr__(self, "separator", separator)
         if not isinstance(self.header, bool | None):
             raise OptionTypeError(f"data.header must be true, false or null, got {self.header!r}.")
         lookup(dict.fromkeys((".", ",")), str(self.decimal), "data.decimal")
         lookup(dict.fromkeys(('"', "'", "none")), str(self.quote), "data.quote")
+        check_int("data.skip_lines", self.skip_lines, 0)
         if self.decimal == "," == separator:
             raise ConfigError(
                 "data.decimal=',' requires another separator of columns. Set data.separator=';'."
@@ -89,6 +92,8 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
             message += f" If its first lines are comments, set {comment}."
         elif any(as_number(column) is not None for column in header):
             message += f" {header_hint(len(header))}"
+        elif len(header) == 1 and not any(s in header[0] for s in ";\t|,"):
+            message += " If it is a title, set data.skip_lines to the number of lines before the names."
         elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
             separator = format_setting("data.separator", candidates[0])
             message += f" If {candidates[0]!r} separates the columns, set {separator}."
@@ -97,7 +102,8 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
 
 def header_hint(width: int) -> str:
     """Return a sentence about a file of `width` columns that may have no header."""
-    return f"If the file has no header, set data.header=false; its columns are then 'column 0' to 'column {width - 1}'."
+    names = f"its columns are then 'column 0' to 'column {width - 1}'"
+    return f"If the file has no header, set data.header=false; {names}."
 
 
 def existing_file(path: str) -> Path:
@@ -168,7 +174,8 @@ class Table:
             )
         if (name := first_duplicate(names)) is not None:
             raise DataError(
-                f"{file} has more than one column {name!r}. Give each a unique name. {header_hint(len(names))}",
+                f"{file} has more than one column {name!r}. Give each a unique name. "
+                f"{header_hint(len(names))}",
                 column=name,
             )
         if patterns := [name for name in names if name == "*" or (name[:1] == "^" and name[-1:] == "$")]:

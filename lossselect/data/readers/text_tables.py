@@ -20,10 +20,12 @@ from lossselect.labels.values import as_number
 
 INFERRED_ROWS = 10_000
 """Number of rows from which a column's type is inferred; all rows if a later one does not fit the type."""
-OTHER_SEPARATORS = ("\t", ";", "|", ",")
+UNIT_SEPARATOR = "\x1f"
+"""A byte that does not occur in text, for separators that Polars does not support."""
+OTHER_SEPARATORS = ("::", "\t", ";", "|", ",")
 SAMPLE_LINES = 20
 SAMPLE_BYTES = 1 << 16
-QUOTE_HINT = "Close each quotation mark. If quotation marks are part of the text and do not surround cells, set data.quote=none."
+QUOTE_HINT = "Close each quotation mark, or set data.quote=none if they are part of the text."
 DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
 
 
@@ -52,8 +54,8 @@ class TextTable(Table):
             self._drop_lines()
             self.separator = options.separator or self._find_separator(separator)
             self._restore_header()
-            if self.separator == " ":
-                self._collapse_blanks()
+            if self.separator == " " or len(self.separator.encode()) > 1:
+                self._convert_separator()
             with self._records() as records:
                 first, second = next(records, list[str]()), next(records, None)
         except csv.Error as error:
@@ -84,10 +86,12 @@ class TextTable(Table):
         with self._open_bytes() as file:
             start = file.read(SAMPLE_BYTES).decode("utf-8-sig", errors="replace")
         comment, declared = self.options.comment, re.match(r"sep=(.)\r?\n", start)
-        if comment is None and declared is None and not re.match(r"\s*\n", start):
+        skipped = self.options.skip_lines
+        if comment is None and declared is None and not skipped and not re.match(r"\s*\n", start):
             return
         with self._open_bytes() as file:
             lines = file.read().decode("utf-8-sig").splitlines(keepends=True)
+        lines[:skipped] = [""] * min(skipped, len(lines))
         if declared:
             lines[0] = ""
             if self.options.separator is None:
@@ -121,14 +125,16 @@ class TextTable(Table):
             raise ConfigError(
                 f"The separator of the columns of {self.file} is not clear. Its first line is "
                 f"{lines[0].strip()[:80] if lines else ''!r}. Set data.separator, such as data.separator=';' "
-                "or, for any number of blanks, data.separator=' '."
+                "or, for any number of blanks, data.separator=' '. If a title comes first, set "
+                "data.skip_lines."
             )
         return usual
 
     def _restore_header(self) -> None:
         """Use a comment before a row with numbers as the header if it has a name for each cell.
 
-        `numpy.savetxt` writes such headers. Without data.comment, the sign must be an additional cell: "# a b y".
+        `numpy.savetxt` writes such headers. Without data.comment, the sign must be an additional cell:
+        "# a b y".
         """
         lines, comment = self._first_lines(), self.last_comment
         line, row = ([comment] * bool(comment) + lines + ["", ""])[:2]
@@ -151,16 +157,16 @@ class TextTable(Table):
             self.content = bare.encode() + file.read()
         self.skipped -= bool(comment)
 
-    def _collapse_blanks(self) -> None:
-        """Convert runs of blanks and tabs between columns to single tabs."""
+    def _convert_separator(self) -> None:
+        """Convert runs of blanks and tabs, or a separator of several bytes, to a single byte."""
         output = io.StringIO()
         quoting = csv.QUOTE_NONE if self.quote is None else csv.QUOTE_MINIMAL
         writer = csv.writer(
-            output, delimiter="\t", lineterminator="\n", quotechar=self.quote, quoting=quoting
+            output, delimiter=UNIT_SEPARATOR, lineterminator="\n", quotechar=self.quote, quoting=quoting
         )
-        with self._open_text() as file:
-            writer.writerows(self._split(file, " "))
-        self.content, self.separator = output.getvalue().encode(), "\t"
+        with self._records() as records:
+            writer.writerows(records)
+        self.content, self.separator = output.getvalue().encode(), UNIT_SEPARATOR
 
     def _name_columns(self, first: list[str], second: list[str] | None) -> None:
         names = [name.strip() for name in first]
@@ -203,6 +209,9 @@ class TextTable(Table):
         quoting = csv.QUOTE_NONE if self.quote is None else csv.QUOTE_MINIMAL
         if separator == " ":
             lines = (line.replace("\t", " ").strip() + "\n" for line in lines)
+        elif len(separator.encode()) > 1:
+            lines = (line.replace(separator, UNIT_SEPARATOR) for line in lines)
+            separator = UNIT_SEPARATOR
         return csv.reader(
             lines,
             delimiter=separator,
@@ -216,9 +225,9 @@ class TextTable(Table):
             return [line for line in islice(file, SAMPLE_LINES) if line.strip()]
 
     def _divides(self, lines: list[str], separator: str) -> bool:
-        """Return whether a separator divides all lines into equally many cells, perhaps one less in the header.
+        """Return whether a separator divides all lines into equally many cells.
 
-        The last line of the sample does not count, because a quoted cell may exceed the sample.
+        The header may have one less, as in R. The last line does not count, as a quoted cell may continue.
         """
         header, *rows = [len(row) for row in self._split(lines, separator)] or [0]
         widths = {*rows[: len(rows) - 1 or 1]} or {header}
@@ -248,6 +257,9 @@ class TextTable(Table):
         if self.options.decimal != ",":
             return frame
         texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
+        if isinstance(frame, pl.DataFrame):
+            for column in frame.select(texts):
+                self._check_points(column)
         return frame.with_columns(texts.str.replace(DECIMAL_COMMA, "${1}.${2}"))
 
     def _read(
@@ -270,6 +282,18 @@ class TextTable(Table):
         if frame[last].null_count() and (empty := self._empty_rows()):
             frame = frame.filter(~pl.int_range(pl.len()).is_in(empty))
         return self._with_points(frame, as_written)
+
+    def _check_points(self, column: pl.Series) -> None:
+        """Raise DataError for cells such as 1.234 that may be 1234 next to decimal commas."""
+        pointed = column.filter(column.str.contains(r"^\s*[+-]?\d+\.\d+\s*$"))
+        if len(pointed) and pointed.str.contains(r"^\s*[+-]?\d{1,3}\.\d{3}\s*$").all():
+            raise DataError(
+                f"Column {column.name!r} of {self.file} contains {pointed[0]!r}, and data.decimal=','. "
+                "If the point "
+                "separates thousands, remove it from the file. If it is a decimal point, write a comma.",
+                column=column.name,
+                value=pointed[0],
+            )
 
     def _explain(self, error: Exception) -> ValueError:
         if "utf-8" in str(error) or isinstance(error, UnicodeError):
@@ -300,7 +324,8 @@ class TextTable(Table):
         joined = count - (self.options.header is not False) - height
         if complete and joined > 0 and expected:
             raise DataError(
-                f"Quotation marks in {self.file} join {joined} lines to the lines before them, although each line has "
+                f"Quotation marks in {self.file} join {joined} lines to the lines before them, although "
+                "each line has "
                 f"{expected + 1} cells. {QUOTE_HINT}"
             )
 
@@ -345,10 +370,14 @@ class TextTable(Table):
                     elif len(cells) != len(self.header):
                         count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
                         name = "header" if self.options.header is not False else "first line"
+                        line = records.line_num + self.skipped
+                        fix = "Correct that line, or set data.separator."
+                        if row < SAMPLE_LINES and len(cells) > len(self.header):
+                            fix += f" If the table starts in line {line}, set data.skip_lines={line - 1}."
                         raise ConfigError(
-                            f"Row {row - len(empty)} of {self.file} (line {records.line_num + self.skipped}) "
-                            f"has {count}, but the {name} has {len(self.header)}. Correct that line, or set "
-                            "data.separator."
+                            f"Row {row - len(empty)} of {self.file} (line {line}) has {count}, but the "
+                            f"{name} has "
+                            f"{len(self.header)}. {fix}"
                         )
             except csv.Error as error:
                 raise DataError(

@@ -123,7 +123,9 @@ class TestUnnamedColumns:
 
     def test_other_columns_are_features(self, load):
         frame = pl.DataFrame({"": [1, 2] * 30, "x": [i * 0.5 for i in range(60)], "y": ["a", "b", "c"] * 20})
-        with pytest.warns(ls.LossSelectWarning, match=r"no name and is used .* 'column 0'.*data.exclude.*index_column"):
+        with pytest.warns(
+            ls.LossSelectWarning, match=r"no name and is used .* 'column 0'.*data.exclude.*index_column"
+        ):
             assert load(frame).columns == ("column 0", "x")
         assert load(frame, exclude=["column 0"]).columns == ("x",)
 
