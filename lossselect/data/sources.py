@@ -70,7 +70,15 @@ def read_table(
     table = open_table(path, TableOptions(**options))
     if labels.fitted is None:  # files of other splits may have another format
         table.check_unused(TableOptions(**options))
-    check_columns(targets, table.header, "data.target", path)
+    try:
+        check_columns(targets, table.header, "data.target", path)
+    except DataError as error:
+        skipped = table.find_line(targets[0]) if isinstance(table, TextTable) else None
+        raise (
+            error.add(f"If the names are in line {skipped + 1}, set data.skip_lines={skipped}.")
+            if skipped
+            else error
+        )
     check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:
         raise ConfigError(f"data.sample_weight must be one column, got {len(weights)}: {shorten(weights)}.")

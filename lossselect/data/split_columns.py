@@ -11,6 +11,7 @@ import polars as pl
 from lossselect.data.label_parsing.options import Labels
 from lossselect.data.preprocessing.columns import IDENTIFIER, OWNER, TEXT, CellParser, restore_integers
 from lossselect.data.preprocessing.dates import find_format, parse_dates
+from lossselect.data.preprocessing.kinds import DATE
 from lossselect.data.splits import split_rows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -305,10 +306,13 @@ def _is_likely_group(column: pl.Series) -> bool:
         return distinct >= MIN_OWNERS
     if not distinct > MIN_GROUPS or len(known) > distinct * MAX_GROUP_ROWS:
         return False
+    known = known.cast(pl.String)
     if IDENTIFIER.search(column.name) or not is_text:
         return bool(IDENTIFIER.search(column.name))
+    if known.head(MIN_GROUPS).str.to_lowercase().str.contains(DATE).all():
+        return False
     # codes of one scheme, such as TCGA-0042; names of cities, for example, are categories
-    schemes = known.cast(pl.String).str.replace_all(r"\pL+", "A").str.replace_all(r"\d+", "9").unique()
+    schemes = known.str.replace_all(r"\pL+", "A").str.replace_all(r"\d+", "9").unique()
     return (
         schemes.len() <= MAX_SCHEMES and schemes.str.contains("A").all() and schemes.str.contains("9").all()
     )

@@ -2,13 +2,13 @@
 
 import glob
 import io
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from lossselect.data.readers.arff import read_arff
 from lossselect.data.readers.content import (
     check_not_url,
     decompress,
@@ -46,24 +46,35 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     if suffix in ARRAYS:
         raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read arrays (.npz or .npy).")
     if suffix not in (*SEPARATORS, *FORMATS):
-        if kind_by_suffix(file) is not None or not is_text(file, content):
-            raise _suffix_error(file)
+        if kind_by_suffix(Path(name)) is not None or not is_text(file, content):
+            raise _suffix_error(file, name)
         suffix = ".txt"  # such as adult.test and sat.trn
     if file.stat().st_size == 0 or content == b"":
         raise DataError(f"{file} is empty. Write it again, with a header and rows.")
     form = FORMATS.get(suffix)
     if content is None:
         _check_kind(file, form, options)
+    if form is None and _starts_as_arff(file, content):
+        form = "ARFF"  # KEEL calls them .dat
     if form is None:
         return TextTable(file, options, SEPARATORS[suffix], content)
     source: Any = file if content is None else io.BytesIO(content)
     return Table(file, form, lambda: _READERS[form](source, options))
 
 
+def _starts_as_arff(file: Path, content: bytes | None) -> bool:
+    if content is None:
+        with file.open("rb") as opened:
+            content = opened.read(512)
+    return content[:512].lstrip().lower().startswith(b"@relation")
+
+
 def _check_kind(file: Path, form: str | None, options: TableOptions) -> None:
     """Raise ConfigError if the first bytes of a file are those of another kind than its suffix says."""
     kind = find_kind(file)
-    is_utf16 = kind == "UTF-16" and options.encoding.lower().replace("_", "-").startswith("utf-16")
+    is_utf16 = kind.startswith("UTF") and options.encoding.lower().replace("_", "-").startswith(
+        kind[:6].lower()
+    )
     is_damaged_excel = form == "Excel" and kind == "ZIP"  # the reader raises the error
     if kind not in (form or "text", "text") and not is_utf16 and not is_damaged_excel:
         raise kind_error(file, kind, f"{form} content" if form else "text")
@@ -86,8 +97,8 @@ def _open_shards(path: str) -> Table:
     return Table(Path(path), form, lambda: _READERS[form](files, TableOptions()))
 
 
-def _suffix_error(file: Path) -> ConfigError:
-    if (kind := kind_by_suffix(file)) is not None:
+def _suffix_error(file: Path, name: str) -> ConfigError:
+    if (kind := kind_by_suffix(Path(name))) is not None:
         return kind_error(file, kind, "a table")
     return ConfigError(
         f"Expected a file with one of the suffixes {', '.join((*SEPARATORS, *FORMATS))}, got {file}. Save "
@@ -148,43 +159,10 @@ def _read_excel(source: Any, options: TableOptions) -> pl.LazyFrame:
 
 
 def _read_arff(source: Any, options: TableOptions) -> pl.LazyFrame:
-    from scipy.io import arff
-
-    text = source.read_text(encoding=options.encoding) if isinstance(source, Path) else source.read().decode()
-    try:
-        rows, attributes = arff.loadarff(io.StringIO(_fill_sparse_rows(text)))
-    except (arff.ArffError, NotImplementedError, ValueError, IndexError, StopIteration) as error:
-        raise OSError(
-            f"{first_line(error)}; scipy.io.arff reads numbers and nominal values, but no text"
-        ) from None
-    columns = []
-    for name in attributes.names():
-        values = rows[name]
-        if values.dtype.kind == "S":
-            words = [value.decode() for value in values.tolist()]
-            columns.append(pl.Series(name, [None if word == "?" else word for word in words]))
-        else:
-            columns.append(pl.Series(name, values).fill_nan(None))
-    return pl.DataFrame(columns).lazy()
-
-
-def _fill_sparse_rows(text: str) -> str:
-    """Return an ARFF file with rows such as {1 0.5, 3 b} as dense rows.
-
-    Cells that are not listed are 0, or the first nominal value.
-    """
-    start = re.search(r"^@data[^\n]*\n", text, re.IGNORECASE | re.MULTILINE)
-    if start is None or not re.search(r"^\s*\{", text[start.end() :], re.MULTILINE):
-        return text
-    nominal = r"(?im)^@attribute\s+(?:'[^']*'|\"[^\"]*\"|\S+)\s*(?:\{\s*('[^']*'|\"[^\"]*\"|[^,}]*))?"
-    empty = [value.strip() or "0" for value in re.findall(nominal, text[: start.start()])]
-    rows = []
-    for line in text[start.end() :].splitlines():
-        cells = [*empty]
-        for index, value in re.findall(r"(\d+)\s+('[^']*'|\"[^\"]*\"|[^,}]+)", line) if "{" in line else ():
-            cells[int(index)] = value.strip()
-        rows.append(",".join(cells) if "{" in line else line)
-    return "\n".join([text[: start.end()], *rows])
+    content = source.read_bytes() if isinstance(source, Path) else source.getvalue()
+    return read_arff(
+        content.decode(options.encoding), source if isinstance(source, Path) else "the file"
+    ).lazy()
 
 
 _READERS: dict[str, Callable[[Any, TableOptions], pl.LazyFrame]] = {

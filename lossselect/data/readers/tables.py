@@ -79,7 +79,7 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
     for name in names:
         if name in known:
             continue
-        message = f"{path} has no column {name!r} ({source}).{suggestion(str(name), header)}"
+        message = f"{path} has no column {name!r} ({source}).{suggestion(f'column {name}' if f'column {name}' in known else str(name), header)}"
         if source == "data.target" and Path(str(name)).is_file():
             separator = "," if path.endswith(".csv") else " "
             paste = f"paste -d {separator!r} {shlex.quote(path)} {shlex.quote(str(name))} > joined.txt"

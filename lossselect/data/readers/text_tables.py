@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -26,6 +27,7 @@ OTHER_SEPARATORS = ("::", "\t", ";", "|", ",")
 SAMPLE_LINES = 20
 SAMPLE_BYTES = 1 << 16
 QUOTE_HINT = "Close each quotation mark, or set data.quote=none if they are part of the text."
+THOUSANDS = r"^\s*[+-]?\d{1,3}(\.\d{3})+,\d+\s*$"
 DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
 
 
@@ -113,6 +115,7 @@ class TextTable(Table):
         if usual is not None and len(next(self._split(lines, usual), [])) > 1:
             return usual
         found = [separator for separator in OTHER_SEPARATORS if self._divides(lines, separator)]
+        found = [separator for separator in found if separator != self.options.decimal]
         blanks = [re.sub(r",\s+", ",", line.replace("\t", " ").strip()) for line in lines]
         blanks[:1] = [re.sub(r"^[#%]+ +", "", line) for line in blanks[:1]]
         has_blanks = usual is None and self._divides(blanks, " ")
@@ -174,11 +177,23 @@ class TextTable(Table):
             self.header = [f"column {i}" for i in range(len(names))]
             return
         if len(names) > 1 and second and len(second) == len(names) + 1:
-            self._add_name(names, at_end=second[-1] == "")
+            at_end = second[-1] == ""
+            if at_end or self._has_row_names():
+                self._add_name(names, at_end)
         self.header = [name or f"column {i}" for i, name in enumerate(names)]
         self.unnamed = tuple(f"column {i}" for i, name in enumerate(names) if not name)
         if len(self.unnamed) == len(names):
             self.header = []  # an empty line
+
+    def _has_row_names(self) -> bool:
+        """Return whether the first cells of the rows may be names of rows, as R writes them."""
+        cells = [
+            row[0]
+            for row in islice(self._split(self._first_lines(), self.separator), 1, SAMPLE_LINES - 1)
+            if row
+        ]
+        numbers = [as_number(cell) for cell in cells]
+        return len({*cells}) == len(cells) and all(n is None or n == n // 1 for n in numbers)
 
     def _add_name(self, names: list[str], at_end: bool) -> None:
         """Add an empty name for a column that has only cells: names of rows as R writes them, or nothing."""
@@ -210,8 +225,7 @@ class TextTable(Table):
         if separator == " ":
             lines = (line.replace("\t", " ").strip() + "\n" for line in lines)
         elif len(separator.encode()) > 1:
-            lines = (line.replace(separator, UNIT_SEPARATOR) for line in lines)
-            separator = UNIT_SEPARATOR
+            lines, separator = map(partial(_replace, separator), lines), UNIT_SEPARATOR
         return csv.reader(
             lines,
             delimiter=separator,
@@ -232,6 +246,12 @@ class TextTable(Table):
         header, *rows = [len(row) for row in self._split(lines, separator)] or [0]
         widths = {*rows[: len(rows) - 1 or 1]} or {header}
         return len(widths) == 1 and header > 1 and widths <= {header, header + 1}
+
+    def find_line(self, name: str) -> int | None:
+        """Return the number of lines before one that contains `name`, if the header is not the first line."""
+        with self._open_text() as file:
+            rows = [next(self._split([line], self.separator), []) for line in islice(file, SAMPLE_LINES)]
+        return next((i + self.skipped for i, row in enumerate(rows) if name in map(str.strip, row)), None)
 
     def _scan(self, **options: Any) -> pl.LazyFrame:
         return pl.scan_csv(self.file if self.content is None else self.content, glob=False, **options)
@@ -260,7 +280,8 @@ class TextTable(Table):
         if isinstance(frame, pl.DataFrame):
             for column in frame.select(texts):
                 self._check_points(column)
-        return frame.with_columns(texts.str.replace(DECIMAL_COMMA, "${1}.${2}"))
+        plain = pl.when(texts.str.contains(THOUSANDS)).then(texts.str.replace_all(".", "", literal=True))
+        return frame.with_columns(plain.otherwise(texts).str.replace(DECIMAL_COMMA, "${1}.${2}"))
 
     def _read(
         self, columns: Sequence[str], as_text: Iterable[str], as_written: Sequence[str]
@@ -302,7 +323,7 @@ class TextTable(Table):
             self._check_lengths()
         except ValueError as length_error:
             return length_error
-        quotes = f" {QUOTE_HINT}" if f"`{self.quote}" in str(error) else ""
+        quotes = f" {QUOTE_HINT}" if f"`{self.quote}" in str(error) or "malformed" in str(error) else ""
         return DataError(f"{self.file} cannot be read as a table: {first_line(error)}.{quotes}")
 
     def _has(self, mark: bytes) -> bool:
@@ -372,6 +393,8 @@ class TextTable(Table):
                         name = "header" if self.options.header is not False else "first line"
                         line = records.line_num + self.skipped
                         fix = "Correct that line, or set data.separator."
+                        if any(cell.strip()[:1] == "'" for cell in cells):
+                            fix += ' If quotes surround cells, set data.quote="\'".'
                         if row < SAMPLE_LINES and len(cells) > len(self.header):
                             fix += f" If the table starts in line {line}, set data.skip_lines={line - 1}."
                         raise ConfigError(
@@ -384,6 +407,10 @@ class TextTable(Table):
                     f"Row {row} of {self.file} cannot be read: {error}. Correct that row.", row=row
                 ) from None
         return empty
+
+
+def _replace(separator: str, line: str) -> str:
+    return line.replace(separator, UNIT_SEPARATOR)
 
 
 def _without_comments(lines: list[str], comment: str) -> Iterator[str]:

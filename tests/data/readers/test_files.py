@@ -63,7 +63,7 @@ def test_a_table_is_read(content, name, options, rows, write):
         (b"a,b\n1,x\n2,\xe9\n", "Line 3 of "),
         (b"a,b\n1,x\n2,\xe9\n", "it contains the byte b'\\xe9'. Set the encoding of the file"),
         (b"\xe9,b\n1,x\n", "Line 1 of "),
-        ('a,b\n1,"x\n', "Close each quotation mark."),
+        ('a,b\n1,"x\n', "Close each quotation mark, or set data.quote=none"),
     ],
     ids=lambda value: repr(value)[:30],
 )
@@ -102,8 +102,9 @@ def test_no_such_file(write, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"separator": ";;"}, ValueError, "data.separator must be a single ASCII character, got ';;'."),
-        ({"separator": 3}, ValueError, "data.separator must be a single ASCII character, got 3."),
+        ({"separator": 3}, ValueError, "data.separator must be text such as ';', got 3."),
+        ({"quote": "|"}, ValueError, "Unknown data.quote '|'"),
+        ({"skip_lines": -1}, ValueError, "data.skip_lines must be an integer >= 0, got -1."),
         ({"encoding": "utf-9"}, ValueError, "Unknown data.encoding 'utf-9'"),
         ({"encoding": 8}, TypeError, "data.encoding must be a name such as 'latin-1', got 8."),
     ],
