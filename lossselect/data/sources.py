@@ -74,11 +74,9 @@ def read_table(
         check_columns(targets, table.header, "data.target", path)
     except DataError as error:
         skipped = table.find_line(targets[0]) if isinstance(table, TextTable) else None
-        raise (
+        if skipped:
             error.add(f"If the names are in line {skipped + 1}, set data.skip_lines={skipped}.")
-            if skipped
-            else error
-        )
+        raise
     check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:
         raise ConfigError(f"data.sample_weight must be one column, got {len(weights)}: {shorten(weights)}.")

@@ -18,7 +18,7 @@ from lossselect.data.readers.content import (
     kind_error,
 )
 from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, SEPARATORS
-from lossselect.data.readers.tables import Table, TableOptions, existing_file, first_line
+from lossselect.data.readers.tables import Table, TableOptions, existing_file
 from lossselect.data.readers.text_tables import TextTable
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.checks import format_setting, lookup, shorten

@@ -79,7 +79,9 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
     for name in names:
         if name in known:
             continue
-        message = f"{path} has no column {name!r} ({source}).{suggestion(f'column {name}' if f'column {name}' in known else str(name), header)}"
+        position = f"column {name}"  # of a file without a header
+        similar = suggestion(position if position in known else str(name), header)
+        message = f"{path} has no column {name!r} ({source}).{similar}"
         if source == "data.target" and Path(str(name)).is_file():
             separator = "," if path.endswith(".csv") else " "
             paste = f"paste -d {separator!r} {shlex.quote(path)} {shlex.quote(str(name))} > joined.txt"
@@ -92,8 +94,6 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
             message += f" If its first lines are comments, set {comment}."
         elif any(as_number(column) is not None for column in header):
             message += f" {header_hint(len(header))}"
-        elif len(header) == 1 and not any(s in header[0] for s in ";\t|,"):
-            message += " If it is a title, set data.skip_lines to the number of lines before the names."
         elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
             separator = format_setting("data.separator", candidates[0])
             message += f" If {candidates[0]!r} separates the columns, set {separator}."

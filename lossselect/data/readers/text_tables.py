@@ -5,7 +5,6 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -15,15 +14,13 @@ import polars as pl
 from polars import selectors
 from polars.selectors import by_name
 
+from lossselect.data.readers.separators import UNIT_SEPARATOR, find_separator, split_lines
 from lossselect.data.readers.tables import Table, TableOptions, first_line
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import as_number
 
 INFERRED_ROWS = 10_000
 """Number of rows from which a column's type is inferred; all rows if a later one does not fit the type."""
-UNIT_SEPARATOR = "\x1f"
-"""A byte that does not occur in text, for separators that Polars does not support."""
-OTHER_SEPARATORS = ("::", "\t", ";", "|", ",")
 SAMPLE_LINES = 20
 SAMPLE_BYTES = 1 << 16
 QUOTE_HINT = "Close each quotation mark, or set data.quote=none if they are part of the text."
@@ -54,7 +51,7 @@ class TextTable(Table):
         try:
             self._decode()
             self._drop_lines()
-            self.separator = options.separator or self._find_separator(separator)
+            self.separator = self.options.separator or self._find_separator(separator)
             self._restore_header()
             if self.separator == " " or len(self.separator.encode()) > 1:
                 self._convert_separator()
@@ -107,31 +104,16 @@ class TextTable(Table):
         self.content = "".join(lines[self.skipped :]).encode()
 
     def _find_separator(self, usual: str | None) -> str:
-        """Return the usual separator; another one if that divides each line into equally many cells.
-
-        A file in which the usual separator leaves a single column has no features.
-        """
         lines = self._first_lines()
-        if usual is not None and len(next(self._split(lines, usual), [])) > 1:
-            return usual
-        found = [separator for separator in OTHER_SEPARATORS if self._divides(lines, separator)]
-        found = [separator for separator in found if separator != self.options.decimal]
-        blanks = [re.sub(r",\s+", ",", line.replace("\t", " ").strip()) for line in lines]
-        blanks[:1] = [re.sub(r"^[#%]+ +", "", line) for line in blanks[:1]]
-        has_blanks = usual is None and self._divides(blanks, " ")
-        decimal_commas = found == [","] and not re.search(r"\D,|,\D", "".join(lines))
-        if found and not (decimal_commas and has_blanks):  # 1,5 2,5 may be two numbers
-            return found[0]
-        if has_blanks and not found:
-            return " "
-        if usual is None:
+        found = find_separator(lines, usual, self.quote, self.options.decimal)
+        if found is None:
             raise ConfigError(
                 f"The separator of the columns of {self.file} is not clear. Its first line is "
                 f"{lines[0].strip()[:80] if lines else ''!r}. Set data.separator, such as data.separator=';' "
                 "or, for any number of blanks, data.separator=' '. If a title comes first, set "
                 "data.skip_lines."
             )
-        return usual
+        return found
 
     def _restore_header(self) -> None:
         """Use a comment before a row with numbers as the header if it has a name for each cell.
@@ -145,7 +127,7 @@ class TextTable(Table):
         if self.options.header is False or found is None or not row:
             return
         bare = line.lstrip()[found.end() :].lstrip()
-        names, cells, written = (next(self._split([text], self.separator), []) for text in (bare, row, line))
+        names, cells, written = (next(self._split([text]), []) for text in (bare, row, line))
         numbers = [as_number(cell) is not None for cell in cells]
         are_names = all(name.strip() and as_number(name) is None for name in names)
         if (
@@ -187,11 +169,7 @@ class TextTable(Table):
 
     def _has_row_names(self) -> bool:
         """Return whether the first cells of the rows may be names of rows, as R writes them."""
-        cells = [
-            row[0]
-            for row in islice(self._split(self._first_lines(), self.separator), 1, SAMPLE_LINES - 1)
-            if row
-        ]
+        cells = [row[0] for row in islice(self._split(self._first_lines()), 1, SAMPLE_LINES - 1) if row]
         numbers = [as_number(cell) for cell in cells]
         return len({*cells}) == len(cells) and all(n is None or n == n // 1 for n in numbers)
 
@@ -217,40 +195,19 @@ class TextTable(Table):
     @contextmanager
     def _records(self) -> Iterator[Any]:
         with self._open_text() as file:
-            yield self._split(file, self.separator)
+            yield self._split(file)
 
-    def _split(self, lines: Iterable[str], separator: str) -> Any:
-        """Return an iterator over the cells of each row."""
-        quoting = csv.QUOTE_NONE if self.quote is None else csv.QUOTE_MINIMAL
-        if separator == " ":
-            lines = (line.replace("\t", " ").strip() + "\n" for line in lines)
-        elif len(separator.encode()) > 1:
-            lines, separator = map(partial(_replace, separator), lines), UNIT_SEPARATOR
-        return csv.reader(
-            lines,
-            delimiter=separator,
-            skipinitialspace=separator == " ",
-            quotechar=self.quote,
-            quoting=quoting,
-        )
+    def _split(self, lines: Iterable[str]) -> Any:
+        return split_lines(lines, self.separator, self.quote)
 
     def _first_lines(self) -> list[str]:
         with self._open_text() as file:
             return [line for line in islice(file, SAMPLE_LINES) if line.strip()]
 
-    def _divides(self, lines: list[str], separator: str) -> bool:
-        """Return whether a separator divides all lines into equally many cells.
-
-        The header may have one less, as in R. The last line does not count, as a quoted cell may continue.
-        """
-        header, *rows = [len(row) for row in self._split(lines, separator)] or [0]
-        widths = {*rows[: len(rows) - 1 or 1]} or {header}
-        return len(widths) == 1 and header > 1 and widths <= {header, header + 1}
-
     def find_line(self, name: str) -> int | None:
         """Return the number of lines before one that contains `name`, if the header is not the first line."""
         with self._open_text() as file:
-            rows = [next(self._split([line], self.separator), []) for line in islice(file, SAMPLE_LINES)]
+            rows = [next(self._split([line]), []) for line in islice(file, SAMPLE_LINES)]
         return next((i + self.skipped for i, row in enumerate(rows) if name in map(str.strip, row)), None)
 
     def _scan(self, **options: Any) -> pl.LazyFrame:
@@ -407,10 +364,6 @@ class TextTable(Table):
                     f"Row {row} of {self.file} cannot be read: {error}. Correct that row.", row=row
                 ) from None
         return empty
-
-
-def _replace(separator: str, line: str) -> str:
-    return line.replace(separator, UNIT_SEPARATOR)
 
 
 def _without_comments(lines: list[str], comment: str) -> Iterator[str]:
