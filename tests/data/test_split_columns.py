@@ -55,6 +55,16 @@ class TestPublishedSplits:
         assert {folds[i] for i in rows["test"]} == expected
         assert {folds[i] for i in rows["train"]} == {0, 1, 2, 3} - expected
 
+    def test_folds_of_two_splits(self, load):
+        cells = ["train", "train", "id_val", "val", "id_test", "test"] * 10
+        with pytest.raises(DataError, match=r"is 'id_val'.*data.test_fold=id_test.*data.val_fold"):
+            load(table(part=cells), split="part")
+        splits = load(table(part=cells), split="part", test_fold=["test", "id_test"], val_fold="val")
+        assert {cells[i] for i in splits.rows["test"]} == {"test", "id_test"}
+        assert {cells[i] for i in splits.rows["val"]} == {"val"}
+        with pytest.raises(ConfigError, match=r"'val' is in data.test_fold and data.val_fold"):
+            load(table(part=cells), split="part", test_fold="val", val_fold="val")
+
     def test_other_splits_are_drawn_from_the_training_rows(self, load):
         cells = ["test" if i >= 40 else "train" for i in range(ROWS)]
         splits = load(table(part=cells), split="part", val_fraction=0.25)
@@ -263,6 +273,7 @@ class TestSuspiciousFeatures:
             ("part", ["train", "dev", "test", "test"] * 15),
             ("is_test", [0, 1, 0] * 20),
             ("isValid", [True, False, False] * 20),
+            ("Usage", ["Training", "Training", "PublicTest", "PrivateTest"] * 15),
             ("fold", [0, 1, 2, 3, 4] * 12),
             ("split", [0, 0, 0, 1, 2] * 12),
         ],
@@ -276,7 +287,8 @@ class TestSuspiciousFeatures:
     @pytest.mark.parametrize(
         ("name", "cells"),
         [("who", [f"p{i // 2}" for i in range(ROWS)]), ("patient_id", [i * 7 % 30 for i in range(ROWS)])]
-        + [(name, [i // 6 for i in range(ROWS)]) for name in ("patient_nbr", "SubjectNo", "user")],
+        + [(name, [i // 6 for i in range(ROWS)]) for name in ("patient_nbr", "SubjectNo", "user")]
+        + [("patient_id", [i // 3 + 0.0 if i else None for i in range(ROWS)])],
     )
     def test_groups(self, load, name, cells):
         with pytest.warns(

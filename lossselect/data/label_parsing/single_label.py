@@ -112,6 +112,9 @@ def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> 
     name, pair = column.name, _find_pair(values)
     if len(values) > 2:
         thirds = [v for v in values if len(values) == 3 and _find_pair([w for w in values if w != v])]
+        if len({*map(normalize_label, values)}) < 3:  # Yes, yes and no
+            warn_similar_labels(name, values)
+            thirds = []
         fix = "Set task=multiclass."
         if markers := thirds or [*filter(is_negative, values)]:
             missing = missing_setting(markers[0])

@@ -128,6 +128,9 @@ def _read_brackets(text: pl.Series, options: LabelOptions) -> list[Any] | None:
     lists, the cells must be lists too.
     """
     cells = text.fill_null("[]") if options.empty == "negative" else text
+    sets = r"^(?:frozen)?set\((\{.*\})?\)$"  # as Python writes them
+    if cells.str.contains(sets).any():
+        cells = cells.str.replace(sets, "${1}").replace("", "[]")
     cells = set_null(options.replace_missing(cells), ["null"])
     known = cells.drop_nulls()
     values = known.unique(maintain_order=True).to_list()
@@ -268,6 +271,11 @@ def _clean_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any] 
     if row is None:
         return None
     labels = [label.strip() if isinstance(label, str) else plain_value(label) for label in row]
+    if mapping := next((label for label in labels if isinstance(label, dict)), None):
+        problem = f" contains {show(mapping)}, but labels must be text or numbers."
+        raise DataError.at(
+            i, name, f"{problem} Write lists of one of the values, such as the names.", mapping
+        )
     if "" in labels:
         problem = " contains an empty label. Remove it; for a row without labels, write an empty list."
         raise DataError.at(i, name, problem)

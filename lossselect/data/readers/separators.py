@@ -8,6 +8,7 @@ from typing import Any
 
 UNIT_SEPARATOR = "\x1f"
 """A byte that does not occur in text, for separators that Polars does not support."""
+csv.field_size_limit(2**31 - 1)  # by default 128 kB, less than some texts
 OTHER_SEPARATORS = ("::", "\t", ";", "|", ",")
 
 

@@ -159,7 +159,12 @@ class TestSingleLabels:
             ),
             ("multilabel", [[["b"]], [["c"]]], {}, "Row 0 of column 'y'"),
             ("multilabel", ['["b"]', '[{"n": "b"}]'], {}, "Row 1 of column 'y'"),
-            ("multiclass", ['[{"n": "b"}]'], {}, "Column 'y' contains lists of Struct({'n': String}), but"),
+            (
+                "multiclass",
+                ['[{"n": "b"}]'],
+                {},
+                "Row 0 of column 'y' contains {'n': 'b'}, but labels must be text",
+            ),
             (
                 "multilabel",
                 ["a|b", "b", "a"],

@@ -113,7 +113,9 @@ class TestHeaders:
 
 
 class TestUnnamedColumns:
-    @pytest.mark.parametrize("index", [[*range(60)], [*range(60, 0, -1)]])
+    @pytest.mark.parametrize(
+        "index", [[*range(60)], [*range(60, 0, -1)], [*range(30)] * 2, [*range(10, 70, 2)] * 2]
+    )
     def test_an_index_is_left_out(self, load, index):
         frame = pl.DataFrame({"": index, "x": [i * 0.5 for i in range(60)], "y": ["a", "b", "c"] * 20})
         with pytest.warns(
