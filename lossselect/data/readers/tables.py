@@ -14,6 +14,8 @@ from lossselect.labels.values import as_number
 from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import check_int, first_duplicate, format_setting, lookup, shorten, suggestion
 
+QUOTES = {"double": '"', "single": "'", "none": None}
+"""Quotes around cells, by name, because quotes are difficult to write at the command line."""
 TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment", "quote", "skip_lines")
 """Settings for reading text."""
 
@@ -30,7 +32,7 @@ class TableOptions:
             that they do not look like a row.
         decimal: "," if numbers are written as 1,5.
         comment: Start of lines to leave out.
-        quote: The character around cells that contain the separator, or "none".
+        quote: Quotes around cells that contain the separator: "double", "single", or "none".
         skip_lines: Number of lines before the header.
         sheet: Name of the sheet of an Excel file; None for its only sheet.
     """
@@ -40,7 +42,7 @@ class TableOptions:
     header: bool | None = None
     decimal: str = "."
     comment: str | None = None
-    quote: str = '"'
+    quote: str = "double"
     skip_lines: int = 0
     sheet: str | None = None
 
@@ -63,7 +65,7 @@ class TableOptions:
         if not isinstance(self.header, bool | None):
             raise OptionTypeError(f"data.header must be true, false or null, got {self.header!r}.")
         lookup(dict.fromkeys((".", ",")), str(self.decimal), "data.decimal")
-        lookup(dict.fromkeys(('"', "'", "none")), str(self.quote), "data.quote")
+        lookup(QUOTES, str(self.quote), "data.quote")
         check_int("data.skip_lines", self.skip_lines, 0)
         if self.decimal == "," == separator:
             raise ConfigError(

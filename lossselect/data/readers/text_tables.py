@@ -15,7 +15,7 @@ from polars import selectors
 from polars.selectors import by_name
 
 from lossselect.data.readers.separators import UNIT_SEPARATOR, find_separator, split_lines
-from lossselect.data.readers.tables import Table, TableOptions, first_line
+from lossselect.data.readers.tables import QUOTES, Table, TableOptions, first_line
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import as_number
 
@@ -47,7 +47,7 @@ class TextTable(Table):
         self.file, self.form, self.options = file, "CSV", options
         self.encoding = options.encoding
         self.content, self.skipped, self.last_comment = content, 0, ""
-        self.quote = None if options.quote == "none" else options.quote
+        self.quote = QUOTES[options.quote]
         try:
             self._decode()
             self._drop_lines()
@@ -302,9 +302,9 @@ class TextTable(Table):
         joined = count - (self.options.header is not False) - height
         if complete and joined > 0 and expected:
             raise DataError(
-                f"Quotation marks in {self.file} join {joined} lines to the lines before them, although "
-                "each line has "
-                f"{expected + 1} cells. {QUOTE_HINT}"
+                f"In {self.file}, quotation marks join lines that have {expected + 1} cells each "
+                f"({joined} lines). "
+                f"{QUOTE_HINT}"
             )
 
     def _decoding_error(self) -> ValueError:
@@ -351,8 +351,8 @@ class TextTable(Table):
                         line = records.line_num + self.skipped
                         fix = "Correct that line, or set data.separator."
                         if any(cell.strip()[:1] == "'" for cell in cells):
-                            fix += ' If quotes surround cells, set data.quote="\'".'
-                        if row < SAMPLE_LINES and len(cells) > len(self.header):
+                            fix += " If single quotes surround cells, set data.quote=single."
+                        if row == len(empty) and len(cells) > len(self.header):
                             fix += f" If the table starts in line {line}, set data.skip_lines={line - 1}."
                         raise ConfigError(
                             f"Row {row - len(empty)} of {self.file} (line {line}) has {count}, but the "

@@ -69,7 +69,7 @@ class TestHeader:
 
     @pytest.mark.parametrize("line", ["2.5,1,'x, y'", "1,2,'x, y'"])
     def test_an_additional_cell_that_is_no_name_of_a_row(self, rows, line):
-        with pytest.raises(ConfigError, match=r"has 4 cells, but the header has 3.*data.quote=\"'\""):
+        with pytest.raises(ConfigError, match=r"has 4 cells, but the header has 3.*data.quote=single"):
             rows(f"a,b,c\n{line}\n{line}\n")
 
 
@@ -77,7 +77,9 @@ class TestQuotes:
     TEXT = 'y\ttext\n0\t"one\n1\ttwo"\n0\tthree\n'
 
     def test_that_join_complete_lines(self, rows):
-        with pytest.raises(DataError, match=r"join 1 lines .* each line has 2 cells.*data.quote=none"):
+        with pytest.raises(
+            DataError, match=r"join lines that have 2 cells each \(1 lines\).*data.quote=none"
+        ):
             rows(self.TEXT, "t.tsv")
         assert rows(self.TEXT, "t.tsv", quote="none") == [(0, '"one'), (1, 'two"'), (0, "three")]
 
@@ -85,7 +87,7 @@ class TestQuotes:
         assert rows('y\ttext\n0\t"one\ntwo"\n1\tthree\n', "t.tsv") == [(0, "one\ntwo"), (1, "three")]
 
     def test_of_another_kind(self, rows):
-        assert rows("a,b\n1,'x, y'\n2,z\n", quote="'") == [(1, "x, y"), (2, "z")]
+        assert rows("a,b\n1,'x, y'\n2,z\n", quote="single") == [(1, "x, y"), (2, "z")]
 
     def test_none_between_blanks(self, rows):
         assert rows('a b\n1 "x\n2 y\n', "t.txt", quote="none", separator=" ") == [(1, '"x'), (2, "y")]
