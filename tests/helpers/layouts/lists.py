@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 import numpy as np
-from cases import Layout, Random, indicators, layout, table
+
+from layouts.cases import Layout, Random, indicators, layout, table
 
 FINDINGS = ["Atelectasis", "Cardiomegaly", "Effusion", "Mass", "Nodule"]
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from cases import Layout, Random, indicators, layout, rows_of, table, text
+
+from layouts.cases import Layout, Random, indicators, layout, rows_of, table, text
 
 BASE = "task=multiclass data.target=species data.path="
 SPECIES = ["setosa", "versicolor", "virginica"]

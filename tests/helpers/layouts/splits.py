@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cases import Layout, Random, layout, table
+from layouts.cases import Layout, Random, layout, table
 
 PARTS = ["train", "train", "train", "val", "test"]
 

@@ -3,7 +3,7 @@
 import gzip
 from typing import Any
 
-from cases import Layout, Random, aligned, layout, numbered, rows_of, table, text
+from layouts.cases import Layout, Random, aligned, layout, numbered, rows_of, table, text
 
 NO_HEADER = "data.header=false"
 

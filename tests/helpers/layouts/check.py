@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import Layout
 from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from layouts.cases import Layout
 from lossselect.cli.arguments import order_arguments
 from lossselect.exceptions import LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -66,7 +65,8 @@ def try_command(settings: str) -> Outcome:
 
 @cache
 def _compose_groups(*groups: str) -> DictConfig:
-    return compose("train", [*groups])
+    with initialize_config_module("lossselect.configs", version_base="1.3"):
+        return compose("train", [*groups])
 
 
 def _compose(arguments: list[str]) -> DictConfig:
@@ -78,12 +78,6 @@ def _compose(arguments: list[str]) -> DictConfig:
     for override in OverridesParser.create().parse_overrides(others):
         OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
     return config
-
-
-def composer() -> Any:
-    """Return a context in which configs can be composed."""
-    GlobalHydra.instance().clear()
-    return initialize_config_module("lossselect.configs", version_base="1.3")
 
 
 def check(layout: Layout) -> list[str]:

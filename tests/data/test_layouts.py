@@ -1,18 +1,13 @@
 """Layouts of published data sets are read correctly at the first or second natural try."""
 
 import json
+import shlex
 
 import pytest
-from all_layouts import LAYOUTS
-from check import check, composer, try_command, write
+from layouts.all_layouts import LAYOUTS
+from layouts.check import check, try_command, write
 
 PENDING = {name for name, create in LAYOUTS.items() if create().pending}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _configs():
-    with composer():
-        yield
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -20,9 +15,7 @@ def test_layout(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     layout = LAYOUTS[name]()
     write(layout, tmp_path)
-    if layout.pending:
-        outcome = try_command(layout.tries[0])
-        assert outcome.data is None
+    if layout.pending and (outcome := try_command(layout.tries[0])).data is None:
         assert outcome.message
     else:
         assert check(layout) == []
@@ -34,12 +27,11 @@ def test_nine_in_ten_need_two_tries_at_most():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("always::lossselect.LossSelectWarning")
 @pytest.mark.parametrize(
     "name", ["adult", "chexpert", "skin_lesions", "stack_overflow_tags", "r_write_table"]
 )
 def test_a_run(name, command, tmp_path):
-    import shlex
-
     layout = LAYOUTS[name]()
     write(layout, tmp_path)
     settings = [word for words in layout.tries for word in shlex.split(words)]

@@ -1,7 +1,8 @@
 """Label columns as they are published: words, signs, votes, annotators; and unusual classes."""
 
 import numpy as np
-from cases import Layout, Random, indicators, layout, rows_of, table
+
+from layouts.cases import Layout, Random, indicators, layout, rows_of, table
 
 
 @layout
