@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -56,3 +56,12 @@ def _divides(lines: list[str], separator: str, quote: str | None) -> bool:
 
 def _replace(separator: str, line: str) -> str:
     return line.replace(separator, UNIT_SEPARATOR)
+
+
+def without_comments(lines: list[str], comment: str) -> Iterator[str]:
+    """Yield the lines, empty in place of comments; a line within a quoted cell is not a comment."""
+    is_quoted = False
+    for line in lines:
+        is_comment = not is_quoted and line.lstrip().startswith(comment)
+        is_quoted ^= not is_comment and line.count('"') % 2 == 1
+        yield "\n" if is_comment else line

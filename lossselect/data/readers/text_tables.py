@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from mmap import ACCESS_READ, mmap
@@ -14,7 +14,7 @@ import polars as pl
 from polars import selectors
 from polars.selectors import by_name
 
-from lossselect.data.readers.separators import UNIT_SEPARATOR, find_separator, split_lines
+from lossselect.data.readers.separators import UNIT_SEPARATOR, find_separator, split_lines, without_comments
 from lossselect.data.readers.tables import QUOTES, Table, TableOptions, first_line
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import as_number
@@ -24,6 +24,7 @@ INFERRED_ROWS = 10_000
 SAMPLE_LINES = 20
 SAMPLE_BYTES = 1 << 16
 QUOTE_HINT = "Close each quotation mark, or set data.quote=none if they are part of the text."
+POINT, UNCLEAR_POINT = r"^\s*[+-]?\d+\.\d+\s*$", r"^\s*[+-]?\d{1,3}\.\d{3}\s*$"
 THOUSANDS = r"^\s*[+-]?\d{1,3}(\.\d{3})+,\d+\s*$"
 DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
 
@@ -44,7 +45,7 @@ class TextTable(Table):
     def __init__(
         self, file: Path, options: TableOptions, separator: str | None = ",", content: bytes | None = None
     ) -> None:
-        self.file, self.form, self.options = file, "CSV", options
+        self.file, self.files, self.form, self.options = file, [file], "CSV", options
         self.encoding = options.encoding
         self.content, self.skipped, self.last_comment = content, 0, ""
         self.quote = QUOTES[options.quote]
@@ -65,6 +66,7 @@ class TextTable(Table):
             raise self._decoding_error() from None
         self._name_columns(first, second)
         self._check_header()
+        self.size = file.stat().st_size if self.content is None else len(self.content)
 
     def _decode(self) -> None:
         """Convert another encoding to UTF-8, and line ends of a single CR to LF."""
@@ -96,7 +98,7 @@ class TextTable(Table):
             if self.options.separator is None:
                 self.options = TableOptions(**{**vars(self.options), "separator": declared[1]})
         if comment is not None:
-            others = [*_without_comments(lines, comment)]
+            others = [*without_comments(lines, comment)]
             first = next((i for i, line in enumerate(others) if line.strip()), len(others))
             self.last_comment = next((line for line in reversed(lines[:first]) if line.strip()), "")
             lines = others
@@ -234,9 +236,6 @@ class TextTable(Table):
         if self.options.decimal != ",":
             return frame
         texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
-        if isinstance(frame, pl.DataFrame):
-            for column in frame.select(texts):
-                self._check_points(column)
         plain = pl.when(texts.str.contains(THOUSANDS)).then(texts.str.replace_all(".", "", literal=True))
         return frame.with_columns(plain.otherwise(texts).str.replace(DECIMAL_COMMA, "${1}.${2}"))
 
@@ -245,33 +244,57 @@ class TextTable(Table):
     ) -> pl.DataFrame:
         last = self.header[-1]  # read in any case: it is null in lines with too few cells
         used = by_name(*dict.fromkeys([*columns, last]))
-        overrides = {name: pl.String for name in as_text if name in self.header}
-        try:
-            cells = self._cells(infer_schema_length=INFERRED_ROWS, schema_overrides=overrides)
-            frame = cells.select(used).collect()
-        except pl.exceptions.ComputeError as error:
-            if "could not parse" not in str(error):
-                raise
-            cells = self._cells(infer_schema_length=None, schema_overrides=overrides)
-            frame = cells.select(used).collect()
-        if self.quote is not None and self._has(self.quote.encode()):
-            self._check_quotes(frame.height)
+        frame = self._with_types(as_text, lambda cells: cells.select(used).collect())
+        self._check_quotes(frame.height)
         # Polars fills lines with too few cells, empty lines included, with nulls
         if frame[last].null_count() and (empty := self._empty_rows()):
             frame = frame.filter(~pl.int_range(pl.len()).is_in(empty))
+        self._check_points(frame.lazy(), as_written)
         return self._with_points(frame, as_written)
 
-    def _check_points(self, column: pl.Series) -> None:
+    def _check_points(self, frame: pl.LazyFrame, as_written: Sequence[str]) -> None:
         """Raise DataError for cells such as 1.234 that may be 1234 next to decimal commas."""
-        pointed = column.filter(column.str.contains(r"^\s*[+-]?\d+\.\d+\s*$"))
-        if len(pointed) and pointed.str.contains(r"^\s*[+-]?\d{1,3}\.\d{3}\s*$").all():
-            raise DataError(
-                f"Column {column.name!r} of {self.file} contains {pointed[0]!r}, and data.decimal=','. "
-                "If the point "
-                "separates thousands, remove it from the file. If it is a decimal point, write a comma.",
-                column=column.name,
-                value=pointed[0],
-            )
+        if self.options.decimal != ",":
+            return
+        texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
+        patterns = POINT, UNCLEAR_POINT
+        counts = pl.concat([frame.select(texts.str.contains(text).sum()) for text in patterns]).collect()
+        for column in counts:
+            if 0 < column[0] == column[1]:
+                name = column.name
+                cells = by_name(name)
+                cell = frame.select(cells.filter(cells.str.contains(POINT)).first()).collect()
+                raise DataError(
+                    f"Column {name!r} of {self.file} contains {cell.item()!r}, and data.decimal=','. If "
+                    "the point "
+                    "separates thousands, remove it from the file. If it is a decimal point, write a comma.",
+                    column=name,
+                    value=cell.item(),
+                )
+
+    def _sink(
+        self, columns: Sequence[str], path: Path, as_text: Iterable[str], as_written: Sequence[str]
+    ) -> None:
+        used, empty = by_name(*columns), self._empty_rows()
+        height = self._cells(infer_schema=False).select(pl.len()).collect(engine="streaming").item()
+        self._check_quotes(height)
+
+        def write(cells: pl.LazyFrame) -> None:
+            rows = cells.with_row_index("\x00row").filter(~pl.first().is_in(empty)) if empty else cells
+            self._check_points(rows.select(used), as_written)
+            self._with_points(rows.select(used), as_written).sink_parquet(path, compression="lz4")
+
+        self._with_types(as_text, write)
+
+    def _with_types(self, as_text: Iterable[str], use: Callable[[pl.LazyFrame], Any]) -> Any:
+        """Return `use(cells)`, with the types of the first rows or, if these do not fit, of all rows."""
+        overrides = {name: pl.String for name in as_text if name in self.header}
+        try:
+            return use(self._cells(infer_schema_length=INFERRED_ROWS, schema_overrides=overrides))
+        except pl.exceptions.ComputeError as error:
+            if "could not parse" not in str(error):
+                raise
+        return use(self._cells(infer_schema_length=None, schema_overrides=overrides))
 
     def _explain(self, error: Exception) -> ValueError:
         if "utf-8" in str(error) or isinstance(error, UnicodeError):
@@ -294,6 +317,8 @@ class TextTable(Table):
 
         Lines within a quoted cell have too few separators, at least one of them.
         """
+        if self.quote is None or not self._has(self.quote.encode()):
+            return
         line, expected = pl.col("line"), len(self.header) - 1
         lines = self._scan(has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String})
         lines = lines.select(line.str.count_matches(self.separator, literal=True).alias("count"), line)
@@ -364,12 +389,3 @@ class TextTable(Table):
                     f"Row {row} of {self.file} cannot be read: {error}. Correct that row.", row=row
                 ) from None
         return empty
-
-
-def _without_comments(lines: list[str], comment: str) -> Iterator[str]:
-    """Yield the lines, empty in place of comments; a line within a quoted cell is not a comment."""
-    is_quoted = False
-    for line in lines:
-        is_comment = not is_quoted and line.lstrip().startswith(comment)
-        is_quoted ^= not is_comment and line.count('"') % 2 == 1
-        yield "\n" if is_comment else line

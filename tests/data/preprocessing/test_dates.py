@@ -13,6 +13,7 @@ from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.dates import find_format, parse_dates
 from lossselect.data.preprocessing.kinds import column_kind
 from lossselect.data.preprocessing.table_features import Features
+from lossselect.data.readers.table_columns import TableColumns
 from lossselect.exceptions import DataError
 from lossselect.training.checkpoints.content import to_plain
 
@@ -22,7 +23,8 @@ DAYS = ["2023-12-31", "2024-01-01", "2024-02-29", None, "2024-03-02"]
 def fit(column, train=None, **options):
     frame = pl.DataFrame({"when": column})
     parser = CellParser(tuple(options.pop("null_values", ())))
-    return Features.fit(frame, np.arange(len(frame)) if train is None else train, parser, **options)
+    train = np.arange(len(frame)) if train is None else train
+    return Features.fit(TableColumns(frame), train, parser, **options)
 
 
 def rows_of(features, column):
@@ -169,7 +171,9 @@ class TestFeatures:
     def test_equal_dates_are_constant(self):
         with pytest.warns(ls.LossSelectWarning, match=r"left out: when\. \[constant_feature\]"):
             features = Features.fit(
-                pl.DataFrame({"when": ["2024-01-01"] * 2, "x": [1, 2]}), np.arange(2), CellParser()
+                TableColumns(pl.DataFrame({"when": ["2024-01-01"] * 2, "x": [1, 2]})),
+                np.arange(2),
+                CellParser(),
             )
         assert features.names == ["x"]
 
