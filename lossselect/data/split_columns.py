@@ -121,23 +121,20 @@ def read_splits(column: pl.Series, folds: Mapping[str, Any] = MappingProxyType({
         row = text.is_null().arg_max() or 0
         raise DataError.at(row, name, f" is empty, but it is the split ({setting}). Fill in the split.")
     values = text.unique(maintain_order=True).to_list()
-    named = [(str(fold), split) for split in folds for fold in as_list(folds[split])]
+    named = [(str(fold), part) for part in folds for fold in as_list(folds[part])]
     if named:
-        for fold, split in named:
+        for fold, part in named:
             if fold not in values:
                 raise ConfigError(
-                    f"Column {name!r} has no fold {fold!r} "
-                    f"(data.{split}_fold).{suggestion(fold, values)} It contains: "
-                    f"{shorten(sorted_values(values))}."
+                    f"Column {name!r} has no fold {fold!r} (data.{part}_fold).{suggestion(fold, values)} It "
+                    f"contains: {shorten(sorted_values(values))}."
                 )
-            if dict(named)[fold] != split:
+            if dict(named)[fold] != part:
                 raise ConfigError(
                     f"Fold {fold!r} is in data.test_fold and data.val_fold. Remove it from one of them."
                 )
         if len(dict(named)) == len(values):
-            settings = " and ".join(
-                f"data.{split}_fold" for split in dict.fromkeys(split for _, split in named)
-            )
+            settings = " and ".join(f"data.{part}_fold" for part in dict.fromkeys(dict(named).values()))
             raise ConfigError(
                 f"{settings} contain all folds of column {name!r}. Leave out at least one, for training."
             )
@@ -149,9 +146,8 @@ def read_splits(column: pl.Series, folds: Mapping[str, Any] = MappingProxyType({
     elif all(as_number(value) is not None for value in values):
         example = sorted_values(values)[0 if "fold" in name.lower() else -1]
         raise ConfigError(
-            f"Column {name!r} contains numbers ({shorten(sorted_values(values))}). Set the one that "
-            "forms the "
-            f"test split, such as {format_setting('data.test_fold', example)}."
+            f"Column {name!r} contains numbers ({shorten(sorted_values(values))}). Set the one that forms "
+            f"the test split, such as {format_setting('data.test_fold', example)}."
         )
     else:
         unknown = [value for value in values if value.lower() not in WORDS]

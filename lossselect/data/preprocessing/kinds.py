@@ -6,7 +6,7 @@ import polars as pl
 
 from lossselect.data.preprocessing.columns import FEW, TEXT, CellParser
 from lossselect.data.preprocessing.dates import is_date
-from lossselect.exceptions import DataError
+from lossselect.exceptions import DataError, LossSelectError
 from lossselect.utils.checks import format_setting, show
 
 MAX_CATEGORIES = 1000
@@ -83,7 +83,7 @@ def _share(values: pl.Series, pattern: str) -> float:
     return values.str.to_lowercase().str.contains(pattern).mean() or 0.0  # type: ignore[return-value]
 
 
-def join_errors(errors: Sequence[DataError]) -> DataError:
+def join_errors(errors: Sequence[DataError]) -> LossSelectError:
     """Return the error for columns of numbers and other text: that of the first one, with fixes for all."""
     if len(errors) == 1:
         return errors[0]

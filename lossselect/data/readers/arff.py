@@ -47,11 +47,10 @@ def read_arff(text: str, file: Any) -> pl.DataFrame:
             invalid = ~column.is_in(values[i]) if values[i] else column.is_null() & False
             columns.append(column)
         if (invalid := invalid.fill_null(False)).any():
-            row = invalid.arg_max() or 0
-            problem = (
-                f" is {show(column[row])}, but the attribute is declared as {show(kind)}. Correct {file}."
-            )
-            raise DataError.at(row, name, problem, column[row])
+            first = invalid.arg_max() or 0
+            cell = column[first]
+            problem = f" is {show(cell)}, but the attribute is declared as {show(kind)}. Correct {file}."
+            raise DataError.at(first, name, problem, cell)
     return pl.DataFrame(columns)
 
 

@@ -129,14 +129,12 @@ class TextTable(Table):
         if self.options.header is False or found is None or not row:
             return
         bare = line.lstrip()[found.end() :].lstrip()
-        names, cells, written = (next(self._split([text]), []) for text in (bare, row, line))
-        numbers = [as_number(cell) is not None for cell in cells]
+        names, cells, written = ([*next(self._split([text]), [])] for text in (bare, row, line))
         are_names = all(name.strip() and as_number(name) is None for name in names)
-        if (
-            len(names) != len(cells)
-            or not (are_names and any(numbers))
-            or (len(written) == len(cells) and not comment)
-        ):
+        has_numbers = any(as_number(cell) is not None for cell in cells)
+        if not (are_names and has_numbers and len(names) == len(cells)):
+            return
+        if not comment and len(written) == len(cells):  # the sign may be part of the first name
             return
         with self._open_bytes() as file:
             if not comment:
@@ -147,10 +145,9 @@ class TextTable(Table):
     def _convert_separator(self) -> None:
         """Convert runs of blanks and tabs, or a separator of several bytes, to a single byte."""
         output = io.StringIO()
-        quoting = csv.QUOTE_NONE if self.quote is None else csv.QUOTE_MINIMAL
-        writer = csv.writer(
-            output, delimiter=UNIT_SEPARATOR, lineterminator="\n", quotechar=self.quote, quoting=quoting
-        )
+        form: Any = {"delimiter": UNIT_SEPARATOR, "lineterminator": "\n", "quotechar": self.quote}
+        form["quoting"] = csv.QUOTE_NONE if self.quote is None else csv.QUOTE_MINIMAL
+        writer = csv.writer(output, **form)
         with self._records() as records:
             writer.writerows(records)
         self.content, self.separator = output.getvalue().encode(), UNIT_SEPARATOR
@@ -209,7 +206,7 @@ class TextTable(Table):
     def find_line(self, name: str) -> int | None:
         """Return the number of lines before one that contains `name`, if the header is not the first line."""
         with self._open_text() as file:
-            rows = [next(self._split([line]), []) for line in islice(file, SAMPLE_LINES)]
+            rows = [[*next(self._split([line]), [])] for line in islice(file, SAMPLE_LINES)]
         return next((i + self.skipped for i, row in enumerate(rows) if name in map(str.strip, row)), None)
 
     def _scan(self, **options: Any) -> pl.LazyFrame:
