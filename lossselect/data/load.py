@@ -69,6 +69,7 @@ def load_own_data(
     nan: str = "error",
     split: str | None = None,
     test_fold: Any = None,
+    val_fold: Any = None,
     group: str | None = None,
     time: str | None = None,
     date_format: str | None = None,
@@ -124,7 +125,10 @@ def load_own_data(
         check_columns(categories, source.features.columns, "data.categorical", path)
         check_columns(free_text, source.features.columns, "data.text", path)
     labels = _labels(source, options)
-    _warn_unmatched(source.labels, markers)
+    absent = {
+        "data.missing marks as missing": _find_absent(source.labels, markers),
+        "data.uncertain declares": _find_absent(source.labels, [] if uncertain is None else [-1]),
+    }
     if class_names is None:
         _warn_missing_numbers(labels, parser)
     options = replace(options, task=labels.task, fitted=labels)
@@ -132,7 +136,7 @@ def load_own_data(
     source = replace(source, labels=[])  # not needed any more, and possibly large
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
-    rows = find_rows(source.roles, labels, fractions, seed, test_fold, date_format)
+    rows = find_rows(source.roles, labels, fractions, seed, {"test": test_fold, "val": val_fold}, date_format)
     if source.weights is not None and not source.weights[rows["train"]].any():
         raise DataError(
             "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."
@@ -188,6 +192,7 @@ def load_own_data(
             if width != train_width:
                 raise DataError(f"Expected {train_width} features per row as in training, got {width}.")
             converted, unknown[other_path] = transform(other)
+            absent = {meaning: _find_absent(other.labels, words) for meaning, words in absent.items()}
             values = _labels(other, options).values
             other = replace(other, labels=[])
             if values.shape[1:] != labels.values.shape[1:]:
@@ -209,6 +214,7 @@ def load_own_data(
         tables, method = (mapped,), f"{method}; features in {folder}"
         unknown |= cells
     _warn_unknown(unknown)
+    _warn_absent(absent)
     weights = None
     if source.weights is not None:
         weights = torch.from_numpy(np.concatenate([part.weights for part in sources])).float()
@@ -267,16 +273,22 @@ def _warn_missing_numbers(labels: Labels, parser: CellParser) -> None:
         warn("likely_missing_marker", f"{problem} If it also marks a missing label, set {setting}.")
 
 
-def _warn_unmatched(labels: Sequence[pl.Series] | np.ndarray | SparseLabels, markers: list[Any]) -> None:
-    """Warn about a marker that no row has, which may be misspelled."""
+def _find_absent(labels: Sequence[pl.Series] | np.ndarray | SparseLabels, markers: list[Any]) -> list[Any]:
+    """Return the markers that no row has."""
     if not markers or isinstance(labels, np.ndarray | SparseLabels):
-        return
+        return []
     flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
     values = [value for column in flat for value in column.unique().drop_nulls()]
     # `in`, because a cell may contain several labels
-    if unmatched := [m for m in markers if not any(is_marker(v, [m]) or str(m) in str(v) for v in values)]:
-        problem = f"No row has the label {shorten(unmatched)}, which data.missing marks as missing."
-        warn("unmatched_missing", f"{problem} Check how the file writes missing labels.")
+    return [m for m in markers if not any(is_marker(v, [m]) or str(m) in str(v) for v in values)]
+
+
+def _warn_absent(absent: Mapping[str, list[Any]]) -> None:
+    """Warn about markers that no file has, which may be misspelled."""
+    for meaning, markers in absent.items():
+        if markers:
+            problem = f"No row has the label {shorten(markers)}, which {meaning}."
+            warn("unmatched_missing", f"{problem} Check how the file writes such labels.")
 
 
 def _warn_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:

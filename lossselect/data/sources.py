@@ -1,6 +1,8 @@
 """The content of the user's files: columns or arrays of features, labels, weights and splits."""
 
+import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +14,11 @@ import polars as pl
 from lossselect.data.label_parsing.long_format import collect_labels
 from lossselect.data.label_parsing.options import LabelOptions
 from lossselect.data.large_tables.cache import Cache, digest, identify_files
-from lossselect.data.preprocessing.columns import column_error, feature_columns
+from lossselect.data.preprocessing.columns import column_error, feature_columns, is_in_runs
 from lossselect.data.readers.arrays import array_names, read_arrays
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.libsvm import MAX_EXACT, LibsvmRows, is_libsvm, read_libsvm
-from lossselect.data.readers.table_columns import FileColumns, TableColumns
-from lossselect.data.readers.tables import Table, TableOptions, check_columns
+from lossselect.data.readers.tables import FileColumns, Table, TableColumns, TableOptions, check_columns
 from lossselect.data.readers.text_tables import TextTable
 from lossselect.exceptions import ConfigError, DataError, LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -79,10 +80,18 @@ def read_table(
     read by columns, it is converted to Parquet, in the folder `cache`.
     """
     targets, weights, ids = [*dict.fromkeys(as_names(target))], as_names(sample_weight), as_names(labels.id)
+    if len(targets) == 1 and targets[0].endswith(".xml") and Path(targets[0]).is_file():
+        target = targets = _label_names(targets[0])
     table = open_table(path, TableOptions(**options))
     if labels.fitted is None:  # files of other splits may have another format
         table.check_unused(TableOptions(**options))
-    check_columns(targets, table.header, "data.target", path)
+    try:
+        check_columns(targets, table.header, "data.target", path)
+    except DataError as error:
+        skipped = table.find_line(targets[0]) if isinstance(table, TextTable) else None
+        if skipped:
+            error.add(f"If the names are in line {skipped + 1}, set data.skip_lines={skipped}.")
+        raise
     check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:
         raise ConfigError(f"data.sample_weight must be one column, got {len(weights)}: {shorten(weights)}.")
@@ -192,6 +201,16 @@ def _fast_table(
     return open_table(str(cache.get("table", key, build, table.size) / "table.parquet"))
 
 
+def _label_names(path: str) -> list[str]:
+    """Return the names of the labels in a file of Mulan: <label name="sport"></label>."""
+    names = re.findall(r"<label\s+name=[\"']([^\"']+)[\"']", Path(path).read_text(encoding="utf-8"))
+    if not names:
+        raise DataError(
+            f'{path} (data.target) has no label such as <label name="sport"></label>. Name the columns.'
+        )
+    return [*dict.fromkeys(map(html.unescape, names))]
+
+
 def _check_no_row_is_header(header: Sequence[str], targets: pl.DataFrame, path: str) -> None:
     """Raise a DataError if the first line of a file seems to be a row.
 
@@ -220,14 +239,19 @@ def _is_index(column: pl.Series, path: str) -> bool:
     """Return whether a column without a name is empty, or numbers the rows, for which there is a warning."""
     if column.null_count() == len(column):
         return True
-    if not column.dtype.is_integer() or column.n_unique() < len(column):
-        return False
-    warn(
-        "index_column",
-        f"A column of {path} has no name and a different integer in each row, like an index of pandas. "
-        f"It is left out. To use it, name it {column.name!r} in data.features.",
-    )
-    return True
+    if column.dtype.is_integer() and (column.n_unique() == len(column) or is_in_runs(column)):
+        warn(
+            "index_column",
+            f"A column of {path} has no name and a different integer in each row, or counts the rows of "
+            "several "
+            f"joined tables, like an index of pandas. It is left out. To use it, name it {column.name!r} in "
+            "data.features.",
+        )
+        return True
+    exclude = format_setting("data.exclude", [column.name])
+    problem = f"A column of {path} has no name and is used as the feature {column.name!r}."
+    warn("index_column", f"{problem} If it is an index, leave it out: {exclude}.")
+    return False
 
 
 def read_array_source(

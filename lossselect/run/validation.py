@@ -329,11 +329,12 @@ def check_data(data: Mapping[str, Any]) -> None:
         _require(
             isinstance(value, str | int | None), f"data.{name} must be the name of a column, got {value!r}."
         )
-    _require(
-        data.get("test_fold") is None or data.get("split") is not None,
-        "data.test_fold requires data.split, the column of folds. Set data.split=COLUMN, or remove "
-        "data.test_fold.",
-    )
+    for name in ("test_fold", "val_fold"):
+        _require(
+            data.get(name) is None or data.get("split") is not None,
+            f"data.{name} requires data.split, the column of folds. Set data.split=COLUMN, or remove "
+            f"data.{name}.",
+        )
     _require(
         data.get("time") is None or data.get("group") is None,
         "data.time and data.group cannot be combined: a group may have rows of different times. Remove one "

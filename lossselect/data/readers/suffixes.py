@@ -12,6 +12,7 @@ FORMATS = {
     **dict.fromkeys((".parquet", ".pq"), "Parquet"),
     **dict.fromkeys((".feather", ".arrow", ".ipc"), "Arrow"),
     **dict.fromkeys((".jsonl", ".ndjson"), "JSON lines"),
+    ".json": "JSON",
     ".xlsx": "Excel",
     ".arff": "ARFF",
 }
