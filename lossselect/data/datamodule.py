@@ -111,8 +111,8 @@ class TensorData(LightningDataModule):
         return self.test_dataloader()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the preparation of features and labels, and the seed, for the checkpoint."""
-        return {**self.splits.preparation, "shuffle_seed": self.seed}
+        """Return the preparation of features and labels, the batch size and the seed, for the checkpoint."""
+        return {**self.splits.preparation, "batch_size": self.batch_size, "shuffle_seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the seed of the order; the preparation is fitted again, to the same training split."""

@@ -14,6 +14,7 @@ from lossselect.data.checks import warn_target_leakage
 from lossselect.data.label_parsing.array_labels import parse_label_array, parse_sparse_labels
 from lossselect.data.label_parsing.long_format import count_ids
 from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker
+from lossselect.data.label_parsing.settings import LabelSettings
 from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
 from lossselect.data.preprocessing.columns import CellParser
@@ -114,7 +115,7 @@ def load_own_data(
     if is_table:
         check_columns(categories, source.features.columns, "data.categorical", path)
         check_columns(free_text, source.features.columns, "data.text", path)
-    labels = _labels(source, options)
+    labels = parse_labels(source, options)
     _warn_unmatched(source.labels, markers)
     if class_names is None:
         _warn_missing_numbers(labels, parser)
@@ -155,7 +156,7 @@ def load_own_data(
             if width != train_width:
                 raise DataError(f"Expected {train_width} features per row as in training, got {width}.")
             table, unknown[other_path] = transform(other)
-            values = _labels(other, options).values
+            values = parse_labels(other, options).values
             if values.shape[1:] != labels.values.shape[1:]:
                 raise DataError(
                     f"The labels have shape {values.shape}, but the training labels have shape "
@@ -168,10 +169,13 @@ def load_own_data(
         parts.append((table, values, other.weights))
         if "group" in other.roles:
             warn_shared_groups(source.roles["group"].gather(rows["train"]), other.roles["group"], part)
-    _warn_unknown(unknown)
+    warn_unseen_cells(unknown)
     tables, all_labels, weights = zip(*parts, strict=True)
     preparation = Preparation(name, features, source.reading).to_dict()
-    preparation["vocabulary"] = labels.vocabulary.to_dict() if labels.vocabulary else None
+    # of a .npy file, the target is the path of the training labels
+    target = as_names(reading.get("target")) if is_table or Path(path).suffix.lower() == ".npz" else []
+    settings = LabelSettings((*dict.fromkeys(target),), source.listed, reading.get("sample_weight"), options)
+    preparation["labels"] = settings.to_dict()
     return Splits(
         name=path,
         features=TableRows.concatenate(tables),
@@ -188,7 +192,8 @@ def load_own_data(
     )
 
 
-def _labels(source: Source, options: LabelOptions) -> Labels:
+def parse_labels(source: Source, options: LabelOptions) -> Labels:
+    """Return the labels of a file, with the classes of `options.fitted` if there are any."""
     if isinstance(source.labels, SparseLabels):
         options.check_unused(["counts"], "an array of sparse labels")
         if options.missing:
@@ -233,7 +238,8 @@ def _warn_unmatched(labels: Sequence[pl.Series] | np.ndarray | SparseLabels, mar
         warn("unmatched_missing", f"{problem} Check how the file writes missing labels.")
 
 
-def _warn_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
+def warn_unseen_cells(unknown: Mapping[str, Mapping[str, int]]) -> None:
+    """Warn about cells that are unlike those of the training rows: their number by file and column."""
     cells = [f"{n} in column {name!r} of {path}" for path in unknown for name, n in unknown[path].items()]
     if cells:
         problem = "Some cells are missing in columns that have no missing training cells, or have a category"

@@ -26,6 +26,7 @@ WARNINGS = {
     "target_leakage": "a feature with exactly one value per class",
     "long_text": "cells of free text (data.text) whose end is ignored",
     "likely_missing_marker": "a label such as '?' that may mark missing labels",
+    "left_out_metrics": "metric objects of a run that its checkpoint does not contain",
     "log_softmax": "a net that ends in LogSoftmax, trained with a softmax loss",
     "likely_no_label": "a label such as 'none' that may mean that a row has no label",
     "no_head_bias": "a net without a head bias to initialise from the class frequencies",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from polars.selectors import by_name
 
 from lossselect.data.preprocessing.dates import PARTS
 from lossselect.data.preprocessing.table_features import Features
@@ -14,7 +15,8 @@ from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.suffixes import ARRAYS
 from lossselect.data.readers.tables import TableOptions, check_columns
 from lossselect.exceptions import CheckpointError, DataError
-from lossselect.utils.checks import check_float, lookup
+from lossselect.labels.values import as_number
+from lossselect.utils.checks import check_float, lookup, shorten
 from lossselect.utils.structure import DictOf, check_structure
 
 READING = {
@@ -53,6 +55,25 @@ class Preparation:
 
         `reading` replaces entries of `self.reading`.
         """
+        self.check_source(path)
+        reading = {**self.reading, **reading}
+        if self.source == "arrays":
+            inputs = read_features(path, reading["features"])
+            self.check_width(width := inputs.shape[1], path)
+            check_columns(keep, array_columns(width), "keep", path)
+            for start in range(0, len(inputs), size):
+                yield as_frame(inputs[start : start + size])
+            return
+        table = open_table(path, TableOptions(**reading))
+        self.check_header(table.header, path, reading["header"])
+        check_columns(keep, table.header, "keep", path)
+        for i, frame in enumerate(table.batches([*dict.fromkeys([*self.features.columns, *keep])], size)):
+            if i == 0:
+                self.check_first_row(frame, path)
+            yield frame
+
+    def check_source(self, path: str) -> None:
+        """Raise a DataError unless a file is a table, or arrays, as that of the training was."""
         arrays = self.source == "arrays"
         if arrays != (Path(path).suffix.lower() in ARRAYS):
             expected = ".npz or .npy file" if arrays else "table with its columns"
@@ -60,21 +81,47 @@ class Preparation:
                 f"Expected a {expected}, got {path}: the model was trained on "
                 f"{'arrays' if arrays else 'a table'}."
             )
-        reading = {**self.reading, **reading}
-        if arrays:
-            inputs = read_features(path, reading["features"])
-            if (width := inputs.shape[1]) != reading["width"]:
-                raise DataError(
-                    f"Expected {reading['width']} features per row as in training, got {width} in {path}."
-                )
-            check_columns(keep, array_columns(width), "keep", path)
-            for start in range(0, len(inputs), size):
-                yield as_frame(inputs[start : start + size])
+
+    def check_width(self, width: int, path: str) -> None:
+        """Raise a DataError unless an array has as many columns as that of the training."""
+        if width != self.reading["width"]:
+            raise DataError(
+                f"Expected {self.reading['width']} features per row as in training, got {width} in {path}."
+            )
+
+    def check_header(self, header: list[str], path: str, has_header: bool | None) -> None:
+        """Raise a DataError if a column of the model is missing, perhaps because the file has no header."""
+        columns, known = self.features.columns, {*header}
+        had_header = self.reading["header"] is not False
+        is_row = has_header is False or any(as_number(name) is not None for name in header)
+        missing = next((name for name in columns if name not in known), None)
+        if missing is not None and had_header and is_row:
+            raise DataError(
+                f"{path} has no column {missing!r}: the model was trained on a file with a header, and this "
+                "one seems to have none. Add a first line with the names of the columns"
+                f"{', and remove header=false' * (has_header is False)}."
+            )
+        if missing is not None and not had_header and has_header is not False:
+            raise DataError(
+                "The model was trained on a file without a header (data.header=false), so its columns are "
+                f"called 'column 0' and so on. Remove header=true, and the first line of {path} if it "
+                "contains names."
+            )
+        check_columns(columns, header, "a feature of the model", path)
+
+    def check_first_row(self, frame: pl.DataFrame, path: str) -> None:
+        """Raise a DataError if the first row of a file is a header, but the training file had none."""
+        names = [number.name for number in self.features.numbers]
+        if self.reading.get("header") is not False or not names or not frame.height:
             return
-        table = open_table(path, TableOptions(**reading))
-        check_columns(self.features.columns, table.header, "a feature of the model", path)
-        check_columns(keep, table.header, "keep", path)
-        yield from table.batches([*dict.fromkeys([*self.features.columns, *keep])], size)
+        cells = frame.select(by_name(*names)).row(0)
+        words = [*self.features.parser.null_values, "", "true", "false"]
+        known = [isinstance(cell, str) and cell.strip().lower() not in words for cell in cells]
+        if all(known) and all(as_number(cell.strip()) is None for cell in cells):
+            raise DataError(
+                f"The first line of {path} seems to contain names of columns ({shorten(cells)}), but the "
+                "model was trained on a file without a header (data.header=false). Remove that line."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, which `from_dict` accepts."""

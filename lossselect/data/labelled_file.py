@@ -1,0 +1,89 @@
+"""Reading of a labelled file for the evaluation of a trained model, with the settings of its run."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lossselect.data.label_parsing.settings import LabelSettings
+from lossselect.data.load import parse_labels, warn_unseen_cells
+from lossselect.data.preprocessing.array_features import transform_array
+from lossselect.data.preprocessing.preparation import Preparation
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import TableOptions
+from lossselect.data.sources import Source, read_array_source, read_table
+from lossselect.data.splits import Splits
+from lossselect.exceptions import DataError
+from lossselect.tasks.registry import Task
+from lossselect.utils.checks import shorten
+
+
+def load_labelled(
+    path: str,
+    task: Task,
+    preparation: Preparation,
+    labels: LabelSettings,
+    target: tuple[str, ...] = (),
+    **reading: Any,
+) -> Splits:
+    """Return the rows of a labelled file as a test split.
+
+    Args:
+        path: The file.
+        task: The task of the model.
+        preparation: The preparation of the features.
+        labels: The settings of the labels.
+        target: The names of the target columns, if they differ from those of the training.
+        reading: Settings for reading the file that differ from those of the training.
+
+    Raises:
+        DataError: the file has no labels, or labels that no training row has; or it has other features.
+        ConfigError: `target` does not fit the settings of the labels.
+    """
+    names = labels.rename(target) if target else labels.target
+    source = _read(path, preparation, labels, names, {**preparation.reading, **reading})
+    if preparation.source == "arrays":
+        features, unseen = transform_array(source.features, preparation.features)
+    else:
+        features, unseen = preparation.features.transform(source.features, path)
+    warn_unseen_cells({path: unseen})
+    values = parse_labels(source, labels.options).values
+    rows = {"test": torch.arange(len(features))}
+    weights = None if source.weights is None else torch.from_numpy(source.weights).float()
+    return Splits(path, features, values, task.names, rows, {}, weights=weights)
+
+
+def _read(
+    path: str, preparation: Preparation, labels: LabelSettings, names: tuple[str, ...], reading: Any
+) -> Source:
+    preparation.check_source(path)
+    features, weight = preparation.features, labels.sample_weight
+    if preparation.source == "arrays":
+        source = read_array_source(
+            path, features=reading["features"], target=names[0] if names else None, sample_weight=weight
+        )
+        preparation.check_width(source.features.shape[1], path)
+        return source
+    table = open_table(path, TableOptions(**reading))
+    preparation.check_header(table.header, path, reading["header"])
+    if missing := [name for name in names if name not in table.header]:
+        raise DataError(
+            f"{path} has no column {missing[0]!r}, which contains the labels. It has: "
+            f"{shorten(table.header)}. If the labels are in another column, set target=COLUMN. To predict "
+            "rows without labels, use lossselect predict."
+        )
+    source = read_table(
+        path,
+        target=[*names] if labels.listed else names[0],
+        features=features.columns,
+        sample_weight=weight if weight in table.header else None,
+        roles={},
+        labels=labels.options,
+        as_text=[column.name for column in (*features.categories, *features.texts)],
+        **reading,
+    )
+    preparation.check_first_row(source.features, path)
+    if len(names) > 1:  # the order of label columns is that of their names in training
+        columns = zip(source.labels, labels.target, strict=True)
+        source = replace(source, labels=[column.alias(name) for column, name in columns])
+    return source
