@@ -172,7 +172,7 @@ def _load_model(
         if model.preparation is None:
             raise ConfigError(f"{checkpoint} {cannot} lossselect.load_exported(path)(features).")
 
-        def predict_exported(task: Task, rows: Any) -> dict[str, Any]:
+        def predict_exported(task: "Task", rows: Any) -> dict[str, Any]:
             outputs = model(rows)
             if task is not model.task:
                 outputs = outputs._replace(predictions=task.predict(outputs.logits))
@@ -201,7 +201,7 @@ def _load_model(
     preparation = Preparation.stored(prepared, checkpoint)
     classifier, torch_device = load_trained(checkpoint, content, module), parse_device(device)
 
-    def make_predict(task: Task) -> Callable[[Any], dict[str, Any]]:
+    def make_predict(task: "Task") -> Callable[[Any], dict[str, Any]]:
         classifier.task = task
         if module is not None:
             from lossselect.run.results import make_predictor

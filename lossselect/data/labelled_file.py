@@ -9,11 +9,12 @@ from lossselect.data.label_parsing.settings import LabelSettings
 from lossselect.data.load import parse_labels, warn_unseen_cells
 from lossselect.data.preprocessing.array_features import transform_array
 from lossselect.data.preprocessing.preparation import Preparation
+from lossselect.data.readers.arrays import has_array
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions
 from lossselect.data.sources import Source, read_array_source, read_table
 from lossselect.data.splits import Splits
-from lossselect.exceptions import DataError
+from lossselect.exceptions import CheckpointError, DataError
 from lossselect.tasks.registry import Task
 from lossselect.utils.checks import shorten
 
@@ -60,12 +61,17 @@ def _read(
     features, weight = preparation.features, labels.sample_weight
     if preparation.source == "arrays":
         source = read_array_source(
-            path, features=reading["features"], target=names[0] if names else None, sample_weight=weight
+            path,
+            features=reading["features"],
+            target=names[0] if names else None,
+            sample_weight=weight if has_array(path, weight) else None,
         )
         preparation.check_width(source.features.shape[1], path)
         return source
     table = open_table(path, TableOptions(**reading))
     preparation.check_header(table.header, path, reading["header"])
+    if not names:
+        raise CheckpointError("The checkpoint is damaged: it names no target column. Set target=COLUMN.")
     if missing := [name for name in names if name not in table.header]:
         raise DataError(
             f"{path} has no column {missing[0]!r}, which contains the labels. It has: "
@@ -74,7 +80,7 @@ def _read(
         )
     source = read_table(
         path,
-        target=[*names] if labels.listed else names[0],
+        target=[*names] if labels.listed or len(names) > 1 else names[0],
         features=features.columns,
         sample_weight=weight if weight in table.header else None,
         roles={},

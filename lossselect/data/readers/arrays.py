@@ -87,6 +87,14 @@ def read_features(path: str, features: str | None = None) -> np.ndarray:
         return _check_features(_entry(file, features, FEATURES, "features", path), path)
 
 
+def has_array(path: str, name: str | None) -> bool:
+    """Return whether a file is a .npz with an array called `name`."""
+    if _suffix(path) != ".npz":
+        return False
+    with _open(path) as file:
+        return name in file.files
+
+
 def array_columns(width: int) -> list[str]:
     """Return the names of an array's columns."""
     return [f"x{i}" for i in range(width)]
