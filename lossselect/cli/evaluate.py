@@ -80,6 +80,10 @@ def evaluate_file(
         check_structure(stored, {"batch_size": COUNT}, "TensorData")
         size = size or max(stored["batch_size"], 1)
         _evaluate(trained, splits, size, device, folder, checkpoint, describe_decision(task, source))
+        if labels.sample_weight is not None and splits.weights is None:
+            print_safely(
+                f"The loss is unweighted, as {input} has no {labels.sample_weight!r} (data.sample_weight)."
+            )
     saved = ("metrics.json", "per_class.csv", "confusion_matrix.csv", "predictions.csv", "report.html")
     found = [name for name in saved if (Path(output) / name).is_file()]
     print_safely(f"Saved in {output}: {', '.join(found)}")

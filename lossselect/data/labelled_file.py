@@ -1,6 +1,7 @@
 """Reading of a labelled file for the evaluation of a trained model, with the settings of its run."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +42,9 @@ def load_labelled(
         DataError: the file has no labels, or labels that no training row has; or it has other features.
         ConfigError: `target` does not fit the settings of the labels.
     """
-    names = labels.rename(target) if target else labels.target
+    # the labels of a .npy file are in another file, so that they have no name
+    stored = () if Path(path).suffix.lower() == ".npy" else labels.target
+    names = labels.rename(target) if target else stored
     source = _read(path, preparation, labels, names, {**preparation.reading, **reading})
     if preparation.source == "arrays":
         features, unseen = transform_array(source.features, preparation.features)
@@ -50,7 +53,7 @@ def load_labelled(
     warn_unseen_cells({path: unseen})
     values = parse_labels(source, labels.options).values
     rows = {"test": torch.arange(len(features))}
-    weights = None if source.weights is None else torch.from_numpy(source.weights).float()
+    weights = None if source.weights is None else torch.tensor(source.weights).float()
     return Splits(path, features, values, task.names, rows, {}, weights=weights)
 
 

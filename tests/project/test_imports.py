@@ -28,7 +28,7 @@ def run(code, folder=None):
             "lossselect.select_loss(lossselect.Binary())": ["torch"],
             "lossselect.make_metrics": ["torch", "torchmetrics"],
         },
-        {f"import lossselect.cli.{name}": ["hydra"] for name in ("train", "predict", "report")},
+        {f"import lossselect.cli.{name}": ["hydra"] for name in ("train", "predict", "evaluate", "report")},
         {"import lossselect.sklearn; lossselect.sklearn.TaskClassifier": ["sklearn"]},
     ],
     ids=["names", "commands", "estimator"],

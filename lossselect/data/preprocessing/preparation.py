@@ -16,7 +16,7 @@ from lossselect.data.readers.suffixes import ARRAYS
 from lossselect.data.readers.tables import TableOptions, check_columns
 from lossselect.exceptions import CheckpointError, DataError
 from lossselect.labels.values import as_number
-from lossselect.utils.checks import check_float, lookup, shorten
+from lossselect.utils.checks import check_float, lookup, shorten, show
 from lossselect.utils.structure import DictOf, check_structure
 
 READING = {
@@ -119,7 +119,7 @@ class Preparation:
         known = [isinstance(cell, str) and cell.strip().lower() not in words for cell in cells]
         if all(known) and all(as_number(cell.strip()) is None for cell in cells):
             raise DataError(
-                f"The first line of {path} seems to contain names of columns ({shorten(cells)}), but the "
+                f"The first line of {path} seems to contain names of columns ({shorten([*map(show, cells)])}), but the "
                 "model was trained on a file without a header (data.header=false). Remove that line."
             )
 
