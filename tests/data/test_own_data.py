@@ -552,7 +552,7 @@ class TestPredict:
             (
                 "wide,long,colour\n1,2,red\n",
                 [],
-                "new.csv has no column 'length' (a feature of the model). It has: wide",
+                "new.csv has no column 'length' (a feature of the model). Did you mean 'long'?",
             ),
         ],
     )

@@ -119,8 +119,9 @@ class Preparation:
         known = [isinstance(cell, str) and cell.strip().lower() not in words for cell in cells]
         if all(known) and all(as_number(cell.strip()) is None for cell in cells):
             raise DataError(
-                f"The first line of {path} seems to contain names of columns ({shorten([*map(show, cells)])}), but the "
-                "model was trained on a file without a header (data.header=false). Remove that line."
+                f"The first line of {path} seems to contain names of columns "
+                f"({shorten([*map(show, cells)])}), but the model was trained on a file without a header "
+                "(data.header=false). Remove that line."
             )
 
     def to_dict(self) -> dict[str, Any]:
