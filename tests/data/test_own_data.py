@@ -532,53 +532,6 @@ class TestPredict:
         assert message in err
         assert not Path("out.csv").exists()
 
-    def test_names_with_commas_are_kept(self, trained, run, files):
-        pl.read_csv("species.csv").with_columns(pl.lit(1).alias("a, b"), pl.lit(2).alias("a")).write_csv(
-            "new.csv"
-        )
-        for keep in ("['a, b',a]", '["a, b", a]', "'a, b',a"):
-            assert run(f"checkpoint={trained}", "input=new.csv", "output=out.csv", f"keep={keep}")[0] == 0
-            assert [*read_csv("out.csv")[0]][-2:] == ["a, b", "a"]
-
-    @pytest.mark.parametrize(
-        ("content", "settings", "message"),
-        [
-            (
-                "1,2,red\n3,4,blue\n",
-                [],
-                "on a file with a header, and this one seems to have none. Add a first line",
-            ),
-            ("1,2,red\n3,4,blue\n", ["header=false"], "names of the columns, and remove header=false."),
-            (
-                "wide,long,colour\n1,2,red\n",
-                [],
-                "new.csv has no column 'length' (a feature of the model). Did you mean 'long'?",
-            ),
-        ],
-    )
-    def test_a_file_without_the_header_of_the_training(self, content, settings, message, trained, run, files):
-        Path("new.csv").write_text(content)
-        code, _, err = run(f"checkpoint={trained}", "input=new.csv", "output=out.csv", *settings)
-        assert code == 1
-        assert message in err
-
-    def test_a_file_with_a_header_unlike_the_training(self, command, run, files):
-        Path("bare.csv").write_text(Path("species.csv").read_text().partition("\n")[2])
-        assert (
-            command("task=multiclass", *table("bare", "data.header=false", target="column 3"), *SHORT)[0] == 0
-        )
-        arguments = ["checkpoint=run", "output=out.csv"]
-        assert run("input=bare.csv", *arguments)[0] == 0
-        Path("out.csv").unlink()
-        for settings, message in (
-            ([], "The first line of species.csv seems to contain names of columns ('length', 'width')"),
-            (["header=true"], "Remove header=true, and the first line of species.csv if it contains names."),
-        ):
-            code, _, err = run("input=species.csv", *arguments, *settings)
-            assert code == 1
-            assert message in err
-            assert not Path("out.csv").exists()
-
     def test_a_checkpoint_of_other_data(self, command, run, files):
         assert command("task=binary", *SHORT)[0] == 0
         code, _, err = run("checkpoint=run/checkpoints/best.ckpt", "input=species.csv", "output=out.csv")

@@ -93,12 +93,12 @@ class Preparation:
         """Raise a DataError if a column of the model is missing, perhaps because the file has no header."""
         columns, known = self.features.columns, {*header}
         had_header = self.reading["header"] is not False
-        is_row = has_header is False or any(as_number(name) is not None for name in header)
+        is_row = known.isdisjoint(columns) and any(as_number(name) is not None for name in header)
         missing = next((name for name in columns if name not in known), None)
-        if missing is not None and had_header and is_row:
+        if missing is not None and had_header and (is_row or has_header is False):
             raise DataError(
                 f"{path} has no column {missing!r}: the model was trained on a file with a header, and this "
-                "one seems to have none. Add a first line with the names of the columns"
+                "one seems to have no header. Add a first line with the names of the columns"
                 f"{', and remove header=false' * (has_header is False)}."
             )
         if missing is not None and not had_header and has_header is not False:
@@ -110,14 +110,13 @@ class Preparation:
         check_columns(columns, header, "a feature of the model", path)
 
     def check_first_row(self, frame: pl.DataFrame, path: str) -> None:
-        """Raise a DataError if the first row of a file is a header, but the training file had none."""
+        """Raise a DataError if the first row of a file is a header, but the training file has no header."""
         names = [number.name for number in self.features.numbers]
         if self.reading.get("header") is not False or not names or not frame.height:
             return
         cells = frame.select(by_name(*names)).row(0)
-        words = [*self.features.parser.null_values, "", "true", "false"]
-        known = [isinstance(cell, str) and cell.strip().lower() not in words for cell in cells]
-        if all(known) and all(as_number(cell.strip()) is None for cell in cells):
+        null_values = self.features.parser.null_values
+        if all(isinstance(cell, str) and _is_word(cell.strip(), null_values) for cell in cells):
             raise DataError(
                 f"The first line of {path} seems to contain names of columns "
                 f"({shorten([*map(show, cells)])}), but the model was trained on a file without a header "
@@ -160,3 +159,14 @@ class Preparation:
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
         return preparation
+
+
+def _is_word(text: str, null_values: Sequence[str]) -> bool:
+    """Return whether the text of a cell is neither a number nor a missing one."""
+    if text in ("", *null_values) or text.lower() in ("true", "false"):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
