@@ -3,10 +3,9 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lossselect.exceptions import ConfigError
-from lossselect.labels.values import as_number
 from lossselect.utils.checks import lookup, shorten
 
 if TYPE_CHECKING:
@@ -39,20 +38,27 @@ def change_threshold(task: "Task", text: str) -> "Task":
             f"threshold={text} has no effect: the model predicts {task.decision_rule()}, without a "
             "threshold. Remove threshold."
         )
-    names, is_mapping = task.output_names, text.startswith("{")
+    is_mapping = text.startswith("{")
     entries = split_list(text.removeprefix("{").removesuffix("}") if is_mapping else text)
+    threshold: Any
     if is_mapping:
-        values = dict(zip(names, thresholds(task), strict=True))
+        values = dict(zip(task.output_names, thresholds(task), strict=True))
         for entry in entries:
             name, _, number = entry.rpartition(":")
             lookup(values, name.strip(), "label in threshold")
             values[name.strip()] = _as_threshold(number)
-        return replace(task, threshold=[*values.values()])
-    numbers = [_as_threshold(entry) for entry in entries]
-    return replace(task, threshold=numbers if text.startswith("[") or len(numbers) != 1 else numbers[0])
+        threshold = [*values.values()]
+    else:
+        threshold = [*map(_as_threshold, entries)]
+        if len(threshold) == 1 and not text.startswith("["):
+            threshold = threshold[0]
+    fields: dict[str, Any] = {"threshold": threshold}  # which not all tasks have
+    return replace(task, **fields)
 
 
 def _as_threshold(text: str) -> float:
+    from lossselect.labels.values import as_number  # imports NumPy, which a help text does not need
+
     number = as_number(text)
     if number is None:
         raise ConfigError(

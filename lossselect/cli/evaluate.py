@@ -121,7 +121,7 @@ main = partial(run_command, COMMAND)
 def _load_module(checkpoint: str, content: dict[str, Any], module: str | None) -> "TaskModule":
     from lossselect.run.custom_module import load_trained
 
-    changed = {}
+    changed: dict[str, Any] = {}
     if "metrics" in content["not_plain"]:
         changed["metrics"] = None
         warn(

@@ -88,11 +88,11 @@ def _read(
         sample_weight=weight if weight in table.header else None,
         roles={},
         labels=labels.options,
-        as_text=[column.name for column in (*features.categories, *features.texts)],
+        as_text=[*(c.name for c in features.categories), *(c.name for c in features.texts)],
         **reading,
     )
     preparation.check_first_row(source.features, path)
     if len(names) > 1:  # the order of label columns is that of their names in training
-        columns = zip(source.labels, labels.target, strict=True)
+        columns: Any = zip(source.labels, labels.target, strict=True)  # type: ignore[arg-type]  # a list
         source = replace(source, labels=[column.alias(name) for column, name in columns])
     return source

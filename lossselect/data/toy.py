@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def load(name: str, *, seed: int, val_fraction: float, test_fraction: float | No
     from lossselect.labels.vocabulary import Vocabulary
 
     rows = lookup(DATASETS, name, "data set")()
-    fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    fractions: Any = {"val_fraction": val_fraction, "test_fraction": test_fraction}
     splits = make_splits(name, **rows._asdict(), seed=seed, **fractions)
     names, several = splits.class_names, rows.labels.ndim > 1
     vocabulary = None if several else Vocabulary(tuple(range(len(names))), names)

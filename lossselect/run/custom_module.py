@@ -17,6 +17,7 @@ from lossselect.models.nets import first_line
 from lossselect.run.settings import loss_options, packaged_config
 from lossselect.run.trust import check_part
 from lossselect.utils.checks import check_options, suggestion
+from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:
     from lossselect.training.module import TaskModule
@@ -246,4 +247,12 @@ def load_trained(
     cls = find_module_class(target, "module")
     if cls.__name__ != name:
         raise CheckpointError(f"{checkpoint} contains a {name}, got module={target}. Set module=my.{name}.")
+    trained = content["class_module"]
+    if trained not in (cls.__module__, "__main__"):
+        warn(
+            "other_module",
+            f"{checkpoint} contains {trained}.{name}, got {cls.__module__}.{name}. If these are different "
+            f"classes, the results are wrong: set module={trained}.{name}. If you have moved the class, "
+            "ignore this warning.",
+        )
     return cls.load_from_checkpoint(checkpoint, **changed).eval()

@@ -38,6 +38,7 @@ WARNINGS = {
     "loss_changed_on_resume": "a run resumed with another loss than its checkpoint has",
     "one_hot_integers": "integers of shape (N, C) read as one-hot rows, which may be class indices",
     "looks_multiclass": "multilabel rows that all have exactly one label",
+    "other_module": "a class that has the name of the trained one, but is defined in another module",
     "plateau_mode": "a ReduceLROnPlateau whose mode contradicts the metric that it monitors",
     "rounded_soft_labels": "soft labels that do not sum to 1 because they are rounded",
     "rare_class": "classes with too few rows for every split",

@@ -71,6 +71,7 @@ def test_a_file_with_a_header_unlike_the_training(trained, command, run):
             "data.path=bare.csv",
             "data.header=false",
             "data.target=column 3",
+            "ignore_warnings=[duplicate_rows]",
             *SHORT,
         )[0]
         == 0
