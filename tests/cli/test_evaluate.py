@@ -207,6 +207,7 @@ class TestFiles:
     def test_mistakes_leave_nothing(self, trained, run):
         trained.drop("species").write_csv("bare.csv")
         trained.drop("width").write_csv("narrow.csv")
+        trained.drop("length", "width").write_csv("narrower.csv")
         trained.head(0).write_csv("empty.csv")
         trained.with_columns(species=pl.lit(None, pl.String)).write_csv("missing.csv")
         trained.with_columns(
@@ -218,7 +219,8 @@ class TestFiles:
         for arguments, message in [
             (["input=bare.csv"], "bare.csv has no column 'species', which contains the labels. It has: length, width, colour. If"),
             (["input=bare.csv"], "To predict rows without labels, use lossselect predict."),
-            (["input=narrow.csv"], "narrow.csv has no column 'width' (a feature of the model)."),
+            (["input=narrow.csv"], "narrow.csv has no column 'width' (a feature of the model). It has:"),
+            (["input=narrower.csv"], "'length' (a feature of the model). It also lacks 'width'. It has:"),
             (["input=empty.csv"], "empty.csv has no rows."),
             (["input=missing.csv"], "All labels of the test split are missing."),
             (["input=z.csv"], "Row 4 of column 'species': label 'z' was never seen in training."),

@@ -11,7 +11,7 @@ from polars.selectors import by_name
 from lossselect.exceptions import ConfigError, DataError, FileMissingError, OptionTypeError
 from lossselect.labels.values import as_number
 from lossselect.utils.atomic_write import check_regular_file
-from lossselect.utils.checks import first_duplicate, format_setting, lookup, shorten, suggestion
+from lossselect.utils.checks import first_duplicate, format_setting, lookup, shorten, show, suggestion
 
 TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment")
 """Settings for reading text."""
@@ -67,22 +67,24 @@ class TableOptions:
 
 
 def check_columns(names: Iterable[str], header: list[str], source: str, path: str) -> None:
-    """Raise a DataError for the first name that the header lacks; `source` is the setting with the name."""
+    """Raise a DataError for names that the header lacks; `source` is the setting with the names."""
     known = {*header}
-    for name in names:
-        if name in known:
-            continue
-        message = f"{path} has no column {name!r} ({source}).{suggestion(str(name), header)}"
-        message += f" It has: {shorten(header)}."
-        if header[0].startswith(("#", "%", "//")):
-            comment = format_setting("data.comment", header[0][0])
-            message += f" If its first lines are comments, set {comment}."
-        elif any(as_number(column) is not None for column in header):
-            message += " If the file has no header, set data.header=false."
-        elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
-            separator = format_setting("data.separator", candidates[0])
-            message += f" If {candidates[0]!r} separates the columns, set {separator}."
-        raise DataError(message)
+    missing = [name for name in names if name not in known]
+    if not missing:
+        return
+    message = f"{path} has no column {missing[0]!r} ({source}).{suggestion(str(missing[0]), header)}"
+    if len(missing) > 1:
+        message += f" It also lacks {shorten([*map(show, missing[1:])], 6)}."
+    message += f" It has: {shorten(header)}."
+    if header[0].startswith(("#", "%", "//")):
+        comment = format_setting("data.comment", header[0][0])
+        message += f" If its first lines are comments, set {comment}."
+    elif any(as_number(column) is not None for column in header):
+        message += " If the file has no header, set data.header=false."
+    elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
+        separator = format_setting("data.separator", candidates[0])
+        message += f" If {candidates[0]!r} separates the columns, set {separator}."
+    raise DataError(message)
 
 
 def existing_file(path: str) -> Path:
