@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 
+from lossselect.data.cache import Cache
 from lossselect.data.label_parsing.settings import LabelSettings
+from lossselect.data.large_tables import LargeTables, is_large
 from lossselect.data.load import parse_labels, warn_unseen_cells
 from lossselect.data.preprocessing.array_features import transform_array
 from lossselect.data.preprocessing.preparation import Preparation
+from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.arrays import has_array
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions
@@ -46,15 +49,24 @@ def load_labelled(
     stored = () if Path(path).suffix.lower() == ".npy" else labels.target
     names = labels.rename(target) if target else stored
     source = _read(path, preparation, labels, names, {**preparation.reading, **reading})
-    if preparation.source == "arrays":
-        features, unseen = transform_array(source.features, preparation.features)
-    else:
-        features, unseen = preparation.features.transform(source.features, path)
-    warn_unseen_cells({path: unseen})
     values = parse_labels(source, labels.options).values
+    features, unseen = _transform(source, preparation)
+    warn_unseen_cells(unseen)
     rows = {"test": torch.arange(len(features))}
     weights = None if source.weights is None else torch.tensor(source.weights).float()
     return Splits(path, features, values, task.names, rows, {}, weights=weights)
+
+
+def _transform(source: Source, preparation: Preparation) -> tuple[TableRows, dict[str, dict[str, int]]]:
+    """Return the features, and the number of cells of each column that are unlike the training rows."""
+    if is_large(source):
+        large_tables = LargeTables(Cache(None, source.path))
+        return large_tables.transform(preparation.features, [source], [None])[:2]
+    if preparation.source == "arrays":
+        rows, unseen = transform_array(source.features, preparation.features)
+    else:
+        rows, unseen = preparation.features.transform(source.features.frame, source.path)
+    return rows, {source.path: unseen}
 
 
 def _read(
@@ -91,7 +103,8 @@ def _read(
         as_text=[*(c.name for c in features.categories), *(c.name for c in features.texts)],
         **reading,
     )
-    preparation.check_first_row(source.features, path)
+    if not is_large(source):
+        preparation.check_first_row(source.features.frame, path)
     if len(names) > 1:  # the order of label columns is that of their names in training
         columns: Any = zip(source.labels, labels.target, strict=True)  # type: ignore[arg-type]  # a list
         source = replace(source, labels=[column.alias(name) for column, name in columns])

@@ -318,6 +318,10 @@ def _check_data(data: Mapping[str, Any]) -> None:
         date_format in (None, "ymd", "dmy", "mdy") or (isinstance(date_format, str) and "%" in date_format),
         f"data.date_format must be ymd, dmy, mdy or a format such as %d/%m/%Y, got {date_format!r}.",
     )
+    if data.get("max_memory") is not None:
+        check_float("data.max_memory", data["max_memory"], 0)
+    folder = data.get("cache")
+    _require(isinstance(folder, str | None), f"data.cache must be the path of a folder, got {folder!r}.")
     for name in ("split", "group", "time", "id"):
         value = data.get(name)
         _require(

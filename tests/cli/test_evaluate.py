@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, f1_score
 
 from lossselect.cli import evaluate, predict
 from lossselect.data.toy import DATASETS
@@ -304,6 +303,8 @@ def test_another_threshold(command, run, call, tmp_path):
     code, out, _ = run("checkpoint=run", f"input={path}", f"threshold={threshold}")
     assert code == 0
     assert f"Threshold (set by threshold): 2: {threshold:.3g}." in out
+    from sklearn.metrics import accuracy_score, f1_score
+
     expected = np.where(probabilities >= threshold, 2, 1)
     metrics = json.loads(Path("evaluation/metrics.json").read_text())
     assert metrics["test/accuracy"] == pytest.approx(accuracy_score(truth, expected))
@@ -318,6 +319,15 @@ def test_another_threshold(command, run, call, tmp_path):
     )
     assert pl.read_csv("out.csv")["prediction"].to_list() == expected.tolist()
     assert Path("run/checkpoints/best.ckpt").read_bytes() == saved
+
+
+def test_a_file_that_is_larger_than_the_memory(trained, run, monkeypatch, tmp_path):
+    assert run("checkpoint=run", "input=data.csv", "output=small")[0] == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setattr("lossselect.data.sources._max_memory", lambda _: 0)
+    assert run("checkpoint=run", "input=data.csv", "output=large")[0] == 0
+    assert [*Path("caches").glob("lossselect/*/rows-*")]
+    same_results("small", "large")
 
 
 def test_a_report_of_an_evaluation(trained, run):
