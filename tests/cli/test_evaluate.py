@@ -43,6 +43,7 @@ def make_columns():
         },
         "when": [f"{1 + i % 28}/{1 + i % 12}/2024" for i in range(COUNT)],
         "comment": [f"order {i}: {word}, thanks" for i, word in enumerate("abcdef" * 25)],
+        "zip": [["007", "010", "100"][i % 3] for i in range(COUNT)],
         "weight": generator.integers(1, 5, COUNT),
     }
 
@@ -75,7 +76,7 @@ def same_results(first, second, rows=True):
 
 
 LAYOUTS = [
-    ("multiclass", ["species"], "species", ["data.text=[comment]"]),
+    ("multiclass", ["species"], "species", ["data.text=[comment]", "data.categorical=[zip]"]),
     ("binary", ["half"], "half", ["data.positive=1", "data.text=[comment]", "data.sample_weight=weight"]),
     ("multilabel", ["tags"], "tags", ["data.delimiter='|'", "data.empty=negative", "data.exclude=[comment]"]),
     ("multilabel", ["json"], "json", ["head=chunked", "decision=none", "data.exclude=[comment]"]),
@@ -93,7 +94,7 @@ LAYOUTS = [
 def test_the_test_rows_of_a_run_have_the_same_results(
     task, columns, target, settings, command, run, tmp_path
 ):
-    path = write(tmp_path, ["when", "comment", "weight"], columns)
+    path = write(tmp_path, ["when", "comment", "weight", "zip"], columns)
     code, _, err = command(
         f"task={task}", "data=table", f"data.path={path}", f"data.target={target}", *settings, *SHORT
     )
