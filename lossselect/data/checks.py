@@ -115,9 +115,14 @@ def check_counts(
         )
 
 
-def _warn_duplicates(splits: Splits) -> None:
+def hash_rows(splits: Splits) -> pl.Series:
+    """Return a hash of the features of each row."""
     features = splits.features
-    hashes = pl.from_numpy(features.numpy()).hash_rows() if isinstance(features, Tensor) else features.hashes
+    return pl.from_numpy(features.numpy()).hash_rows() if isinstance(features, Tensor) else features.hashes
+
+
+def _warn_duplicates(splits: Splits) -> None:
+    hashes = hash_rows(splits)
     train = hashes.gather(splits.rows["train"].numpy()).implode()
     for split, rows in splits.rows.items():
         count = int(hashes.gather(rows.numpy()).is_in(train).sum()) if split != "train" else 0

@@ -47,6 +47,7 @@ class Splits:
         columns: Names of the table's columns that are features.
         weights: Sample weights (N,), or None.
         method: Description of how the rows of a file were assigned to splits.
+        overview: The columns of the file, as `describe_columns` returns them.
         in_chunks: Whether the training rows are shuffled in chunks, because they may not fit into memory.
     """
 
@@ -62,6 +63,7 @@ class Splits:
     columns: tuple[str, ...] = ()
     weights: Tensor | None = None
     method: str = ""
+    overview: tuple[Any, ...] = ()
     in_chunks: bool = False
 
     def rows_in_file(self, split: str) -> np.ndarray:

@@ -113,7 +113,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         conflict = find_chunked_conflict(config)
         _require(not conflict, conflict)
     if "data" not in own:
-        _check_data(config["data"])
+        check_data(config["data"])
     if "model" not in own:
         net_options(config["model"])
 
@@ -273,7 +273,8 @@ def _list_values(spec: Any, task: "Task", is_final: bool) -> Iterator[str]:
                 yield from (f"{stage}/{output}" for output in list_outputs(task, entry))
 
 
-def _check_data(data: Mapping[str, Any]) -> None:
+def check_data(data: Mapping[str, Any]) -> None:
+    """Raise ConfigError or OptionTypeError for the first invalid setting of built-in data or of a file."""
     from lossselect.data.toy import DATASETS
 
     lookup({**dict.fromkeys(FILE_DATA), **DATASETS}, data.get("name", ""), "data set")
