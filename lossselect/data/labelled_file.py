@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from lossselect.data.cache import Cache
 from lossselect.data.label_parsing.settings import LabelSettings
-from lossselect.data.large_tables import LargeTables, is_large
+from lossselect.data.large_tables.cache import Cache
+from lossselect.data.large_tables.features import LargeTables, is_large
 from lossselect.data.load import parse_labels, warn_unseen_cells
 from lossselect.data.preprocessing.array_features import transform_array
 from lossselect.data.preprocessing.preparation import Preparation

@@ -10,14 +10,14 @@ import numpy as np
 import polars as pl
 import torch
 
-from lossselect.data.cache import Cache
 from lossselect.data.checks import warn_target_leakage
 from lossselect.data.label_parsing.array_labels import parse_label_array, parse_sparse_labels
 from lossselect.data.label_parsing.long_format import count_ids
 from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker
 from lossselect.data.label_parsing.settings import LabelSettings
 from lossselect.data.label_parsing.table_labels import parse_label_columns
-from lossselect.data.large_tables import LargeTables, is_large
+from lossselect.data.large_tables.cache import Cache
+from lossselect.data.large_tables.features import LargeTables, is_large
 from lossselect.data.overview import Column, describe_columns, summarize_others
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
 from lossselect.data.preprocessing.columns import CellParser
@@ -158,7 +158,7 @@ def load_own_data(
     large_tables = LargeTables(Cache(cache, path))
     with count_ids(id):
         if is_large(source):
-            key = source.features.columns, vars(parser), categories, free_text, date_format, group, time
+            key = source.uses, vars(parser), categories, free_text, date_format, group, time
             arrays = rows["train"], *([labels.values] if isinstance(labels.values, np.ndarray) else [])
             features, columns = large_tables.fit(source, [*key, dict(source.reading), *arrays], fit)
         else:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from lossselect.data.checks import hash_rows
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.dates import find_format
 from lossselect.data.preprocessing.kinds import column_kind
@@ -138,9 +137,6 @@ class Overview:
 
 def make_overview(splits: Splits, task: Task, counts: Mapping[str, LabelCounts]) -> Overview:
     """Return the overview of splits, whose columns `load_own_data` has described."""
-    hashes = hash_rows(splits)
-    parts = {split: hashes.gather(rows.numpy()) for split, rows in splits.rows.items()}
-    train = parts["train"].implode()
     order = np.argsort(-counts["train"].positives, kind="stable")[:MAX_LABELS].tolist()
     positives = {split: count.positives for split, count in counts.items()}
     together, pairs = _count_together(splits.labels, task) if task.several_labels else ([], [])
@@ -153,8 +149,8 @@ def make_overview(splits: Splits, task: Task, counts: Mapping[str, LabelCounts])
         num_labels=len(task.names),
         labels=[(task.names[i], {split: int(n[i]) for split, n in positives.items()}) for i in order],
         missing_labels={split: count.missing for split, count in counts.items()},
-        repeated={split: len(part) - part.n_unique() for split, part in parts.items()},
-        in_train={s: int(part.is_in(train).sum()) for s, part in parts.items() if s != "train"},
+        repeated=splits.duplicates.repeated,
+        in_train=splits.duplicates.in_train,
         together=together,
         pairs=pairs,
     )

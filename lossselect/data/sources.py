@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lossselect.data.cache import Cache, digest, identify_files
 from lossselect.data.label_parsing.long_format import collect_labels
 from lossselect.data.label_parsing.options import LabelOptions
+from lossselect.data.large_tables.cache import Cache, digest, identify_files
 from lossselect.data.preprocessing.columns import column_error, feature_columns
 from lossselect.data.readers.arrays import read_arrays
 from lossselect.data.readers.formats import open_table

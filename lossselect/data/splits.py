@@ -4,9 +4,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -28,6 +30,18 @@ MAX_STRATIFIED_GROUPS = 25_000
 """Maximum number of groups, times that of folds, for a stratified split, which takes a second for as many."""
 MAX_GROUP_FOLDS = 12
 """Maximum number of folds of groups, unless one fold is more than the fraction. Few are better stratified."""
+
+
+class Duplicates(NamedTuple):
+    """Numbers of rows with equal features.
+
+    Args:
+        repeated: The number of rows of each split whose features are equal to those of another, earlier one.
+        in_train: The number of rows of each other split whose features are equal to those of a training row.
+    """
+
+    repeated: Mapping[str, int]
+    in_train: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,20 @@ class Splits:
     def rows_in_file(self, split: str) -> np.ndarray:
         """Return the indices of the split's rows in their file, counted from 0."""
         return self.rows[split].numpy() - self.starts.get(split, 0)
+
+    @cached_property
+    def duplicates(self) -> "Duplicates":
+        """Numbers of rows with equal features."""
+        inputs = self.features
+        hashes = pl.from_numpy(inputs.numpy()).hash_rows() if isinstance(inputs, Tensor) else inputs.hashes
+        # sorting takes less memory than sets
+        ordered = {split: np.sort(hashes.to_numpy()[rows.numpy()]) for split, rows in self.rows.items()}
+        repeated = {split: int((part[1:] == part[:-1]).sum()) for split, part in ordered.items()}
+        train, in_train = ordered.pop("train"), dict.fromkeys(ordered, 0)
+        for split, part in ordered.items() if len(train) else ():
+            places = np.minimum(np.searchsorted(train, part), len(train) - 1)
+            in_train[split] = int((train[places] == part).sum())
+        return Duplicates(repeated, in_train)
 
 
 def make_splits(

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lossselect.data.cache import Cache, digest, identify_files
+from lossselect.data.large_tables.cache import Cache, digest, identify_files
+from lossselect.data.large_tables.mapped_rows import map_rows, open_writer
 from lossselect.data.overview import Column
-from lossselect.data.preprocessing.mapped_rows import map_rows, open_writer
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.table_columns import FileColumns
