@@ -325,7 +325,7 @@ def test_another_threshold(command, run, call, tmp_path):
 def test_a_file_that_is_larger_than_the_memory(trained, run, monkeypatch, tmp_path):
     assert run("checkpoint=run", "input=data.csv", "output=small")[0] == 0
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    monkeypatch.setattr("lossselect.data.sources._max_memory", lambda _: 0)
+    monkeypatch.setattr("lossselect.data.sources.max_memory_of_table", lambda _: 0)
     assert run("checkpoint=run", "input=data.csv", "output=large")[0] == 0
     assert [*Path("caches").glob("lossselect/*/rows-*")]
     same_results("small", "large")
