@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
-from lossselect.cli.decision import change_threshold, describe_decision, find_source, split_list
 from lossselect.cli.predict import READING, parse_reading
+from lossselect.decision.text import change_threshold, describe_decision, find_source, split_list
 from lossselect.exceptions import ConfigError
 from lossselect.utils.atomic_write import new_folder
 from lossselect.utils.checks import check_int

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
-from lossselect.cli.decision import change_threshold, describe_decision, find_source, split_list
+from lossselect.decision.text import change_threshold, describe_decision, find_source, split_list
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.atomic_write import atomic_write, check_output
 from lossselect.utils.checks import check_int, check_options

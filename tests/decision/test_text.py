@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import lossselect as ls
-from lossselect.cli.decision import change_threshold, describe_decision, find_source, split_list
+from lossselect.decision.text import change_threshold, describe_decision, find_source, split_list
 from lossselect.exceptions import ConfigError, OptionTypeError
 
 TAGS = ls.Multilabel(3, class_names=("a", "b, c", "d:e"), threshold=(0.1, 0.2, 0.3))

@@ -1,4 +1,4 @@
-"""The decision of a trained model at the command line: its description, and another threshold."""
+"""The decision of a trained model as text: its description, and thresholds from the command line."""
 
 import re
 from collections.abc import Sequence
