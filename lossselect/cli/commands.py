@@ -5,6 +5,7 @@ COMMANDS = {
     "explain": "print the plan of a run without training",
     "data": "show rows, columns and labels of a file without training",
     "predict": "predict classes and probabilities for the rows of a new file",
+    "evaluate": "compute the metrics and the report of a model on a new labelled file",
     "export": "write a checkpoint's model as ONNX, torch.export or safetensors",
     "report": "write the report of a run that ended early",
 }

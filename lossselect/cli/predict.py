@@ -4,12 +4,13 @@ lossselect predict checkpoint=best.ckpt input=new.csv output=out.csv
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
+from lossselect.decision.text import change_threshold, describe_decision, find_source, split_list
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.atomic_write import atomic_write, check_output
 from lossselect.utils.checks import check_int, check_options
@@ -30,14 +31,10 @@ def predict_file(
     keep: str = "",
     batch_size: str = "8192",
     device: str = "auto",
-    separator: str | None = None,
-    encoding: str | None = None,
-    header: str | None = None,
-    decimal: str | None = None,
-    comment: str | None = None,
-    sheet: str | None = None,
+    threshold: str | None = None,
     trust: str = "false",
     module: str | None = None,
+    **reading: str,
 ) -> None:
     """Predict the rows of a file with a checkpoint or an export, and write a .csv.
 
@@ -58,21 +55,11 @@ def predict_file(
         raise ConfigError(f"output={output} must end in .csv.")
     if destination.resolve() == Path(input).resolve():
         raise ConfigError(f"output={output} is the input file. Choose another output.")
-    names = (name.strip() for name in keep.removeprefix("[").removesuffix("]").split(","))
-    copied = [*dict.fromkeys(name for name in names if name not in ("", "null"))]
-    preparation, task, predict = _load_model(checkpoint, device, trust == "true", module)
-    if header not in (None, "true", "false"):
-        raise ConfigError(f"header must be true or false, got {header!r}.")
-    texts = {
-        "separator": separator,
-        "encoding": encoding,
-        "decimal": decimal,
-        "comment": comment,
-        "sheet": sheet,
-    }
-    changed: dict[str, Any] = {key: text.strip("'\"") for key, text in texts.items() if text is not None}
-    changed |= {} if header is None else {"header": header == "true"}
-    check_options(changed, preparation.reading, f"A model of {preparation.source}")
+    copied = [] if keep == "null" else [*dict.fromkeys(split_list(keep))]
+    preparation, model, task, source = _load_model(checkpoint, device, trust == "true", module)
+    if threshold is not None:
+        task, source = change_threshold(task, threshold), "set by threshold"
+    predict, changed = model(task), parse_reading(preparation, reading)
     unknown: Counter[str] = Counter()
     first, missing = 0, list[int]()
     with atomic_write(destination) as path, path.open("wb") as file, torch.inference_mode():
@@ -101,13 +88,35 @@ def predict_file(
             "for extreme values.",
             row=missing[0],
         )
-    print_safely(f"Saved {first} rows in {output}")
+    print_safely(f"{describe_decision(task, source)}\nSaved {first} rows in {output}")
+
+
+READING = {
+    "separator": ('";"', "column separator of the input, if it differs from training"),
+    "encoding": ("latin-1", "encoding of the input, if it differs from training"),
+    "header": ("false", "whether the first line of the input contains names, if unlike training"),
+    "decimal": ('","', "decimal separator of the input, if it differs from training"),
+    "comment": ('"#"', "start of lines of the input to leave out, if it differs from training"),
+    "sheet": ("NAME", "sheet of an .xlsx, if it differs from training"),
+}
+"""Settings for reading a file."""
+
+
+def parse_reading(preparation: "Preparation", settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings for reading a file; raise ConfigError for one that is not valid."""
+    changed: dict[str, Any] = {key: text.strip("'\"") for key, text in settings.items()}
+    if "header" in changed:
+        if changed["header"] not in ("true", "false"):
+            raise ConfigError(f"header must be true or false, got {changed['header']!r}.")
+        changed["header"] = changed["header"] == "true"
+    check_options(changed, preparation.reading, f"A model of {preparation.source}")
+    return changed
 
 
 COMMAND = Command(
     predict_file,
     "predict",
-    "Predict the rows of a new file with a checkpoint of a run on data=table or data=arrays.\n\n"
+    "Predict the rows of a new file with a checkpoint of a run on a table, arrays or built-in data.\n\n"
     "  lossselect predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv",
     {
         "checkpoint": (
@@ -119,18 +128,14 @@ COMMAND = Command(
             "out.csv",
             "file to write: row, prediction, the probability of each class (or the 5 highest)",
         ),
-        "keep": ("[a,b]", "columns of the input to copy to the output, such as an id"),
+        "keep": ("[a,b]", "columns of the input to copy to the output, such as an id; or \"['a, b']\""),
         "batch_size": ("8192", "number of rows predicted at once"),
         "device": ("auto", "auto, cpu, cuda, ..."),
-        "separator": ('";"', "column separator of the input, if it differs from training"),
-        "encoding": ("latin-1", "encoding of the input, if it differs from training"),
-        "header": (
-            "false",
-            "whether the first line of the input contains names, if unlike training",
+        "threshold": (
+            "0.3",
+            "another threshold: a number, a list, or {name: number}; for binary, multilabel",
         ),
-        "decimal": ('","', "decimal separator of the input, if it differs from training"),
-        "comment": ('"#"', "start of lines of the input to leave out, if it differs from training"),
-        "sheet": ("NAME", "sheet of an .xlsx, if it differs from training"),
+        **READING,
         "trust": ("true", "load a .pt2 file, which can contain code"),
         "module": ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model"),
     },
@@ -143,15 +148,18 @@ main = partial(run_command, COMMAND)
 
 def _load_model(
     checkpoint: str, device: str, trust: bool, module: str | None
-) -> "tuple[Preparation, Task, Callable[[Any], dict[str, Any]]]":
-    """Return the preparation of features, the task, and a function from inputs to outputs."""
+) -> "tuple[Preparation, Callable[[Task], Callable[[Any], dict[str, Any]]], Task, str]":
+    """Return the preparation of features, the model, the task, and the source of its decision.
+
+    The model is a function from a task to a function from inputs to outputs.
+    """
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.export.formats import find_format
     from lossselect.export.read import load_exported, topk_prediction
 
     cannot = (
-        "contains no preparation of features, as its run was not on data=table or data=arrays. Predict in "
-        "Python:"
+        "contains no preparation of features, as its run was not on data=table, data=arrays or built-in "
+        "data. Predict in Python:"
     )
     if trust and find_format(checkpoint) != "torch_export":
         raise ConfigError(f"trust=true is only for a .pt2 file, got {checkpoint}. Remove trust.")
@@ -164,13 +172,20 @@ def _load_model(
         if model.preparation is None:
             raise ConfigError(f"{checkpoint} {cannot} lossselect.load_exported(path)(features).")
 
-        def predict_exported(rows: Any) -> dict[str, Any]:
+        def predict_exported(task: "Task", rows: Any) -> dict[str, Any]:
             outputs = model(rows)
+            if task is not model.task:
+                outputs = outputs._replace(predictions=task.predict(outputs.logits))
             if model.metadata.get("head") == "chunked":  # a chunked model has too many outputs to list
                 return topk_prediction(outputs)
             return {"probabilities": outputs.probabilities, "prediction": outputs.predictions}
 
-        return model.preparation, model.task, predict_exported
+        return (
+            model.preparation,
+            lambda task: partial(predict_exported, task),
+            model.task,
+            "stored in the model",
+        )
     from lossselect.run.custom_module import load_trained
     from lossselect.training.checkpoints.content import find_checkpoint, read_checkpoint
     from lossselect.utils.devices import parse_device
@@ -185,12 +200,17 @@ def _load_model(
         )
     preparation = Preparation.stored(prepared, checkpoint)
     classifier, torch_device = load_trained(checkpoint, content, module), parse_device(device)
-    if module is not None:
-        from lossselect.run.results import make_predictor
 
-        return preparation, classifier.task, make_predictor(classifier, torch_device)
-    classifier.to(torch_device)
-    return preparation, classifier.task, lambda rows: classifier.predict(rows.to(torch_device))
+    def make_predict(task: "Task") -> Callable[[Any], dict[str, Any]]:
+        classifier.task = task
+        if module is not None:
+            from lossselect.run.results import make_predictor
+
+            return make_predictor(classifier, torch_device)
+        classifier.to(torch_device)
+        return lambda rows: classifier.predict(rows.to(torch_device))
+
+    return preparation, make_predict, classifier.task, find_source(classifier.task, classifier._base_task)
 
 
 def _add_columns(columns: dict[str, Any], copied: "list[pl.Series]") -> dict[str, Any]:

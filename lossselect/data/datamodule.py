@@ -112,9 +112,9 @@ class TensorData(LightningDataModule):
         return self.test_dataloader()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the preparation of features and labels, and how rows are shuffled, for the checkpoint."""
+        """Return the preparation of features and labels, the batch size and the order, for the checkpoint."""
         order = {"shuffle_seed": self.seed, "shuffle_in_chunks": self.in_chunks}
-        return {**self.splits.preparation, **order}
+        return {**self.splits.preparation, "batch_size": self.batch_size, **order}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the order of the rows; the preparation is fitted again, to the same training split."""

@@ -13,6 +13,7 @@ from lossselect.data.checks import warn_target_leakage
 from lossselect.data.label_parsing.array_labels import parse_label_array, parse_sparse_labels
 from lossselect.data.label_parsing.long_format import count_ids
 from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker
+from lossselect.data.label_parsing.settings import LabelSettings
 from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.large_tables.cache import Cache
 from lossselect.data.large_tables.features import LargeTables, is_large
@@ -124,7 +125,7 @@ def load_own_data(
     if is_table:
         check_columns(categories, source.features.columns, "data.categorical", path)
         check_columns(free_text, source.features.columns, "data.text", path)
-    labels = _labels(source, options)
+    labels = parse_labels(source, options)
     absent = {
         "data.missing marks as missing": _find_absent(source.labels, markers),
         "data.uncertain declares": _find_absent(source.labels, [] if uncertain is None else [-1]),
@@ -193,7 +194,7 @@ def load_own_data(
                 raise DataError(f"Expected {train_width} features per row as in training, got {width}.")
             converted, unknown[other_path] = transform(other)
             absent = {meaning: _find_absent(other.labels, words) for meaning, words in absent.items()}
-            values = _labels(other, options).values
+            values = parse_labels(other, options).values
             other = replace(other, labels=[])
             if values.shape[1:] != labels.values.shape[1:]:
                 raise DataError(
@@ -213,14 +214,18 @@ def load_own_data(
         mapped, cells, folder = large_tables.transform(features, sources, tables)
         tables, method = (mapped,), f"{method}; features in {folder}"
         unknown |= cells
-    _warn_unknown(unknown)
+    warn_unseen_cells(unknown)
     _warn_absent(absent)
     weights = None
     if source.weights is not None:
         weights = torch.from_numpy(np.concatenate([part.weights for part in sources])).float()
     form = "sparse matrix" if isinstance(features, SparseFeatures) else name
     preparation = Preparation(form, features, source.reading).to_dict()
-    preparation["vocabulary"] = labels.vocabulary.to_dict() if labels.vocabulary else None
+    # of a file of features, the target is the path of the training labels
+    has_labels = is_table or not (is_libsvm(path) or has_only_features(path))
+    target = as_names(reading.get("target")) if has_labels else []
+    settings = LabelSettings((*dict.fromkeys(target),), source.listed, reading.get("sample_weight"), options)
+    preparation["labels"] = settings.to_dict()
     table = TableRows.concatenate(tables)
     return Splits(
         name=path,
@@ -240,7 +245,8 @@ def load_own_data(
     )
 
 
-def _labels(source: Source, options: LabelOptions) -> Labels:
+def parse_labels(source: Source, options: LabelOptions) -> Labels:
+    """Return the labels of a file, with the classes of `options.fitted` if there are any."""
     if isinstance(source.labels, SparseLabels):
         options.check_unused(["counts"], "an array of sparse labels")
         if options.missing:
@@ -291,7 +297,8 @@ def _warn_absent(absent: Mapping[str, list[Any]]) -> None:
             warn("unmatched_missing", f"{problem} Check how the file writes such labels.")
 
 
-def _warn_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
+def warn_unseen_cells(unknown: Mapping[str, Mapping[str, int]]) -> None:
+    """Warn about cells that are unlike those of the training rows: their number by file and column."""
     cells = [f"{n} in column {name!r} of {path}" for path in unknown for name, n in unknown[path].items()]
     if cells:
         problem = "Some cells are missing in columns that have no missing training cells, or have a category"

@@ -12,8 +12,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from lossselect.data.preprocessing.columns import CellParser, Number
+from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.standardizer import Standardizer, standardize
+from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
+from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import SPLIT_NAMES, shorten
@@ -101,6 +105,7 @@ def make_splits(
     labels: np.ndarray,
     class_names: Sequence[str],
     *,
+    columns: Sequence[str],
     seed: int,
     val_fraction: float,
     test_fraction: float | None = None,
@@ -113,6 +118,7 @@ def make_splits(
         features: Features (N, F).
         labels: Class indices (N,), or 0/1 (N, L).
         class_names: Names of the classes or labels.
+        columns: Names of the features in a table of new rows.
         seed: Seed of the split.
         val_fraction: Fraction of the rows that are not test rows.
         test_fraction: Fraction of all rows, unless the data set has test rows.
@@ -134,16 +140,17 @@ def make_splits(
     else:
         remaining = np.setdiff1d(remaining, test_rows)
     train, val = _split_in_two(remaining, labels, val_fraction, seed)
-    raw = np.asarray(features, dtype=np.float32)
-    standardizer = Standardizer(range(raw.shape[1])).partial_fit(raw[train].astype(np.float64))
+    standardizer = Standardizer(columns).partial_fit(features[train])
     mean, std = standardizer.mean, standardizer.scale
+    numbers = tuple(map(Number, columns, mean.tolist(), std.tolist(), [False] * len(columns)))
+    prepared = Preparation("table", Features(numbers, (), CellParser()), vars(TableOptions()))
     return Splits(
         name,
-        torch.from_numpy(standardize(raw, mean, std)),
+        torch.from_numpy(standardize(features, mean, std)),
         labels,
         tuple(class_names),
         {split: torch.from_numpy(rows) for split, rows in zip(SPLITS, (train, val, test_rows), strict=True)},
-        {"mean": torch.from_numpy(mean).float(), "std": torch.from_numpy(std).float()},
+        prepared.to_dict(),
     )
 
 

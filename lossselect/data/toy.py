@@ -1,8 +1,9 @@
 """Three small built-in data sets of real measurements, one for each task."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,11 +14,15 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """A data set as published: features (N, F), labels (N,) or (N, L), class names, published test rows."""
+    """A data set as published: features (N, F), labels (N,) or (N, L), and their names.
+
+    `columns` are the names of the features. `test_rows` are the published test rows.
+    """
 
     features: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    columns: tuple[str, ...]
     test_rows: np.ndarray | None = None
 
 
@@ -26,7 +31,8 @@ def breast_cancer() -> Rows:
     from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer()
-    return Rows(bunch.data, bunch.target, tuple(bunch.target_names.tolist()))
+    names = tuple(bunch.target_names.tolist())
+    return Rows(bunch.data, bunch.target, names, tuple(bunch.feature_names.tolist()))
 
 
 def digits() -> Rows:
@@ -34,7 +40,7 @@ def digits() -> Rows:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return Rows(bunch.data, bunch.target, tuple(map(str, bunch.target_names)))
+    return Rows(bunch.data, bunch.target, tuple(map(str, bunch.target_names)), tuple(bunch.feature_names))
 
 
 def yeast() -> Rows:
@@ -44,7 +50,8 @@ def yeast() -> Rows:
     """
     with files("lossselect.data").joinpath("yeast.npz").open("rb") as file, np.load(file) as data:
         features, labels = data["features"], data["labels"]
-    return Rows(features / 1e6, labels, tuple(f"Class{i}" for i in range(1, 15)), np.arange(917))
+    columns = tuple(f"Att{i}" for i in range(1, 104))
+    return Rows(features / 1e6, labels, tuple(f"Class{i}" for i in range(1, 15)), columns, np.arange(917))
 
 
 DATASETS: dict[str, Callable[[], Rows]] = {"breast_cancer": breast_cancer, "digits": digits, "yeast": yeast}
@@ -52,8 +59,22 @@ DATASETS: dict[str, Callable[[], Rows]] = {"breast_cancer": breast_cancer, "digi
 
 
 def load(name: str, *, seed: int, val_fraction: float, test_fraction: float | None) -> "Splits":
-    """Return the data set `name`, split and standardised; see `make_splits`."""
-    from lossselect.data.splits import make_splits
+    """Return the data set `name`, split and standardised; see `make_splits`.
 
-    rows = lookup(DATASETS, name, "data set")()._asdict()
-    return make_splits(name, **rows, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
+    A table with the same features has the class in the column "target", as in scikit-learn, or a column for
+    each label.
+    """
+    from lossselect.data.label_parsing.options import LabelOptions, Labels
+    from lossselect.data.label_parsing.settings import LabelSettings
+    from lossselect.data.splits import make_splits
+    from lossselect.labels.vocabulary import Vocabulary
+
+    rows = lookup(DATASETS, name, "data set")()
+    fractions: Any = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    splits = make_splits(name, **rows._asdict(), seed=seed, **fractions)
+    names, several = splits.class_names, rows.labels.ndim > 1
+    vocabulary = None if several else Vocabulary(tuple(range(len(names))), names)
+    fitted = Labels("auto", "", rows.labels, names, vocabulary)
+    target = names if several else ("target",)
+    settings = LabelSettings(target, several, None, LabelOptions("auto", fitted=fitted))
+    return replace(splits, preparation={**splits.preparation, "labels": settings.to_dict()})

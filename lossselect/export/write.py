@@ -147,7 +147,8 @@ class _Logits(nn.Module):
 def _make_metadata(module: Classifier, spec: Any, preparation: Any, inputs: Tensor) -> str:
     task, feature_names = module.task, None
     if preparation and "features" in preparation:  # they are computed from the columns of a file
-        feature_names = Preparation.from_dict(preparation).features.names
+        prepared = Preparation.from_dict(preparation)
+        feature_names, preparation = prepared.features.names, prepared.to_dict()
     metadata = {
         "made_by": f"lossselect {version('lossselect')}",
         "task": task.to_dict(),

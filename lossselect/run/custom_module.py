@@ -17,9 +17,9 @@ from lossselect.models.nets import first_line
 from lossselect.run.settings import loss_options, packaged_config
 from lossselect.run.trust import check_part
 from lossselect.utils.checks import check_options, suggestion
+from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:
-    from lossselect.training.classifier import Classifier
     from lossselect.training.module import TaskModule
 
 SETTINGS = ("loss", "optimizer", "scheduler", "metrics", "bias_init", "mix", "head", "on_nonfinite")
@@ -212,8 +212,17 @@ def _to_plain(config: DictConfig) -> Any:
     return OmegaConf.to_container(config, resolve=False)  # T_max refers to another setting
 
 
-def load_trained(checkpoint: str, content: Mapping[str, Any], target: str | None) -> "Classifier":
-    """Return the trained module of a checkpoint; `target` is the import path of a subclass of `TaskModule`.
+def load_trained(
+    checkpoint: str, content: Mapping[str, Any], target: str | None, evaluates: bool = False, **changed: Any
+) -> Any:
+    """Return the trained module of a checkpoint, a `Classifier` unless it `evaluates` or has its own class.
+
+    Args:
+        checkpoint: The path.
+        content: The content of the checkpoint.
+        target: The import path of a subclass of `TaskModule`, or None.
+        evaluates: Whether a `TaskModule` is required, which imports Lightning.
+        changed: Arguments of the module that replace those of the checkpoint.
 
     Raises:
         ConfigError: the class is missing, or cannot be imported.
@@ -228,10 +237,22 @@ def load_trained(checkpoint: str, content: Mapping[str, Any], target: str | None
                 f"{checkpoint} contains a {name}, your own class. Set module to its import path, such as "
                 f"module=my.{name}."
             )
-        return Classifier.load(checkpoint)
+        if not evaluates:
+            return Classifier.load(checkpoint)
+        from lossselect.training.module import TaskModule
+
+        return TaskModule.load_from_checkpoint(checkpoint, **changed).eval()
     if os.getcwd() not in sys.path:  # last, so that its modules shadow no others
         sys.path.append(os.getcwd())
     cls = find_module_class(target, "module")
     if cls.__name__ != name:
         raise CheckpointError(f"{checkpoint} contains a {name}, got module={target}. Set module=my.{name}.")
-    return cls.load_from_checkpoint(checkpoint).eval()
+    trained = content["class_module"]
+    if trained not in (cls.__module__, "__main__"):
+        warn(
+            "other_module",
+            f"{checkpoint} contains {trained}.{name}, got {cls.__module__}.{name}. If these are different "
+            f"classes, the results are wrong: set module={trained}.{name}. If you have moved the class, "
+            "ignore this warning.",
+        )
+    return cls.load_from_checkpoint(checkpoint, **changed).eval()

@@ -103,27 +103,49 @@ def evaluate(
                 if read_checkpoint(last)["global_step"] == read_checkpoint(best)["global_step"]:
                     save_decision(last, module)
         trainer.strategy.barrier()  # the other processes read it next
-    split = "test" if has_loader(data, "test") else "val"
-    buffer = OutputBuffer(MAX_SHOWN) if report else None
-    if split == "test":
-        module._epochs["test"].first.output_buffer = buffer
-        for values in trainer.test(module, **quietly):
-            results |= values
-    elif buffer is not None and results:
-        module._epochs["val"].first.output_buffer = buffer
-        trainer.validate(module, **quietly)
-    # only here, as loading the checkpoint's decision replaces the module's epochs
-    epoch = module._epochs["test"].first if split == "test" else module._epochs["val"].first
-    epoch.output_buffer = None
-    if split == "test" and isinstance(epoch, Epoch) and epoch.per_class and trainer.is_global_zero:
-        _save_tables(epoch, folder)
-    outcome = _make_outcome(module, epoch, buffer, data, split) if buffer is not None else None
-    # a metric that is undefined for these labels is null, as JSON has no NaN
-    metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
+    if has_loader(data, "test"):
+        tested, outcome = evaluate_test(trainer, module, data, folder, report, **quietly)
+        results |= tested
+    else:
+        buffer = OutputBuffer(MAX_SHOWN) if report and results else None
+        if buffer is not None:
+            module._epochs["val"].first.output_buffer = buffer
+            trainer.validate(module, **quietly)
+        outcome = _take_outcome(module, buffer, data, "val")
     if trainer.is_global_zero:
-        with atomic_write(folder / "metrics.json") as path:
-            path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        save_metrics(results, folder)
     return results, outcome, advice
+
+
+def evaluate_test(
+    trainer: Trainer, module: TaskModule, data: Any, folder: Path, report: bool, **arguments: Any
+) -> tuple[dict[str, float], Outcome | None]:
+    """Evaluate the test rows, and write the tables of classes; the outcome is for a `report`.
+
+    `arguments` are those of `Trainer.test`.
+    """
+    results: dict[str, float] = {}
+    buffer = module._epochs["test"].first.output_buffer = OutputBuffer(MAX_SHOWN) if report else None
+    for values in trainer.test(module, **arguments):
+        results |= values
+    epoch = module._epochs["test"].first
+    if isinstance(epoch, Epoch) and epoch.per_class and trainer.is_global_zero:
+        _save_tables(epoch, folder)
+    return results, _take_outcome(module, buffer, data, "test")
+
+
+def _take_outcome(module: TaskModule, buffer: OutputBuffer | None, data: Any, split: str) -> Outcome | None:
+    # only now, as loading the checkpoint's decision replaces the module's epochs
+    epoch = module._epochs[split].first
+    epoch.output_buffer = None
+    return None if buffer is None else _make_outcome(module, epoch, buffer, data, split)
+
+
+def save_metrics(results: Mapping[str, float], folder: Path) -> None:
+    """Write metrics.json; a metric that is undefined for these labels is null, as JSON has no NaN."""
+    metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
+    with atomic_write(folder / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def _make_outcome(
@@ -191,8 +213,13 @@ def _save_tables(epoch: Epoch, folder: Path) -> None:
             escape_formula(matrix).write_csv(path)
 
 
-def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint: str, folder: Path) -> str:
-    """Write predictions.csv, or predictions.pt with trailing dimensions; return its name, "" without rows."""
+def save_predictions(
+    trainer: Trainer, module: TaskModule, data: Any, checkpoint: str | None, folder: Path
+) -> str:
+    """Write predictions.csv, or predictions.pt with trailing dimensions; return its name, "" without rows.
+
+    The weights are those of the `checkpoint`, or those of the module if it is None.
+    """
     task = module.task
     if not has_loader(data, "predict"):
         if not has_loader(data, "test"):

@@ -1,6 +1,7 @@
 """Atomic writes, after which a file has either its old content or all of the new content."""
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -56,6 +57,28 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which becomes the folder `path` after it has been written.
+
+    Raises:
+        ConfigError: `path` exists.
+        FileMissingError: its parent does not exist.
+    """
+    if path.exists() or path.is_symlink():
+        raise ConfigError(f"output={path} already exists. Choose another output, or remove it.")
+    if not path.parent.is_dir():
+        raise FileMissingError(f"The folder {path.parent} of output={path} does not exist. Create it.")
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

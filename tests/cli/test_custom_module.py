@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -165,6 +166,12 @@ def test_a_run_its_checkpoint_and_resuming(train, lossselect):
     assert {row: float(predicted[row]) for row in expected} == pytest.approx(
         {row: float(p) for row, p in expected.items()}, abs=1e-6
     )
+    rows = pl.read_csv("run/predictions.csv")["row"].to_list()
+    pl.read_csv("table.csv")[rows].write_csv("test.csv")
+    arguments = ("evaluate", CHECKPOINT, "input=test.csv", "module=own_module.Model")
+    assert lossselect(*arguments) == (0, "")
+    metrics = [json.loads(Path(folder, "metrics.json").read_text()) for folder in ("run", "evaluation")]
+    assert {k: v for k, v in metrics[0].items() if k.startswith("test/")} == metrics[1]
     assert lossselect("export", CHECKPOINT, "output=m.pt2", "module=own_module.Model") == (0, "")
     assert lossselect("report", "run=run") == (0, "")
     for wrong, message in (

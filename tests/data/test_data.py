@@ -8,6 +8,7 @@ import torch
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
 from lossselect.data.datamodule import TensorData, _has_room
+from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.splits import make_splits
 from lossselect.data.toy import DATASETS, load
@@ -73,7 +74,9 @@ def test_yeast_is_the_published_set():
 )
 def test_invalid_fractions(options, message):
     with pytest.raises(ValueError, match=message):
-        make_splits("x", np.zeros((10, 2)), np.arange(10) % 2, ("a", "b"), seed=0, **options)
+        make_splits(
+            "x", np.zeros((10, 2)), np.arange(10) % 2, ("a", "b"), columns=("c", "d"), seed=0, **options
+        )
 
 
 def test_an_unknown_set():
@@ -105,13 +108,14 @@ class TestTensorData:
         with pytest.raises(ValueError, match="The labels look like task=multiclass: 10 distinct"):
             TensorData(load_split("digits"), ls.Binary())
 
-    def test_the_state_has_the_standardisation(self):
-        splits = load_split("breast_cancer")
+    def test_the_state_has_the_preparation_of_a_table(self):
+        rows, splits = DATASETS["breast_cancer"](), load_split("breast_cancer")
         state = TensorData(splits, ls.Binary()).state_dict()
-        raw = torch.from_numpy(DATASETS["breast_cancer"]().features).float()
-        torch.testing.assert_close(
-            (raw - state["mean"]) / state["std"], splits.features, rtol=1e-4, atol=1e-5
-        )
+        assert state["batch_size"] == 64
+        table = pl.DataFrame(rows.features, schema=[*rows.columns])
+        features, unseen = Preparation.stored(state, "x.ckpt").features.transform(table, "t.csv")
+        assert torch.equal(features[torch.arange(len(features))], splits.features)
+        assert not unseen
 
     def test_rows_are_moved_to_the_training_device(self, monkeypatch):
         data = TensorData(load_split("yeast"), ls.Multilabel(14), 16)

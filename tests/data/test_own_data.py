@@ -87,7 +87,7 @@ def test_predictions_of_a_run_have_the_labels_of_its_file(task, data, names, fil
     assert (code, err) == (0, "")
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
     assert content["task"]["class_names"] == names
-    if (vocabulary := content["TensorData"]["vocabulary"]) is not None:
+    if (vocabulary := content["TensorData"]["labels"]["vocabulary"]) is not None:
         assert ls.Vocabulary(**vocabulary).names == tuple(names)
     path = data[1].partition("=")[2]
     if path.endswith(".npz"):
@@ -328,6 +328,9 @@ def test_a_row_without_a_label_has_an_empty_target(files, command):
     assert "" not in {row["target"] for row in rows if int(row["row"]) % 3}
 
 
+SAVED = "Decision (default): the most probable class.\nSaved 120 rows in out.csv\n"
+
+
 class TestPredict:
     @pytest.fixture
     def trained(self, files, command):
@@ -364,7 +367,7 @@ class TestPredict:
             f"batch_size={size}",
             "keep=[more,colour]",
         )
-        assert (code, err, out) == (0, "", "Saved 120 rows in out.csv\n")
+        assert (code, err, out) == (0, "", SAVED)
         got = read_csv("out.csv")
         assert [*got[0]] == ["row", "prediction", "p_setosa", "p_versicolor", "p_virginica", "more", "colour"]
         assert [row["colour"] for row in got] == frame["colour"].to_list()
@@ -410,7 +413,7 @@ class TestPredict:
         frame.write_csv("zips.csv")
         assert command("task=multiclass", *table("zips", "data.categorical=zip"), *SHORT)[0] == 0
         code, out, err = run("checkpoint=run/checkpoints/best.ckpt", "input=zips.csv", "output=out.csv")
-        assert (code, out, err) == (0, "Saved 120 rows in out.csv\n", "")
+        assert (code, out, err) == (0, SAVED, "")
         got = read_csv("out.csv")
         for row in read_csv("run/predictions.csv"):
             assert float(got[int(row["row"])]["p_setosa"]) == pytest.approx(float(row["p_setosa"]), abs=1e-6)
@@ -426,7 +429,7 @@ class TestPredict:
         )
         assert command("task=multiclass", *table("m", "data.text=[comment]"), *SHORT)[0] == 0
         arguments = ["checkpoint=run/checkpoints/best.ckpt", "output=out.csv", "batch_size=7"]
-        assert run("input=m.csv", *arguments) == (0, "Saved 120 rows in out.csv\n", "")
+        assert run("input=m.csv", *arguments) == (0, SAVED, "")
         got = read_csv("out.csv")
         for row in read_csv("run/predictions.csv"):
             assert float(got[int(row["row"])]["p_setosa"]) == pytest.approx(float(row["p_setosa"]), abs=1e-6)
@@ -533,7 +536,7 @@ class TestPredict:
         assert command("task=binary", *SHORT)[0] == 0
         code, _, err = run("checkpoint=run/checkpoints/best.ckpt", "input=species.csv", "output=out.csv")
         assert code == 1
-        assert "contains no preparation of features" in err
+        assert "species.csv has no column 'mean radius' (a feature of the model)." in err
 
     def test_help(self, run):
         for arguments in ([], ["--help"]):

@@ -28,7 +28,10 @@ def run(code, folder=None):
             "lossselect.select_loss(lossselect.Binary())": ["torch"],
             "lossselect.make_metrics": ["torch", "torchmetrics"],
         },
-        {f"import lossselect.cli.{name}": ["hydra"] for name in ("train", "data", "predict", "report")},
+        {
+            f"import lossselect.cli.{name}": ["hydra"]
+            for name in ("train", "data", "predict", "evaluate", "report")
+        },
         {"import lossselect.sklearn; lossselect.sklearn.TaskClassifier": ["sklearn"]},
     ],
     ids=["names", "commands", "estimator"],

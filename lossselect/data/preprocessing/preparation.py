@@ -5,6 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+from polars.selectors import by_name
+
 from lossselect.data.preprocessing.dates import PARTS
 from lossselect.data.preprocessing.sparse_features import SparseFeatures
 from lossselect.data.preprocessing.table_features import Features
@@ -15,7 +18,8 @@ from lossselect.data.readers.sparse_matrices import width_error
 from lossselect.data.readers.suffixes import ARRAYS
 from lossselect.data.readers.tables import TableOptions, check_columns
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
-from lossselect.utils.checks import check_float, check_int, lookup
+from lossselect.labels.values import as_number
+from lossselect.utils.checks import check_float, check_int, lookup, shorten, show
 from lossselect.utils.structure import DictOf, check_structure
 
 READING = {
@@ -53,6 +57,7 @@ class Preparation:
 
         `reading` replaces entries of `self.reading`. Rows of a sparse matrix are a `scipy.sparse.csr_array`.
         """
+        self.check_source(path)
         if self.source == "sparse matrix":
             if keep:
                 raise ConfigError(
@@ -63,36 +68,81 @@ class Preparation:
             for start in range(0, matrix.shape[0], size):
                 yield matrix[start : start + size]
             return
-        arrays = self.source == "arrays"
-        if arrays != (Path(path).suffix.lower() in ARRAYS):
-            expected = ".npz or .npy file" if arrays else "table with its columns"
-            raise DataError(
-                f"Expected a {expected}, got {path}: the model was trained on "
-                f"{'arrays' if arrays else 'a table'}."
-            )
         reading = {**self.reading, **reading}
-        if arrays:
+        if self.source == "arrays":
             inputs = read_features(path, reading["features"])
-            if (width := inputs.shape[1]) != reading["width"]:
-                raise DataError(
-                    f"Expected {reading['width']} features per row as in training, got {width} in {path}."
-                )
+            self.check_width(width := inputs.shape[1], path)
             check_columns(keep, array_columns(width), "keep", path)
             for start in range(0, len(inputs), size):
                 yield as_frame(inputs[start : start + size])
             return
         table = open_table(path, TableOptions(**reading))
-        check_columns(self.features.columns, table.header, "a feature of the model", path)
+        self.check_header(table.header, path, reading["header"])
         check_columns(keep, table.header, "keep", path)
-        yield from table.batches([*dict.fromkeys([*self.features.columns, *keep])], size)
+        for i, frame in enumerate(table.batches([*dict.fromkeys([*self.features.columns, *keep])], size)):
+            if i == 0:
+                self.check_first_row(frame, path)
+            yield frame
+
+    def check_source(self, path: str) -> None:
+        """Raise a DataError unless a file is a table, or arrays, as that of the training was."""
+        arrays, has_arrays = self.source == "arrays", Path(path).suffix.lower() in ARRAYS
+        if self.source == "sparse matrix":
+            is_text = self.reading["first_index"] is not None
+            if has_arrays == is_text:
+                form = "libsvm file" if is_text else ".npz file of a sparse matrix"
+                raise DataError(f"Expected a {form}, got {path}: the model was trained on a {form}.")
+        elif arrays != has_arrays:
+            expected = ".npz or .npy file" if arrays else "table with its columns"
+            raise DataError(
+                f"Expected a {expected}, got {path}: the model was trained on "
+                f"{'arrays' if arrays else 'a table'}."
+            )
+
+    def check_width(self, width: int, path: str) -> None:
+        """Raise a DataError unless an array has as many columns as that of the training."""
+        if width != self.reading["width"]:
+            raise DataError(
+                f"Expected {self.reading['width']} features per row as in training, got {width} in {path}."
+            )
+
+    def check_header(self, header: list[str], path: str, has_header: bool | None) -> None:
+        """Raise a DataError if a column of the model is missing, perhaps because the file has no header."""
+        columns, known = self.features.columns, {*header}
+        had_header = self.reading["header"] is not False
+        is_row = known.isdisjoint(columns) and any(as_number(name) is not None for name in header)
+        missing = next((name for name in columns if name not in known), None)
+        if missing is not None and had_header and (is_row or has_header is False):
+            raise DataError(
+                f"{path} has no column {missing!r}: the model was trained on a file with a header, and this "
+                "one seems to have no header. Add a first line with the names of the columns"
+                f"{', and remove header=false' * (has_header is False)}."
+            )
+        if missing is not None and not had_header and has_header is not False:
+            raise DataError(
+                "The model was trained on a file without a header (data.header=false), so its columns are "
+                f"called 'column 0' and so on. Remove header=true, and the first line of {path} if it "
+                "contains names."
+            )
+        check_columns(columns, header, "a feature of the model", path)
+
+    def check_first_row(self, frame: pl.DataFrame, path: str) -> None:
+        """Raise a DataError if the first row of a file is a header, but the training file has no header."""
+        names = [number.name for number in self.features.numbers]
+        if self.reading.get("header") is not False or not names or not frame.height:
+            return
+        cells = frame.select(by_name(*names)).row(0)
+        null_values = self.features.parser.null_values
+        if all(isinstance(cell, str) and _is_word(cell.strip(), null_values) for cell in cells):
+            raise DataError(
+                f"The first line of {path} seems to contain names of columns "
+                f"({shorten([*map(show, cells)])}), but the model was trained on a file without a header "
+                "(data.header=false). Remove that line."
+            )
 
     def _read_sparse(self, path: str) -> Any:
         """Return the rows of a new file in the format of the training file."""
-        is_text = self.reading["first_index"] is not None
-        if (Path(path).suffix.lower() in ARRAYS) == is_text:
-            form = "libsvm file" if is_text else ".npz file of a sparse matrix"
-            raise DataError(f"Expected a {form}, got {path}: the model was trained on a {form}.")
-        if is_text:
+        if self.reading["first_index"] is not None:
             return read_libsvm(path, self.reading).features
         matrix = read_sparse_features(path)
         if matrix.shape[1] != self.reading["width"]:
@@ -142,3 +192,14 @@ class Preparation:
         except (ValueError, TypeError, OverflowError) as error:
             raise CheckpointError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
         return preparation
+
+
+def _is_word(text: str, null_values: Sequence[str]) -> bool:
+    """Return whether the text of a cell is neither a number nor a missing one."""
+    if text in ("", *null_values) or text.lower() in ("true", "false"):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False

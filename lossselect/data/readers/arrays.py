@@ -192,6 +192,14 @@ def _published_splits(
     return np.concatenate(inputs), np.concatenate(labels), {"split": named}
 
 
+def has_array(path: str, name: str | None) -> bool:
+    """Return whether a file is a .npz with an array called `name`."""
+    if Path(path).suffix.lower() != ".npz":
+        return False
+    with _open(path) as file:
+        return name in file.files
+
+
 def array_columns(width: int) -> list[str]:
     """Return the names of an array's columns."""
     return [f"x{i}" for i in range(width)]

@@ -13,7 +13,15 @@ from polars.selectors import by_name
 from lossselect.exceptions import ConfigError, DataError, FileMissingError, OptionTypeError
 from lossselect.labels.values import as_number
 from lossselect.utils.atomic_write import check_regular_file
-from lossselect.utils.checks import check_int, first_duplicate, format_setting, lookup, shorten, suggestion
+from lossselect.utils.checks import (
+    check_int,
+    first_duplicate,
+    format_setting,
+    lookup,
+    shorten,
+    show,
+    suggestion,
+)
 
 QUOTES = {"double": '"', "single": "'", "none": None}
 """Quotes around cells, by name, because quotes are difficult to write at the command line."""
@@ -83,30 +91,32 @@ class TableOptions:
 
 
 def check_columns(names: Iterable[str], header: list[str], source: str, path: str) -> None:
-    """Raise a DataError for the first name that the header lacks; `source` is the setting with the name."""
+    """Raise a DataError for names that the header lacks; `source` is the setting with the names."""
     known = {*header}
-    for name in names:
-        if name in known:
-            continue
-        position = f"column {name}"  # of a file without a header
-        similar = suggestion(position if position in known else str(name), header)
-        message = f"{path} has no column {name!r} ({source}).{similar}"
-        if source == "data.target" and Path(str(name)).is_file():
-            separator = "," if path.endswith(".csv") else " "
-            paste = f"paste -d {separator!r} {shlex.quote(path)} {shlex.quote(str(name))} > joined.txt"
-            raise DataError(
-                f"{message} Labels must be in the same file. To append them as the last column, run: {paste}"
-            )
-        message += f" It has: {shorten(header)}."
-        if header[0].startswith(("#", "%", "//")):
-            comment = format_setting("data.comment", header[0][0])
-            message += f" If its first lines are comments, set {comment}."
-        elif any(as_number(column) is not None for column in header):
-            message += f" {header_hint(len(header))}"
-        elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
-            separator = format_setting("data.separator", candidates[0])
-            message += f" If {candidates[0]!r} separates the columns, set {separator}."
-        raise DataError(message)
+    missing = [name for name in names if name not in known]
+    if not missing:
+        return
+    position = f"column {missing[0]}"  # of a file without a header
+    similar = suggestion(position if position in known else str(missing[0]), header)
+    message = f"{path} has no column {missing[0]!r} ({source}).{similar}"
+    if source == "data.target" and Path(str(missing[0])).is_file():
+        separator = "," if path.endswith(".csv") else " "
+        paste = f"paste -d {separator!r} {shlex.quote(path)} {shlex.quote(str(missing[0]))} > joined.txt"
+        raise DataError(
+            f"{message} Labels must be in the same file. To append them as the last column, run: {paste}"
+        )
+    if len(missing) > 1:
+        message += f" It also lacks {shorten([*map(show, missing[1:])], 6)}."
+    message += f" It has: {shorten(header)}."
+    if header[0].startswith(("#", "%", "//")):
+        comment = format_setting("data.comment", header[0][0])
+        message += f" If its first lines are comments, set {comment}."
+    elif any(as_number(column) is not None for column in header):
+        message += f" {header_hint(len(header))}"
+    elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
+        separator = format_setting("data.separator", candidates[0])
+        message += f" If {candidates[0]!r} separates the columns, set {separator}."
+    raise DataError(message)
 
 
 def header_hint(width: int) -> str:

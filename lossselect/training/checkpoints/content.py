@@ -124,6 +124,7 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint |= {
         "task": module.task.to_dict(),
         "class": type(module).__name__,
+        "class_module": type(module).__module__,
         "counts": module._label_counts.to_dict() if module._label_counts else None,
         "base_task": module._base_task.to_dict() if module._base_task else None,
         "loss": module.criterion.to_dict() if isinstance(module.criterion, Loss) else None,

@@ -35,6 +35,7 @@ COUNTS = {
 LOADED = {
     "task": {"name": str},
     "class": str,
+    "class_module": str,
     "arguments": dict,
     "not_plain": [str],
     "loss": OptionalOf({"name": str}),

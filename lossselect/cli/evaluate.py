@@ -1,0 +1,181 @@
+"""`lossselect evaluate`: the metrics, tables and report of a checkpoint on a labelled file.
+
+lossselect evaluate checkpoint=best.ckpt input=labelled.csv
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lossselect.cli.console import Command, run_command
+from lossselect.cli.predict import READING, parse_reading
+from lossselect.decision.text import change_threshold, describe_decision, find_source, split_list
+from lossselect.exceptions import ConfigError
+from lossselect.utils.atomic_write import new_folder
+from lossselect.utils.checks import check_int
+from lossselect.utils.structure import COUNT, check_structure
+from lossselect.utils.terminal import print_safely
+from lossselect.utils.warnings import warn
+
+if TYPE_CHECKING:
+    from lossselect.data.splits import Splits
+    from lossselect.training.module import TaskModule
+
+
+def evaluate_file(
+    checkpoint: str,
+    input: str,
+    output: str = "evaluation",
+    target: str | None = None,
+    threshold: str | None = None,
+    batch_size: str | None = None,
+    device: str = "auto",
+    missing: str | None = None,
+    empty: str | None = None,
+    handle_unknown: str | None = None,
+    module: str | None = None,
+    **reading: str,
+) -> None:
+    """Evaluate a checkpoint on the rows of a labelled file, and write the results to a new folder.
+
+    Raises:
+        ConfigError: an argument is not valid, or the checkpoint cannot evaluate a file.
+        DataError: the file has other columns than the training, or no valid labels.
+    """
+    size = None
+    if batch_size is not None:
+        size = check_int("batch_size", int(batch_size) if batch_size.isdecimal() else batch_size, 1)
+    with new_folder(Path(output)) as folder:
+        from lossselect.data.label_parsing.settings import LabelSettings
+        from lossselect.data.labelled_file import load_labelled
+        from lossselect.data.preprocessing.preparation import Preparation
+        from lossselect.export.formats import find_format
+        from lossselect.training.checkpoints.content import find_checkpoint, read_checkpoint
+
+        checkpoint = str(find_checkpoint(checkpoint))
+        if find_format(checkpoint):
+            raise ConfigError(f"Expected a checkpoint or a run folder, got the exported model {checkpoint}.")
+        content = read_checkpoint(checkpoint)
+        stored = content.get("TensorData") or {}
+        if "features" not in stored or "labels" not in stored:
+            raise ConfigError(
+                f"{checkpoint} does not contain how a file is read, as its run was not on data=table, "
+                "data=arrays or built-in data. Evaluate in Python: "
+                f"{content['class']}.load_from_checkpoint(path), then trainer.test on your data."
+            )
+        preparation = Preparation.stored(stored, checkpoint)
+        changed = parse_reading(preparation, reading)
+        trained = _load_module(checkpoint, content, module)
+        task, source = trained.task, find_source(trained.task, trained._base_task)
+        if threshold is not None:
+            task, source = change_threshold(task, threshold), "set by threshold"
+            trained._base_task, trained.task = None, task
+        labels = LabelSettings.stored(stored["labels"], task, checkpoint).change(
+            missing=None if missing is None else tuple(split_list(missing)),
+            empty=empty,
+            handle_unknown=handle_unknown,
+        )
+        names = () if target is None else tuple(split_list(target))
+        splits = load_labelled(input, task, preparation, labels, names, **changed)
+        check_structure(stored, {"batch_size": COUNT}, "TensorData")
+        size = size or max(stored["batch_size"], 1)
+        _evaluate(trained, splits, size, device, folder, checkpoint, describe_decision(task, source))
+        if labels.sample_weight is not None and splits.weights is None:
+            print_safely(
+                f"The loss is unweighted, as {input} has no {labels.sample_weight!r} (data.sample_weight)."
+            )
+    saved = ("metrics.json", "per_class.csv", "confusion_matrix.csv", "predictions.csv", "report.html")
+    found = [name for name in saved if (Path(output) / name).is_file()]
+    print_safely(f"Saved in {output}: {', '.join(found)}")
+
+
+COMMAND = Command(
+    evaluate_file,
+    "evaluate",
+    "Evaluate a checkpoint on a new labelled file: metrics, tables, predictions and a report.\n\n"
+    "  lossselect evaluate checkpoint=runs/first input=labelled.csv",
+    {
+        "checkpoint": ("best.ckpt", "checkpoint or run folder"),
+        "input": ("labelled.csv", "file with the training features and labels, in the form of the training"),
+        "output": ("evaluation", "folder to write, which must not exist; by default evaluation"),
+        "target": ("[a,b]", "column, columns or array of the labels, if named unlike those of the training"),
+        "threshold": (
+            "0.3",
+            "another threshold: a number, a list, or {name: number}; for binary, multilabel",
+        ),
+        "batch_size": ("64", "number of rows evaluated at once; by default that of the training"),
+        "device": ("auto", "auto, cpu, cuda, ..."),
+        "missing": ("NA", "value, or list of values, that marks a missing label, if unlike the training"),
+        "empty": ("missing", "meaning of an empty cell of labels, if unlike the training: negative, missing"),
+        "handle_unknown": ("ignore", "a label that no training row has: error, or ignore (treat as missing)"),
+        **READING,
+        "module": ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model"),
+    },
+    required=("checkpoint", "input"),
+    epilog="If an error occurs, no incomplete output is left. For a file without labels: lossselect predict.",
+)
+
+main = partial(run_command, COMMAND)
+
+
+def _load_module(checkpoint: str, content: dict[str, Any], module: str | None) -> "TaskModule":
+    from lossselect.run.custom_module import load_trained
+
+    changed: dict[str, Any] = {}
+    if "metrics" in content["not_plain"]:
+        changed["metrics"] = None
+        warn(
+            "left_out_metrics",
+            f"{checkpoint} does not contain the run's own metric objects, so the metrics of the task are "
+            "computed. To compute others, evaluate in Python: load_from_checkpoint(path, metrics=...).",
+        )
+    return load_trained(checkpoint, content, module, evaluates=True, **changed)
+
+
+def _evaluate(
+    module: "TaskModule",
+    splits: "Splits",
+    batch_size: int,
+    device: str,
+    folder: Path,
+    checkpoint: str,
+    decision: str,
+) -> None:
+    """Write the results of a module on the test rows of `splits`, and print its metrics."""
+    from lossselect.data.checks import check_counts
+    from lossselect.data.datamodule import TensorData
+    from lossselect.reporting.page import write_report
+    from lossselect.reporting.plan import Line, Plan, by_stage, print_table
+    from lossselect.run.results import evaluate_test, save_metrics, save_predictions
+    from lossselect.run.trainer import build_trainer
+    from lossselect.tasks.label_counts import count_labels
+    from lossselect.utils.devices import parse_device
+
+    counts = count_labels(module.task, splits.labels)
+    check_counts(module.task, "test", counts.positives, counts.negatives)
+    data = TensorData(splits, module.task, batch_size, {"test": counts})
+    if module._chunked:
+        data.use_sparse_targets()
+    place = parse_device(device)
+    devices = 1 if place.index is None else [place.index]
+    trainer = build_trainer({"accelerator": place.type, "devices": devices, "enable_progress_bar": False})
+    results, outcome = evaluate_test(
+        trainer, module, data, folder, report=True, datamodule=data, verbose=False
+    )
+    save_metrics(results, folder)
+    save_predictions(trainer, module, data, None, folder)
+    missing = f"{counts.missing} missing labels are left out" if counts.missing else ""
+    lines = [
+        Line("evaluation", f"{splits.name}: {counts.rows} rows", missing),
+        Line("task", str(module.task)),
+        Line("checkpoint", checkpoint),
+        Line("decision", decision, "", "threshold=..."),
+    ]
+    (folder / "plan.json").write_text(Plan("Evaluation", lines).to_json(), encoding="utf-8")
+    write_report(folder, outcome)
+    stages, rows = by_stage(results)
+    cells = [
+        (name, *("" if value is None else f"{value:.4f}" for value in row)) for name, row in rows.items()
+    ]
+    print_table(f"Results on {splits.name}", cells, header=("", *stages))
+    print_safely(decision)

@@ -1,0 +1,90 @@
+"""The decision of a trained model as text: its description, and thresholds from the command line."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lossselect.exceptions import ConfigError
+from lossselect.utils.checks import lookup, shorten
+
+if TYPE_CHECKING:
+    from lossselect.tasks.registry import Task
+
+ENTRY = re.compile(r"""\s*(?:(['"])((?:\\.|(?!\1)[^\\])*)\1([^,]*)|([^,]*))(?:,|$)""", re.DOTALL)
+"""An entry of a list: in quotes, perhaps with more text after them, or up to the next comma."""
+
+
+def split_list(text: str) -> list[str]:
+    """Return the entries of a list such as [a, 'b, c'], with or without brackets, as Hydra parses them."""
+    inner = text.strip().removeprefix("[").removesuffix("]")
+    entries = []
+    for match in ENTRY.finditer(inner):
+        quote, quoted, rest, plain = match.groups()
+        entry = plain.strip() if quote is None else re.sub(r"\\(.)", r"\1", quoted) + rest.strip()
+        if quote or entry:
+            entries.append(entry)
+    return entries
+
+
+def change_threshold(task: "Task", text: str) -> "Task":
+    """Return the task with a threshold from the command line: one number, a list, or {name: number}.
+
+    Raises:
+        ConfigError: the task has no thresholds, or the text is not a threshold for it.
+    """
+    if task.threshold is None or task.top_k:
+        raise ConfigError(
+            f"threshold={text} has no effect: the model predicts {task.decision_rule()}, without a "
+            "threshold. Remove threshold."
+        )
+    is_mapping = text.startswith("{")
+    entries = split_list(text.removeprefix("{").removesuffix("}") if is_mapping else text)
+    threshold: Any
+    if is_mapping:
+        values = dict(zip(task.output_names, thresholds(task), strict=True))
+        for entry in entries:
+            name, _, number = entry.rpartition(":")
+            lookup(values, name.strip(), "label in threshold")
+            values[name.strip()] = _as_threshold(number)
+        threshold = [*values.values()]
+    else:
+        threshold = [*map(_as_threshold, entries)]
+        if len(threshold) == 1 and not text.startswith("["):
+            threshold = threshold[0]
+    fields: dict[str, Any] = {"threshold": threshold}  # which not all tasks have
+    return replace(task, **fields)
+
+
+def _as_threshold(text: str) -> float:
+    from lossselect.labels.values import as_number  # imports NumPy, which a help text does not need
+
+    number = as_number(text)
+    if number is None:
+        raise ConfigError(
+            f"threshold must be a number from 0 to 1, a list of numbers or {{name: number}}, got {text!r}."
+        )
+    return number
+
+
+def thresholds(task: "Task") -> Sequence[float]:
+    """Return the threshold of each output."""
+    values = task.threshold
+    return [float(values)] * len(task.output_names) if isinstance(values, int | float) else [*(values or ())]
+
+
+def describe_decision(task: "Task", source: str) -> str:
+    """Return the thresholds, or the rule of a task without any, in one line; `source` is their origin."""
+    if task.threshold is None or task.top_k:
+        return f"Decision ({source}): {task.decision_rule()}."
+    pairs = zip(task.output_names, thresholds(task), strict=True)
+    kind = "Threshold" if task.num_outputs == 1 else "Thresholds"
+    return f"{kind} ({source}): {shorten([f'{name}: {value:.3g}' for name, value in pairs], 6)}."
+
+
+def find_source(task: "Task", base_task: "Task | None") -> str:
+    """Return the origin of the decision of a checkpoint, whose task before tuning is `base_task`."""
+    start = base_task or task
+    if (task.threshold, task.prior_correction) != (start.threshold, start.prior_correction):
+        return "tuned on the validation rows"
+    return "default" if task.threshold in (None, 0.5) and not task.top_k else "set by the run"
