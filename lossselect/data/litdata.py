@@ -70,7 +70,7 @@ class LitData(LightningDataModule):
         name: str = "litdata",
     ) -> None:
         super().__init__()
-        self.paths = {"train": path, "val": val_path, "test": test_path}
+        self.path, self.paths = path, {"val": val_path, "test": test_path}
         self.fractions = {"val": val_fraction * (1 if test_path else 1 - test_fraction)}
         self.fractions["test"] = test_fraction
         self.task, self.seed, self.positive, self.cache_dir = task, seed, positive, cache_dir
@@ -86,12 +86,13 @@ class LitData(LightningDataModule):
         logging.getLogger("litdata").setLevel(logging.WARNING)
         # each worker yields complete batches, so that the length is exact
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")  # a batch is a copy
         sizes = {split: _count_rows(self._open(split)) for split in SPLIT_NAMES}
         if empty := [SPLIT_NAMES[split] for split, rows in sizes.items() if not rows]:
             raise DataError(f"The {empty[0]} split has no rows. Add at least one.")
         counts = ", ".join(f"{rows} {SPLIT_NAMES[split]}" for split, rows in sizes.items())
-        self.summary = f"{self.paths['train']}: {counts} rows, streamed by litdata"
-        with _errors(self.paths["train"]):
+        self.summary = f"{self.path}: {counts} rows, streamed by litdata"
+        with _errors(self.path):
             item = self._open("train")[0]
         collate = Collate.fit(item, *self._keys)
         if len(collate.shape) == 1:
@@ -149,7 +150,7 @@ class LitData(LightningDataModule):
 
     def _open(self, split: str, shuffle: bool = False) -> Any:
         """Return litdata's data set of a split, to be read by a single process."""
-        dataset = _open_dataset(self.paths[split] or self.paths["train"], self.cache_dir, shuffle, self.seed)
+        dataset = _open_dataset(self.paths.get(split) or self.path, self.cache_dir, shuffle, self.seed)
         parts = {name: self.fractions[name] for name in ("val", "test") if self.paths[name] is None}
         if split in ("train", *parts) and parts:
             from litdata import train_test_split
@@ -329,12 +330,15 @@ def _find_key(item: Any, usual: tuple[str, ...], position: int, setting: str) ->
 
 
 def _pick(item: Any, key: Key, setting: str) -> Any:
-    try:
-        return item[key]
-    except (LookupError, TypeError):
-        keys = (
-            [*item] if isinstance(item, Mapping) else [*range(len(item))] if hasattr(item, "__len__") else []
+    if not isinstance(item, Mapping | tuple | list):
+        raise DataError(
+            f"Expected items that are dicts or tuples of features and a label, got a {type(item).__name__}. "
+            "Write the data set again."
         )
+    try:
+        return item[key]  # type: ignore[index]
+    except (LookupError, TypeError):
+        keys = [*item] if isinstance(item, Mapping) else [*range(len(item))]
         raise DataError(
             f"data.{setting} must be a key or a position in each item ({shorten(keys)}), got {key!r}."
         ) from None

@@ -245,8 +245,8 @@ def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[
             owner = type(data).__name__
             raise ConfigError(
                 f"Net {config.model.name!r} requires rows of features, whose length is the attribute "
-                f"num_features of the data, which {owner} does not have. Add it, or for other inputs, such as "
-                "images, set model._target_ to your own net."
+                f"num_features of the data, which {owner} does not have. Add it, or for other inputs, "
+                "such as images, set model._target_ to your own net."
             )
         return {"num_features": derived["num_features"], **to_plain(config.model)}
     from torch import nn

@@ -298,10 +298,10 @@ def _check_data(data: Mapping[str, Any]) -> None:
         _require(isinstance(data[name], str | None), message)
     if data["name"] == STREAMED:
         check_int("data.num_workers", data["num_workers"], 0)
-        check_installed()
         for path in (data["path"], data["val_path"], data["test_path"]):
             if path is not None and not is_url(path):
                 check_index(path)
+        check_installed()
         return
     if data["name"] == "table" and data["path"].lower().endswith((".npz", ".npy")):
         return  # the reader raises an error that suggests data=arrays

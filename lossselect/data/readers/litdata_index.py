@@ -11,7 +11,7 @@ from lossselect.utils.checks import is_installed, shorten
 INDEX = "index.json"
 FORMATS = (
     *("bool", "int", "float", "str", "text", "json", "bytes"),
-    *("numpy", "no_header_numpy", "tensor", "no_header_tensor", "jpeg", "image"),
+    *("numpy", "no_header_numpy", "tensor", "no_header_tensor"),
 )
 """Formats of fields whose reader cannot run code; "pickle" and "graph" can."""
 CONTAINERS = ("builtins.dict", "builtins.list", "builtins.tuple", "collections.OrderedDict")
