@@ -45,6 +45,7 @@ class TensorData(LightningDataModule):
         self.splits, self.task, self.batch_size = splits, task, batch_size
         # seed of the order of the training rows, the same in each process
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+        self.in_chunks = splits.in_chunks
         labels = splits.labels
         target = labels if isinstance(labels, SparseLabels) else encode_checked(task, labels)
         self.counts = check_splits(task, splits) if counts is None else counts
@@ -82,7 +83,7 @@ class TensorData(LightningDataModule):
         if trainer and trainer.overfit_batches:  # type: ignore[attr-defined]
             return DataLoader(batches, self.batch_size, collate_fn=identity)  # type: ignore[arg-type]
         ranks = trainer.distributed_sampler_kwargs if trainer else None
-        return batches.loader(self.batch_size, shuffle, self.seed, **(ranks or {}))
+        return batches.loader(self.batch_size, shuffle, self.seed, in_chunks=self.in_chunks, **(ranks or {}))
 
     def use_sparse_targets(self) -> None:
         """Return the targets of batches as `SparseLabels`, for a chunked head."""
@@ -111,12 +112,14 @@ class TensorData(LightningDataModule):
         return self.test_dataloader()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the preparation of features and labels, and the seed, for the checkpoint."""
-        return {**self.splits.preparation, "shuffle_seed": self.seed}
+        """Return the preparation of features and labels, and how rows are shuffled, for the checkpoint."""
+        order = {"shuffle_seed": self.seed, "shuffle_in_chunks": self.in_chunks}
+        return {**self.splits.preparation, **order}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seed of the order; the preparation is fitted again, to the same training split."""
+        """Restore the order of the rows; the preparation is fitted again, to the same training split."""
         self.seed = state_dict.get("shuffle_seed", self.seed)
+        self.in_chunks = state_dict.get("shuffle_in_chunks", self.in_chunks)
 
 
 def _has_room(device: torch.device, inputs: Any, target: Any, weights: Tensor | None) -> bool:

@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 import torch
 
+from lossselect.data.cache import Cache
 from lossselect.data.checks import warn_target_leakage
 from lossselect.data.label_parsing.array_labels import parse_label_array, parse_sparse_labels
 from lossselect.data.label_parsing.long_format import count_ids
 from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker
 from lossselect.data.label_parsing.table_labels import parse_label_columns
+from lossselect.data.large_tables import LargeTables, is_large
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.preparation import Preparation
@@ -33,6 +35,7 @@ from lossselect.exceptions import ConfigError, DataError, LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
 from lossselect.utils.checks import as_list, format_setting, shorten
+from lossselect.utils.devices import stays_in_memory
 from lossselect.utils.warnings import warn
 
 
@@ -66,6 +69,7 @@ def load_own_data(
     group: str | None = None,
     time: str | None = None,
     date_format: str | None = None,
+    cache: str | None = None,
     **reading: Any,
 ) -> Splits:
     """Return the splits of tables (`name` "table") or arrays ("arrays").
@@ -106,7 +110,7 @@ def load_own_data(
     def read(path: str, as_text: Sequence[str], roles: Mapping[str, str]) -> Source:
         if not is_table:
             return read_array_source(path, **reading)
-        return read_table(path, as_text=as_text, roles=roles, labels=options, **reading)
+        return read_table(path, as_text=as_text, roles=roles, labels=options, cache=cache, **reading)
 
     columns = {"split": split, "group": group, "time": time}
     roles = {role: str(name) for role, name in columns.items() if name is not None}
@@ -119,9 +123,7 @@ def load_own_data(
     if class_names is None:
         _warn_missing_numbers(labels, parser)
     options = replace(options, task=labels.task, fitted=labels)
-    warn_target_leakage(source.features, labels.values)
-    if is_table:
-        warn_likely_splits(source.features.drop(free_text), has_groups=group is not None or time is not None)
+    source = replace(source, labels=[])  # not needed any more, and possibly large
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
     rows = find_rows(source.roles, labels, fractions, seed, test_fold, date_format)
@@ -129,20 +131,36 @@ def load_own_data(
         raise DataError(
             "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."
         )
-    with count_ids(id):
-        features = (
-            Features.fit(source.features, rows["train"], parser, categories, free_text, date_format)
-            if is_table
-            else fit_array(source.features, rows["train"], parser)
-        )
 
-    def transform(source: Source) -> tuple[TableRows, dict[str, int]]:
+    def fit() -> Features:
+        train, has_groups = rows["train"], group is not None or time is not None
+        if not is_table:
+            warn_target_leakage(source.features, labels.values)
+            return fit_array(source.features, train, parser)
+        columns = [name for name in source.features.columns if name not in free_text]
+        for frame in source.features.groups(columns):
+            warn_target_leakage(frame, labels.values)
+            warn_likely_splits(frame, has_groups)
+        return Features.fit(source.features, train, parser, categories, free_text, date_format)
+
+    def transform(source: Source) -> tuple[TableRows | None, dict[str, int]]:
+        if is_large(source):
+            return None, {}  # all files are converted together
         if is_table:
-            return features.transform(source.features, source.path)
+            return features.transform(source.features.frame, source.path)
         return transform_array(source.features, features)
 
-    parts: list[tuple[Any, ...]] = [(transform(source)[0], labels.values, source.weights)]
-    starts, unknown = {}, {}
+    large_tables = LargeTables(Cache(cache, path))
+    with count_ids(id):
+        if is_large(source):
+            key = source.features.columns, vars(parser), categories, free_text, date_format, group, time
+            arrays = rows["train"], *([labels.values] if isinstance(labels.values, np.ndarray) else [])
+            features = large_tables.fit(source, [*key, dict(source.reading), *arrays], fit)
+        else:
+            features = fit()
+    parts: list[tuple[Any, ...]] = [(source, transform(source)[0], labels.values)]
+    starts: dict[str, int] = {}
+    unknown: dict[str, dict[str, int]] = {}
     for part, other_path in {"val": val_path, "test": test_path}.items():
         if not other_path:
             continue
@@ -154,8 +172,9 @@ def load_own_data(
             width, train_width = other.reading.get("width"), source.reading.get("width")
             if width != train_width:
                 raise DataError(f"Expected {train_width} features per row as in training, got {width}.")
-            table, unknown[other_path] = transform(other)
+            converted, unknown[other_path] = transform(other)
             values = _labels(other, options).values
+            other = replace(other, labels=[])
             if values.shape[1:] != labels.values.shape[1:]:
                 raise DataError(
                     f"The labels have shape {values.shape}, but the training labels have shape "
@@ -163,18 +182,27 @@ def load_own_data(
                 )
         except LossSelectError as error:
             raise error.add(f"(In {other_path}.)") from None
-        starts[part] = sum(len(table) for table, *_ in parts)
+        starts[part] = sum(len(values) for *_, values in parts)
         rows[part] = np.arange(starts[part], starts[part] + len(values))
-        parts.append((table, values, other.weights))
+        parts.append((other, converted, values))
         if "group" in other.roles:
             warn_shared_groups(source.roles["group"].gather(rows["train"]), other.roles["group"], part)
+    sources, tables, all_labels = zip(*parts, strict=True)
+    method = describe_method(source.roles, {"val": val_path, "test": test_path})
+    if any(map(is_large, sources)):
+        mapped, cells, folder = large_tables.transform(features, sources, tables)
+        tables, method = (mapped,), f"{method}; features in {folder}"
+        unknown |= cells
     _warn_unknown(unknown)
-    tables, all_labels, weights = zip(*parts, strict=True)
+    weights = None
+    if source.weights is not None:
+        weights = torch.from_numpy(np.concatenate([part.weights for part in sources])).float()
     preparation = Preparation(name, features, source.reading).to_dict()
     preparation["vocabulary"] = labels.vocabulary.to_dict() if labels.vocabulary else None
+    table = TableRows.concatenate(tables)
     return Splits(
         name=path,
-        features=TableRows.concatenate(tables),
+        features=table,
         labels=(SparseLabels if isinstance(labels.values, SparseLabels) else np).concatenate(all_labels),
         class_names=labels.class_names,
         rows={split: torch.from_numpy(rows[split]) for split in SPLITS},
@@ -183,8 +211,9 @@ def load_own_data(
         reason=labels.reason,
         starts=starts,
         columns=tuple(features.summary),
-        weights=None if source.weights is None else torch.from_numpy(np.concatenate(weights)).float(),
-        method=describe_method(source.roles, {"val": val_path, "test": test_path}),
+        weights=weights,
+        method=method,
+        in_chunks=table.is_mapped and not stays_in_memory(table.nbytes),
     )
 
 

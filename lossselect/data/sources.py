@@ -1,25 +1,33 @@
 """The content of the user's files: columns or arrays of features, labels, weights and splits."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from lossselect.data.cache import Cache, digest, identify_files
 from lossselect.data.label_parsing.long_format import collect_labels
 from lossselect.data.label_parsing.options import LabelOptions
 from lossselect.data.preprocessing.columns import column_error, feature_columns
 from lossselect.data.readers.arrays import read_arrays
 from lossselect.data.readers.formats import open_table
-from lossselect.data.readers.tables import TableOptions, check_columns
+from lossselect.data.readers.table_columns import FileColumns, TableColumns
+from lossselect.data.readers.tables import Table, TableOptions, check_columns
 from lossselect.data.readers.text_tables import TextTable
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
 from lossselect.losses.options import MAX_WEIGHT
 from lossselect.utils.checks import as_list, first_duplicate, format_setting, shorten
+from lossselect.utils.devices import free_memory
 from lossselect.utils.warnings import warn
+
+MAX_MEMORY_SHARE = 0.5
+"""Fraction of the free memory that a table in memory may take."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +36,13 @@ class Source:
 
     Args:
         path: The file.
-        features: Columns (`pl.DataFrame`), or an array (N, F), which may be mapped.
+        features: `TableColumns`, or an array (N, F), which may be mapped.
         labels: Columns, a matrix with a column for each label, or sparse labels.
         listed: Whether the user set a list of target columns.
         reading: Settings for reading new files of the same kind.
         weights: Sample weights (N,), or None.
         roles: The columns that determine the splits, by setting: split, group and time.
+        files: All files of a table.
     """
 
     path: str
@@ -43,6 +52,7 @@ class Source:
     reading: Mapping[str, Any]
     weights: np.ndarray | None = None
     roles: Mapping[str, pl.Series] = field(default_factory=dict)
+    files: Sequence[Path] = ()
 
 
 def read_table(
@@ -55,11 +65,15 @@ def read_table(
     roles: Mapping[str, str],
     labels: LabelOptions,
     as_text: Sequence[str] = (),
+    max_memory: float | None = None,
+    cache: str | None = None,
     **options: Any,
 ) -> Source:
     """Return the content of a table; target columns are read as text.
 
-    `roles` are the columns that determine the splits, by setting.
+    `roles` are the columns that determine the splits, by setting. If the table takes more memory than
+    `max_memory` GB, by default half of the free memory, the features stay in the file. Unless that is quickly
+    read by columns, it is converted to Parquet, in the folder `cache`.
     """
     targets, weights, ids = [*dict.fromkeys(as_names(target))], as_names(sample_weight), as_names(labels.id)
     table = open_table(path, TableOptions(**options))
@@ -94,11 +108,24 @@ def read_table(
     columns = feature_columns(table.header, targets, only, removed, path)
     texts = [*targets, *ids, *(name for role, name in roles.items() if role != "time"), *as_text]
     used = dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])
-    # labels such as 1,2 may be two labels
-    frame = table.read([*used], as_text=texts, as_written=targets if labels.delimiter else ())
-    if options.get("header") is None and isinstance(table, TextTable):
-        _check_no_row_is_header(table.header, frame[targets], path)
+    as_written = targets if labels.delimiter else []  # labels such as 1,2 may be two labels
     unnamed = [name for name in columns if name in table.unnamed and name not in only]
+    header, is_text = table.header, isinstance(table, TextTable)
+    files, is_large = table.files, table.memory > _max_memory(max_memory)
+    if not is_large:
+        frame = table.read([*used], as_text=texts, as_written=as_written)
+    else:
+        if ids:
+            raise ConfigError(
+                f"{path} requires about {table.memory / 1e9:.1f} GB of memory, which is more than "
+                "data.max_memory, and data.id requires the table in memory. Set a larger data.max_memory, "
+                "or write a file with one row for each id, and lists of labels."
+            )
+        table = _fast_table(table, [*used], texts, as_written, options, Cache(cache, path))
+        in_memory = dict.fromkeys([*targets, *weights, *roles.values(), *unnamed])
+        frame = table.read([*in_memory], as_text=texts)
+    if options.get("header") is None and is_text:
+        _check_no_row_is_header(header, frame[targets], path)
     columns = [name for name in columns if not (name in unnamed and _is_index(frame[name], path))]
     if ids:
         frame = frame[[*dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])]]
@@ -106,7 +133,35 @@ def read_table(
     checked = _check_weights(frame[weights[0]], path) if weights else None
     listed = isinstance(target, list | tuple) and not ids
     role_columns = {role: frame[name] for role, name in roles.items()}
-    return Source(path, frame[columns], frame[targets].get_columns(), listed, options, checked, role_columns)
+    inputs = FileColumns(table, columns, frame.height) if is_large else TableColumns(frame[columns])
+    parts = frame[targets].get_columns(), listed, options, checked, role_columns, files
+    return Source(path, inputs, *parts)
+
+
+def _max_memory(gigabytes: float | None) -> float:
+    free = free_memory()
+    if gigabytes is not None:
+        return gigabytes * 1e9
+    return math.inf if free is None else MAX_MEMORY_SHARE * free
+
+
+def _fast_table(
+    table: Table,
+    columns: Sequence[str],
+    as_text: Sequence[str],
+    as_written: Sequence[str],
+    options: Mapping[str, Any],
+    cache: Cache,
+) -> Table:
+    """Return a table that is read quickly by columns: the same one, or its conversion to Parquet."""
+    if table.form in ("Parquet", "Arrow"):
+        return table
+    key = digest(identify_files(table.files), columns, as_text, as_written, dict(options))
+
+    def build(folder: Path) -> None:
+        table.convert(columns, folder / "table.parquet", as_text, as_written)
+
+    return open_table(str(cache.get("table", key, build, table.size) / "table.parquet"))
 
 
 def _check_no_row_is_header(header: Sequence[str], targets: pl.DataFrame, path: str) -> None:

@@ -43,6 +43,7 @@ class Splits:
         columns: Names of the table's columns that are features.
         weights: Sample weights (N,), or None.
         method: Description of how the rows of a file were assigned to splits.
+        in_chunks: Whether the training rows are shuffled in chunks, because they may not fit into memory.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Splits:
     columns: tuple[str, ...] = ()
     weights: Tensor | None = None
     method: str = ""
+    in_chunks: bool = False
 
     def rows_in_file(self, split: str) -> np.ndarray:
         """Return the indices of the split's rows in their file, counted from 0."""

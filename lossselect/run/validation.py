@@ -114,7 +114,10 @@ def check_config(config: Mapping[str, Any]) -> None:
     if configured_head(config)["name"] == "chunked":
         conflict = find_chunked_conflict(config)
         _require(not conflict, conflict)
-    if "data" not in own or config["data"].get("name") == STREAMED:
+    is_streamed = config["data"].get("name") == STREAMED
+    if is_streamed:
+        _require(config["data"].get("task") == config["task"], "data.task cannot be set. Set task instead.")
+    if "data" not in own or is_streamed:
         _check_data(config["data"])
     if "model" not in own:
         net_options(config["model"])
@@ -327,6 +330,10 @@ def _check_data(data: Mapping[str, Any]) -> None:
         date_format in (None, "ymd", "dmy", "mdy") or (isinstance(date_format, str) and "%" in date_format),
         f"data.date_format must be ymd, dmy, mdy or a format such as %d/%m/%Y, got {date_format!r}.",
     )
+    if data.get("max_memory") is not None:
+        check_float("data.max_memory", data["max_memory"], 0)
+    folder = data.get("cache")
+    _require(isinstance(folder, str | None), f"data.cache must be the path of a folder, got {folder!r}.")
     for name in ("split", "group", "time", "id"):
         value = data.get(name)
         _require(

@@ -46,6 +46,12 @@ def free_memory(device: Any = None) -> int | None:
     return _meminfo("MemAvailable")
 
 
+def stays_in_memory(size: int) -> bool:
+    """Return whether a mapped file of `size` bytes stays in memory after it was read: half of it at most."""
+    total = _meminfo("MemTotal")
+    return total is None or size <= total / 2
+
+
 def _meminfo(name: str) -> int | None:
     """Return an entry of /proc/meminfo, in bytes."""
     try:

@@ -278,8 +278,12 @@ def _encode(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> n
     if unknown:  # encode these row by row, for the row in the error or the counts in the warning
         with name_column(column.name, "To ignore such labels, set data.handle_unknown=ignore."):
             vocabulary.encode(column.set(~column.is_in(unknown), None), handle_unknown, column.name)
-    mapped = column.replace_strict(values, codes, default=IGNORE_INDEX, return_dtype=pl.Int64)
-    return mapped.fill_null(IGNORE_INDEX).to_numpy(writable=True)
+    if column.dtype.is_float():
+        mapped = column.replace_strict(values, codes, default=IGNORE_INDEX, return_dtype=pl.Int64)
+        return mapped.fill_null(IGNORE_INDEX).to_numpy(writable=True)
+    # the same, with a fourth of the memory
+    places = column.cast(pl.String).cast(pl.Enum(values.cast(pl.String))).to_physical()
+    return np.append(codes, IGNORE_INDEX)[places.fill_null(len(values)).to_numpy()]
 
 
 def _drop_fraction(text: str) -> str:

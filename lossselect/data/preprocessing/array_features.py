@@ -37,6 +37,7 @@ class ArrayRows:
         positions = {name: position for position, name in enumerate(names)}
         places = [positions[number.name] for number in features.numbers]
         self.features = NumberFeatures(features.numbers, places, len(names))
+        self.nbytes = array.nbytes
         self.may_be_missing = array.dtype.kind == "f" and features.parser.nan == "missing"
 
     def __len__(self) -> int:
@@ -86,7 +87,8 @@ def transform_array(array: np.ndarray, features: Features) -> tuple[TableRows, d
     counts = zip(features.numbers, missing.tolist(), strict=True)
     unknown = {number.name: count for number, count in counts if count and not number.missing}
     no_codes = torch.empty(len(rows), 0, dtype=torch.int32)
-    return TableRows(numbers, no_codes, rows.shape[1], pl.concat(hashes, rechunk=True)), unknown
+    all_hashes = pl.concat(hashes, rechunk=True)
+    return TableRows(numbers, no_codes, rows.shape[1], all_hashes, is_mapped=bool(rows.path)), unknown
 
 
 def _hash_rows(values: np.ndarray) -> pl.Series:

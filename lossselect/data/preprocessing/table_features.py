@@ -23,7 +23,8 @@ from lossselect.data.preprocessing.dates import Date, fit_date
 from lossselect.data.preprocessing.kinds import column_kind, reject
 from lossselect.data.preprocessing.standardizer import Standardizer, check_range
 from lossselect.data.preprocessing.table_rows import TableRows
-from lossselect.data.preprocessing.text import Text, fit_text, join_words, warn_if_long
+from lossselect.data.preprocessing.text import MAX_FITTED, Text, fit_text, join_words, warn_if_long
+from lossselect.data.readers.table_columns import TableColumns
 from lossselect.data.readers.tables import check_columns
 from lossselect.exceptions import DataError
 from lossselect.labels.values import sorted_values
@@ -49,7 +50,7 @@ class Features:
     @classmethod
     def fit(
         cls,
-        frame: pl.DataFrame,
+        table: TableColumns,
         train: np.ndarray,
         parser: CellParser,
         categorical: Sequence[str] = (),
@@ -59,8 +60,8 @@ class Features:
         """Fit to the training rows; only the kind of a column is determined from all rows.
 
         Args:
-            frame: All rows, with the columns of the features.
-            train: Indices of the training rows.
+            table: The columns of the features, with all rows.
+            train: Indices of the training rows, in ascending order.
             parser: Parser of the cells.
             categorical: Names of columns of categories that look like another kind: codes, or text of many
                 values.
@@ -70,27 +71,31 @@ class Features:
         Raises:
             DataError: a column cannot be a feature, or no feature varies.
         """
-        kinds: dict[str, list[str]] = {"number": [], "category": [*categorical], "date": [], "text": []}
-        problems: dict[str, str] = {}
-        for column in frame.drop(*categorical, *texts):
-            kind, problem = column_kind(column, parser, date_format)
-            kinds.setdefault(kind, []).append(column.name)
-            if problem:
-                problems[column.name] = problem
-        if problems:
-            raise reject(problems, kinds["text"])
-        for name in kinds["number"]:
-            warn_if_index(frame[name])
         columns: dict[str, Number | Category | Date | Text | None] = {}
-        if kinds["number"]:
-            numbers = parser.number_columns(frame.select(kinds["number"]))
-            standardizer = Standardizer(numbers.columns)
-            for start in range(0, len(train), BLOCK_ROWS):
-                standardizer.partial_fit(numbers[train[start : start + BLOCK_ROWS]])
-            columns |= fitted_numbers(standardizer)
-        columns |= {name: fit_date(frame[name], train, parser, date_format) for name in kinds["date"]}
-        columns |= {name: _fit_category(parser.text(frame[name]).gather(train)) for name in kinds["category"]}
-        columns |= {name: fit_text(parser.text(frame[name]).gather(train)) for name in texts}
+        free_text: list[str] = []
+        problems: dict[str, str] = {}
+        for frame in table.groups([name for name in table.columns if name not in texts]):
+            kinds: dict[str, list[str]] = {"number": [], "category": [], "date": []}
+            for column in frame.iter_columns():
+                kind, problem = "category", ""
+                if column.name not in categorical:
+                    kind, problem = column_kind(column, parser, date_format)
+                kinds.setdefault(kind, []).append(column.name)
+                if problem:
+                    problems[column.name] = problem
+            free_text += kinds.get("text", [])
+            if problems:  # the error names those of all columns
+                continue
+            for name in kinds["number"]:
+                warn_if_index(frame[name])
+            columns |= _fit_numbers(frame.select(kinds["number"]), train, parser)
+            columns |= {name: fit_date(frame[name], train, parser, date_format) for name in kinds["date"]}
+            cells = {name: parser.text(frame[name]).gather(train) for name in kinds["category"]}
+            columns |= {name: _fit_category(text) for name, text in cells.items()}
+        if problems:
+            raise reject(problems, free_text)
+        sample = train[:: -(-len(train) // MAX_FITTED)]
+        columns |= {name: fit_text(parser.text(table.cells(name, sample))) for name in texts}
         return cls.from_columns(columns, parser)
 
     @classmethod
@@ -220,6 +225,16 @@ class Features:
             tuple(Date.from_dict(column) for column in values["dates"]),
             tuple(Text.from_dict(column) for column in values["texts"]),
         )
+
+
+def _fit_numbers(frame: pl.DataFrame, train: np.ndarray, parser: CellParser) -> dict[str, Number | None]:
+    if not frame.width:
+        return {}
+    numbers = parser.number_columns(frame)
+    standardizer = Standardizer(numbers.columns)
+    for start in range(0, len(train), BLOCK_ROWS):
+        standardizer.partial_fit(numbers[train[start : start + BLOCK_ROWS]])
+    return fitted_numbers(standardizer)
 
 
 def _fit_category(text: pl.Series) -> Category | None:

@@ -19,12 +19,20 @@ class TableRows:
         num_features: The number of features.
         hashes: A hash of each row; equal rows of a file have equal hashes.
         words: A `scipy.sparse.csr_array` (N, words) of the last features; None without text columns.
+        is_mapped: Whether the rows are in a file, from which the system reads them when needed.
     """
 
     def __init__(
-        self, numbers: Any, codes: Tensor, num_features: int, hashes: pl.Series, words: Any = None
+        self,
+        numbers: Any,
+        codes: Tensor,
+        num_features: int,
+        hashes: pl.Series,
+        words: Any = None,
+        is_mapped: bool = False,
     ) -> None:
         self.numbers, self.codes, self.hashes, self.words = numbers, codes, hashes, words
+        self.is_mapped = is_mapped
         self.shape = (len(numbers), num_features)
 
     @classmethod

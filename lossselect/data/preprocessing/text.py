@@ -13,7 +13,7 @@ from lossselect.utils.warnings import warn
 MAX_TERMS = 5000
 """Maximum number of words and pairs of words that are features of a column, the most frequent ones."""
 MAX_FITTED = 50_000
-"""Maximum number of training rows from which the words are counted."""
+"""Maximum number of training rows from which the words are counted, evenly spaced."""
 MAX_CHARACTERS = 100_000
 """Maximum length of a cell; the rest of a longer one is ignored."""
 BLOCK_ROWS = 1 << 14
@@ -62,7 +62,7 @@ class Text:
 
 
 def fit_text(text: pl.Series) -> Text:
-    """Return a column of free text, fitted to the cells of the training rows, null where missing.
+    """Return a column of free text, fitted to cells of training rows, null where missing.
 
     Raises:
         DataError: no word occurs in two rows.
@@ -70,9 +70,8 @@ def fit_text(text: pl.Series) -> Text:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(max_features=MAX_TERMS, min_df=2, **OPTIONS)
-    sample = text.gather_every(-(-len(text) // MAX_FITTED))
     try:
-        vectorizer.fit(cell for cells in _blocks(sample) for cell in cells)
+        vectorizer.fit(cell for cells in _blocks(text) for cell in cells)
     except ValueError:  # the vocabulary is empty
         raise column_error(
             text.name,

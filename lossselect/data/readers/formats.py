@@ -53,7 +53,8 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     if form is None:
         return TextTable(file, options, SEPARATORS[suffix], content)
     source: Any = file if content is None else io.BytesIO(content)
-    return Table(file, form, lambda: _READERS[form](source, options))
+    size = file.stat().st_size if content is None else len(content)
+    return Table(file, form, lambda: _READERS[form](source, options), [file], size)
 
 
 def _check_kind(file: Path, form: str | None, options: TableOptions) -> None:
@@ -79,7 +80,8 @@ def _open_shards(path: str) -> Table:
             f"{where} {found}. Set data.path to one file, or to a folder or a pattern of .parquet, .arrow or "
             ".jsonl files of one table."
         )
-    return Table(Path(path), form, lambda: _READERS[form](files, TableOptions()))
+    size = sum(file.stat().st_size for file in files)
+    return Table(Path(path), form, lambda: _READERS[form](files, TableOptions()), files, size)
 
 
 def _suffix_error(file: Path) -> ConfigError:

@@ -13,6 +13,10 @@ from lossselect.labels.values import as_number
 from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import first_duplicate, format_setting, lookup, shorten, suggestion
 
+TEXT_EXPANSION = 4
+"""Estimated memory of a table and its features, relative to the size of its file."""
+CELL_BYTES = 24
+"""Estimated memory of a cell and its feature in bytes: two copies as float64, one as float32, and others."""
 TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment")
 """Settings for reading text."""
 
@@ -96,13 +100,23 @@ def existing_file(path: str) -> Path:
 
 
 class Table:
-    """Rows and named columns of a table, whose format Polars reads; the subclass reads text."""
+    """Rows and named columns of a table, whose format Polars reads; the subclass reads text.
+
+    Args:
+        file: The file, folder or pattern, for messages.
+        form: The format.
+        rows: Function that scans the rows.
+        files: All files of the table.
+        size: Size of the files, after decompression.
+    """
 
     unnamed: tuple[str, ...] = ()
     """Names given to columns whose name is empty in the file."""
 
-    def __init__(self, file: Path, form: str, rows: Callable[[], pl.LazyFrame]) -> None:
-        self.file, self.form, self._scan_rows = file, form, rows
+    def __init__(
+        self, file: Path, form: str, rows: Callable[[], pl.LazyFrame], files: Sequence[Path], size: int
+    ) -> None:
+        self.file, self.form, self._scan_rows, self.files, self.size = file, form, rows, files, size
         with self._errors():
             self.header = self._rows().collect_schema().names()
         self._check_header()
@@ -125,6 +139,28 @@ class Table:
         with self._errors():
             for frame in self._rows().select(by_name(*columns)).collect_batches(chunk_size=size):
                 yield frame[columns]
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of a Parquet or Arrow file."""
+        with self._errors():
+            return int(self._rows().select(pl.len()).collect().item())
+
+    @property
+    def memory(self) -> int:
+        """Estimated size in bytes of the memory that the table and its features take; 0 for small formats."""
+        if self.form in ("Excel", "ARFF"):
+            return 0
+        size = TEXT_EXPANSION * self.size
+        has_count = self.form in ("Parquet", "Arrow")
+        return max(size, self.num_rows * len(self.header) * CELL_BYTES) if has_count else size
+
+    def convert(
+        self, columns: Sequence[str], path: Path, as_text: Iterable[str] = (), as_written: Sequence[str] = ()
+    ) -> None:
+        """Write columns into a Parquet file with constant memory; see `read` for the arguments."""
+        with self._errors():
+            self._sink(columns, path, as_text, as_written)
 
     def check_unused(self, options: TableOptions) -> None:
         """Raise ConfigError for a setting that has no effect on a file of this format."""
@@ -168,6 +204,11 @@ class Table:
         self, columns: Sequence[str], as_text: Iterable[str], as_written: Sequence[str]
     ) -> pl.DataFrame:
         return self._rows().select(by_name(*columns)).collect()
+
+    def _sink(
+        self, columns: Sequence[str], path: Path, as_text: Iterable[str], as_written: Sequence[str]
+    ) -> None:
+        self._rows().select(by_name(*columns)).sink_parquet(path, compression="lz4")
 
     def _explain(self, error: Exception) -> ValueError:
         article = "an" if self.form[0] in "AE" else "a"

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ class TextTable(Table):
     def __init__(
         self, file: Path, options: TableOptions, separator: str | None = ",", content: bytes | None = None
     ) -> None:
-        self.file, self.form, self.options = file, "CSV", options
+        self.file, self.files, self.form, self.options = file, [file], "CSV", options
         self.encoding = options.encoding
         self.content, self.skipped = content, 0
         try:
@@ -59,6 +59,7 @@ class TextTable(Table):
             raise self._decoding_error() from None
         self._name_columns(first, second)
         self._check_header()
+        self.size = file.stat().st_size if self.content is None else len(self.content)
 
     def _decode(self) -> None:
         """Convert another encoding to UTF-8, and line ends of a single CR to LF."""
@@ -192,19 +193,32 @@ class TextTable(Table):
     ) -> pl.DataFrame:
         last = self.header[-1]  # read in any case: it is null in lines with too few cells
         used = by_name(*dict.fromkeys([*columns, last]))
-        overrides = {name: pl.String for name in as_text if name in self.header}
-        try:
-            cells = self._cells(infer_schema_length=INFERRED_ROWS, schema_overrides=overrides)
-            frame = cells.select(used).collect()
-        except pl.exceptions.ComputeError as error:
-            if "could not parse" not in str(error):
-                raise
-            cells = self._cells(infer_schema_length=None, schema_overrides=overrides)
-            frame = cells.select(used).collect()
+        frame = self._with_types(as_text, lambda cells: cells.select(used).collect())
         # Polars fills lines with too few cells, empty lines included, with nulls
         if frame[last].null_count() and (empty := self._empty_rows()):
             frame = frame.filter(~pl.int_range(pl.len()).is_in(empty))
         return self._with_points(frame, as_written)
+
+    def _sink(
+        self, columns: Sequence[str], path: Path, as_text: Iterable[str], as_written: Sequence[str]
+    ) -> None:
+        used, empty = by_name(*columns), self._empty_rows()
+
+        def write(cells: pl.LazyFrame) -> None:
+            rows = cells.with_row_index("\x00row").filter(~pl.first().is_in(empty)) if empty else cells
+            self._with_points(rows.select(used), as_written).sink_parquet(path, compression="lz4")
+
+        self._with_types(as_text, write)
+
+    def _with_types(self, as_text: Iterable[str], use: Callable[[pl.LazyFrame], Any]) -> Any:
+        """Return `use(cells)`, with the types of the first rows or, if these do not fit, of all rows."""
+        overrides = {name: pl.String for name in as_text if name in self.header}
+        try:
+            return use(self._cells(infer_schema_length=INFERRED_ROWS, schema_overrides=overrides))
+        except pl.exceptions.ComputeError as error:
+            if "could not parse" not in str(error):
+                raise
+        return use(self._cells(infer_schema_length=None, schema_overrides=overrides))
 
     def _explain(self, error: Exception) -> ValueError:
         if "utf-8" in str(error) or isinstance(error, UnicodeError):

@@ -12,6 +12,7 @@ import lossselect as ls
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.dates import find_format, parse_dates
 from lossselect.data.preprocessing.table_features import Features
+from lossselect.data.readers.table_columns import TableColumns
 from lossselect.exceptions import DataError
 from lossselect.training.checkpoints.content import to_plain
 
@@ -21,7 +22,8 @@ DAYS = ["2023-12-31", "2024-01-01", "2024-02-29", None, "2024-03-02"]
 def fit(column, train=None, **options):
     frame = pl.DataFrame({"when": column})
     parser = CellParser(tuple(options.pop("null_values", ())))
-    return Features.fit(frame, np.arange(len(frame)) if train is None else train, parser, **options)
+    train = np.arange(len(frame)) if train is None else train
+    return Features.fit(TableColumns(frame), train, parser, **options)
 
 
 def rows_of(features, column):
@@ -168,7 +170,9 @@ class TestFeatures:
     def test_equal_dates_are_constant(self):
         with pytest.warns(ls.LossSelectWarning, match=r"left out: when\. \[constant_feature\]"):
             features = Features.fit(
-                pl.DataFrame({"when": ["2024-01-01"] * 2, "x": [1, 2]}), np.arange(2), CellParser()
+                TableColumns(pl.DataFrame({"when": ["2024-01-01"] * 2, "x": [1, 2]})),
+                np.arange(2),
+                CellParser(),
             )
         assert features.names == ["x"]
 

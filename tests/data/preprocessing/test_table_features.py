@@ -9,6 +9,7 @@ from table_cases import NAN, numbers
 import lossselect as ls
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.table_features import Features
+from lossselect.data.readers.table_columns import TableColumns
 from lossselect.exceptions import DataError
 from lossselect.training.checkpoints.content import to_plain
 
@@ -17,7 +18,7 @@ def features_of(frame, train=None, **options):
     frame = pl.DataFrame(frame)
     categorical = options.pop("categorical", ())
     train = np.arange(frame.height) if train is None else train
-    features = Features.fit(frame, train, CellParser(**options), categorical)
+    features = Features.fit(TableColumns(frame), train, CellParser(**options), categorical)
     rows, unknown = features.transform(frame, "t.csv")
     return features, rows[torch.arange(frame.height)], unknown
 
@@ -60,7 +61,7 @@ class TestFeatures:
 
     def test_a_single_row_and_some_rows(self):
         frame = pl.DataFrame({"x": [1.0, 3.0, 2.0], "c": ["a", "b", "a"]})
-        features = Features.fit(frame, np.arange(3), CellParser())
+        features = Features.fit(TableColumns(frame), np.arange(3), CellParser())
         rows, _ = features.transform(frame, "t")
         assert rows[1].shape == (3,)
         assert torch.equal(rows[torch.tensor([1])][0], rows[1])
@@ -80,7 +81,7 @@ class TestFeatures:
 
     def test_other_orders_of_columns_and_additional_columns(self):
         frame = pl.DataFrame({"x": [1.0, 3.0], "c": ["a", "b"]})
-        features = Features.fit(frame, np.arange(2), CellParser())
+        features = Features.fit(TableColumns(frame), np.arange(2), CellParser())
         other = pl.DataFrame({"more": [0, 0], "c": ["a", "b"], "x": [1.0, 3.0]})
         assert torch.equal(
             features.transform(other, "t")[0][torch.arange(2)],
@@ -171,13 +172,13 @@ class TestFeatures:
 
     def test_a_number_that_overflows_after_standardisation(self):
         frame = pl.DataFrame({"x": [1.0, 3.0]})
-        features = Features.fit(frame, np.arange(2), CellParser())
+        features = Features.fit(TableColumns(frame), np.arange(2), CellParser())
         with pytest.raises(ValueError, match="Row 6 of column 'x' is too large"):
             features.transform(pl.DataFrame({"x": [1.0, 1e300]}), "new.csv", first_row=5)
 
     def test_a_column_of_another_type_than_in_training(self):
         frame = pl.DataFrame({"x": [1.0, 3.0]})
-        features = Features.fit(frame, np.arange(2), CellParser())
+        features = Features.fit(TableColumns(frame), np.arange(2), CellParser())
         with pytest.raises(ValueError, match="Column 'x' contains numbers, but row 102 is 'abc'"):
             features.transform(pl.DataFrame({"x": ["1", "2", "abc"]}), "new.csv", first_row=100)
         with pytest.raises(ValueError, match=r"new\.csv has no column 'x' \(a feature of the model\)"):
@@ -228,7 +229,7 @@ class TestFeatures:
             features_of({"x": [1, 2], "p": cells})
 
     def test_a_version_is_not_an_integer(self):
-        features = Features.fit(pl.DataFrame({"c": ["v1", "v2", "v1"]}), np.arange(3), CellParser())
+        features = features_of({"c": ["v1", "v2", "v1"]})[0]
         rows, unknown = features.transform(pl.DataFrame({"c": ["v1.0", "v2"]}), "t")
         assert rows[torch.arange(2)].tolist() == [[0, 0], [0, 1]]
         assert unknown == {"c": 1}
@@ -240,7 +241,7 @@ class TestFeatures:
 
     def test_a_code_of_1_may_be_written_as_a_float(self):
         frame = pl.DataFrame({"c": ["1", "2", "007"]})
-        features = Features.fit(frame, np.arange(3), CellParser(), ["c"])
+        features = Features.fit(TableColumns(frame), np.arange(3), CellParser(), ["c"])
         rows, unknown = features.transform(pl.DataFrame({"c": ["2.0", "7.0", None]}), "t")
         assert rows[torch.arange(3)].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
         assert unknown == {"c": 1}
@@ -251,7 +252,7 @@ class TestFeatures:
 
     def test_columns_of_another_kind_in_a_later_table(self):
         frame = pl.DataFrame({"x": [1.0, 3.0], "c": ["1", "b"]})
-        features = Features.fit(frame, np.arange(2), CellParser())
+        features = Features.fit(TableColumns(frame), np.arange(2), CellParser())
         dates = pl.Series("x", ["2024-01-31"]).str.to_date()
         with pytest.raises(ValueError, match="Column 'x' must contain numbers, got the type Date"):
             features.transform(pl.DataFrame([dates, pl.Series("c", ["b"])]), "t")

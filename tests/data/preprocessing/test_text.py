@@ -14,6 +14,7 @@ from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
+from lossselect.data.readers.table_columns import TableColumns
 from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
 from lossselect.tasks.registry import make_task
@@ -32,7 +33,7 @@ COMMENTS = [
 def fit(columns, train=None, texts=("comment",), **options):
     frame = pl.DataFrame(columns)
     train = np.arange(len(frame)) if train is None else train
-    return frame, Features.fit(frame, train, CellParser(**options), texts=texts)
+    return frame, Features.fit(TableColumns(frame), train, CellParser(**options), texts=texts)
 
 
 def rows_of(features, columns):

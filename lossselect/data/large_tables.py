@@ -1,0 +1,107 @@
+"""Features of tables that are larger than the memory: fitted and converted once, and kept in the cache."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lossselect.data.cache import Cache, digest, identify_files
+from lossselect.data.preprocessing.mapped_rows import map_rows, open_writer
+from lossselect.data.preprocessing.table_features import Features
+from lossselect.data.preprocessing.table_rows import TableRows
+from lossselect.data.readers.table_columns import FileColumns
+from lossselect.data.sources import Source
+from lossselect.exceptions import DataError
+from lossselect.utils.warnings import LossSelectWarning, warn
+
+META = "meta.json"
+"""File of everything but rows."""
+
+
+class LargeTables:
+    """Features that are fitted and converted once; later runs with the same files and settings reuse them."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+
+    def fit(self, source: Source, key: Sequence[Any], fit: Callable[[], Features]) -> Features:
+        """Return `fit()`; its result and warnings are kept for the same file and key."""
+
+        def build(folder: Path) -> None:
+            with _record_warnings() as messages:
+                features = fit()
+            _write(folder, {"features": features.to_dict(), "warnings": messages})
+
+        folder = self.cache.get("features", digest(identify_files(source.files), *key), build)
+        return Features.from_dict(_read(folder)["features"])
+
+    def transform(
+        self, features: Features, sources: Sequence[Source], tables: Sequence[TableRows | None]
+    ) -> tuple[TableRows, dict[str, dict[str, int]], str]:
+        """Return the features of all rows, mapped from files.
+
+        Args:
+            features: The fitted features.
+            sources: The files.
+            tables: The features of the files that fit into memory, None for the others.
+
+        Returns:
+            The rows, what `Features.transform` counts in each file, and the folder of the mapped files.
+        """
+        num_rows = sum(len(source.features) for source in sources)
+
+        def build(folder: Path) -> None:
+            unknown: dict[str, dict[str, int]] = {}
+            with _record_warnings() as messages, open_writer(folder) as writer:
+                for source, table in zip(sources, tables, strict=True):
+                    if table is not None:
+                        writer.append(table)
+                        continue
+                    counts = unknown.setdefault(source.path, {})
+                    for first, frame in source.features.batches():
+                        rows, cells = features.transform(frame, source.path, first)
+                        writer.append(rows)
+                        for name, count in cells.items():
+                            counts[name] = counts.get(name, 0) + count
+            _write(folder, {"unknown": unknown, "warnings": messages})
+
+        key = digest([identify_files(source.files) for source in sources], features.to_dict())
+        size = num_rows * (4 * (len(features.numbers) + len(features.categories)) + 8)
+        folder = self.cache.get("rows", key, build, size)
+        rows = map_rows(folder, features)
+        if len(rows) != num_rows:
+            raise DataError(f"{sources[0].path} was modified while it was read. Start again.")
+        return rows, _read(folder)["unknown"], str(folder)
+
+
+@contextmanager
+def _record_warnings() -> Iterator[list[list[str]]]:
+    """Yield a list to which the named warnings within the context are added instead of being issued."""
+    messages: list[list[str]] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LossSelectWarning)
+        yield messages
+    for warning in caught:
+        if isinstance(warning.message, LossSelectWarning):
+            messages.append([warning.message.name, warning.message.message])
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    (folder / META).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _read(folder: Path) -> Any:
+    """Return the content, and issue the warnings in it."""
+    content = json.loads((folder / META).read_text(encoding="utf-8"))
+    for name, message in content["warnings"]:
+        warn(name, message)
+    return content
+
+
+def is_large(source: Source) -> bool:
+    """Return whether the features of a file stay in the file."""
+    return isinstance(source.features, FileColumns)
