@@ -208,7 +208,7 @@ def test_a_run_from_the_command_line(command, folders):
 
 
 class FakeTrainer:
-    """A process of several; litdata itself is told which rows it reads."""
+    """One of several processes."""
 
     overfit_batches, num_nodes, current_epoch = 0, 1, 0
 
@@ -368,6 +368,22 @@ def test_the_index_of_an_address_is_checked(folders, monkeypatch):
     monkeypatch.setattr("litdata.StreamingDataset", lambda path, **_: opened(folders["pickled"]))
     with pytest.raises(DataError, match="s3://bucket/data stores a field as 'pickle'"):
         open_data("s3://bucket/data")
+
+
+@pytest.mark.slow
+def test_the_predictions_of_two_processes_are_in_the_order_of_the_data(folders, tmp_path):
+    settings = (
+        f"task=multiclass data=litdata data.path={folders['names']} data.batch_size=8 trainer=ddp".split()
+    )
+    settings += ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=2", "report=false"]
+    program = [sys.executable, ROOT / "train.py", *settings, "hydra.run.dir=run"]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    model = ls.TaskModule.load_from_checkpoint(tmp_path / "run/checkpoints/best.ckpt").eval()
+    loader = open_data(folders["names"]).test_dataloader()
+    expected = torch.cat([model.task.probabilities(model(inputs)) for inputs, _ in loader])
+    predictions = pl.read_csv(tmp_path / "run/predictions.csv")["p_cat"]
+    assert np.allclose(predictions, expected[:, 0].detach(), atol=1e-6)
 
 
 @pytest.mark.slow
