@@ -201,8 +201,14 @@ def _open_dataset(path: str, cache_dir: str | None, shuffle: bool, seed: int) ->
     from litdata import StreamingDataset
 
     with _errors(path, " Check the address and your credentials." * is_url(path)):
-        # window 0: the rows of a chunk are shuffled completely
-        options: Any = {"cache_dir": cache_dir, "shuffle": shuffle, "seed": seed, "item_shuffle_window": 0}
+        # window 0: the rows of a chunk are shuffled completely, so that decoding blocks of rows would be slow
+        options: Any = {
+            "cache_dir": cache_dir,
+            "shuffle": shuffle,
+            "seed": seed,
+            "item_shuffle_window": 0,
+            "batch_decode": 0 if shuffle else "auto",
+        }
         dataset = StreamingDataset(path, **options)
     if is_url(path):
         check_index(dataset.input_dir.path, path)  # the index that litdata has downloaded
