@@ -3,6 +3,7 @@
 COMMANDS = {
     "train": "train and evaluate a classifier; the same as train.py",
     "explain": "print the plan of a run without training",
+    "data": "show rows, columns and labels of a file without training",
     "predict": "predict classes and probabilities for the rows of a new file",
     "export": "write a checkpoint's model as ONNX, torch.export or safetensors",
     "report": "write the report of a run that ended early",

@@ -82,7 +82,7 @@ Change any setting with KEY=VALUE, add one with +KEY=VALUE:
   --hydra-help                    print the options of Hydra
 
 Results in the run folder: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, report.html,
-plan.json, logs/metrics.csv, and for several classes confusion_matrix.csv.
+plan.json, data.json, logs/metrics.csv, and for several classes confusion_matrix.csv.
 """
 
 CHECK = "++hydra.callbacks.check={_target_: lossselect.cli.precheck.CheckBeforeRun}"
@@ -196,7 +196,7 @@ def train(config: DictConfig) -> float | None:
     from lossselect.reporting.plan import Line, Plan, by_stage, print_renderable, print_table
     from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
     from lossselect.run.loggers import finish_loggers, log_results, log_settings
-    from lossselect.run.results import best_checkpoint, evaluate, save_predictions
+    from lossselect.run.results import best_checkpoint, evaluate, save_overview, save_predictions
     from lossselect.run.resume import check_start, continue_log, resume_path
     from lossselect.run.trainer import convert_start_errors
     from lossselect.training.checkpoints.content import read_checkpoint
@@ -221,6 +221,8 @@ def train(config: DictConfig) -> float | None:
     if writes:
         with atomic_write(folder / "plan.json") as path:
             path.write_text(described.to_json(), encoding="utf-8")
+        if config.report:
+            save_overview(data, folder)
     counts_labels, loss_is_open = module._needs_counts, getattr(module.criterion, "waiting", False)
     loggers = trainer.loggers
     with report_early_end(trainer, folder, config.report and writes), finish_loggers(loggers):

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
-from torch import Tensor
 
 from lossselect.data.preprocessing.array_features import array_column
 from lossselect.data.preprocessing.table_features import BLOCK_ROWS
@@ -126,14 +125,11 @@ def check_counts(
 
 
 def _warn_duplicates(splits: Splits) -> None:
-    features = splits.features
-    hashes = pl.from_numpy(features.numpy()).hash_rows() if isinstance(features, Tensor) else features.hashes
-    train = hashes.gather(splits.rows["train"].numpy()).implode()
-    for split, rows in splits.rows.items():
-        count = int(hashes.gather(rows.numpy()).is_in(train).sum()) if split != "train" else 0
+    for split, count in splits.duplicates.in_train.items():
         if count:
             warn(
                 "duplicate_rows",
-                f"{count} of {len(rows)} rows of the {SPLIT_NAMES[split]} split have the same features as a "
-                "training row, so its metrics partly measure memorisation. Remove duplicate rows.",
+                f"{count} of {len(splits.rows[split])} rows of the {SPLIT_NAMES[split]} split have the same "
+                "features as a training row, so its metrics partly measure memorisation. Remove duplicate "
+                "rows.",
             )

@@ -10,13 +10,14 @@ import numpy as np
 import polars as pl
 import torch
 
-from lossselect.data.cache import Cache
 from lossselect.data.checks import warn_target_leakage
 from lossselect.data.label_parsing.array_labels import parse_label_array, parse_sparse_labels
 from lossselect.data.label_parsing.long_format import count_ids
 from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker
 from lossselect.data.label_parsing.table_labels import parse_label_columns
-from lossselect.data.large_tables import LargeTables, is_large
+from lossselect.data.large_tables.cache import Cache
+from lossselect.data.large_tables.features import LargeTables, is_large
+from lossselect.data.overview import Column, describe_columns, summarize_others
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.preparation import Preparation
@@ -112,8 +113,8 @@ def load_own_data(
             return read_array_source(path, **reading)
         return read_table(path, as_text=as_text, roles=roles, labels=options, cache=cache, **reading)
 
-    columns = {"split": split, "group": group, "time": time}
-    roles = {role: str(name) for role, name in columns.items() if name is not None}
+    named = {"split": split, "group": group, "time": time}
+    roles = {role: str(name) for role, name in named.items() if name is not None}
     source = read(path, [*categories, *free_text], roles)
     if is_table:
         check_columns(categories, source.features.columns, "data.categorical", path)
@@ -123,6 +124,7 @@ def load_own_data(
     if class_names is None:
         _warn_missing_numbers(labels, parser)
     options = replace(options, task=labels.task, fitted=labels)
+    statistics = summarize_others(source, parser)
     source = replace(source, labels=[])  # not needed any more, and possibly large
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
@@ -132,16 +134,18 @@ def load_own_data(
             "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."
         )
 
-    def fit() -> Features:
+    def fit() -> tuple[Features, tuple[Column, ...]]:
         train, has_groups = rows["train"], group is not None or time is not None
-        if not is_table:
+        if is_table:
+            names = [name for name in source.features.columns if name not in free_text]
+            for frame in source.features.groups(names):
+                warn_target_leakage(frame, labels.values)
+                warn_likely_splits(frame, has_groups)
+            fitted = Features.fit(source.features, train, parser, categories, free_text, date_format)
+        else:
             warn_target_leakage(source.features, labels.values)
-            return fit_array(source.features, train, parser)
-        columns = [name for name in source.features.columns if name not in free_text]
-        for frame in source.features.groups(columns):
-            warn_target_leakage(frame, labels.values)
-            warn_likely_splits(frame, has_groups)
-        return Features.fit(source.features, train, parser, categories, free_text, date_format)
+            fitted = fit_array(source.features, train, parser)
+        return fitted, describe_columns(source, fitted, statistics)
 
     def transform(source: Source) -> tuple[TableRows | None, dict[str, int]]:
         if is_large(source):
@@ -153,11 +157,11 @@ def load_own_data(
     large_tables = LargeTables(Cache(cache, path))
     with count_ids(id):
         if is_large(source):
-            key = source.features.columns, vars(parser), categories, free_text, date_format, group, time
+            key = source.uses, vars(parser), categories, free_text, date_format, group, time
             arrays = rows["train"], *([labels.values] if isinstance(labels.values, np.ndarray) else [])
-            features = large_tables.fit(source, [*key, dict(source.reading), *arrays], fit)
+            features, columns = large_tables.fit(source, [*key, dict(source.reading), *arrays], fit)
         else:
-            features = fit()
+            features, columns = fit()
     parts: list[tuple[Any, ...]] = [(source, transform(source)[0], labels.values)]
     starts: dict[str, int] = {}
     unknown: dict[str, dict[str, int]] = {}
@@ -214,6 +218,7 @@ def load_own_data(
         weights=weights,
         method=method,
         in_chunks=table.is_mapped and not stays_in_memory(table.nbytes),
+        overview=columns,
     )
 
 

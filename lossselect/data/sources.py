@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lossselect.data.cache import Cache, digest, identify_files
 from lossselect.data.label_parsing.long_format import collect_labels
 from lossselect.data.label_parsing.options import LabelOptions
+from lossselect.data.large_tables.cache import Cache, digest, identify_files
 from lossselect.data.preprocessing.columns import column_error, feature_columns
 from lossselect.data.readers.arrays import read_arrays
 from lossselect.data.readers.formats import open_table
@@ -42,6 +42,7 @@ class Source:
         reading: Settings for reading new files of the same kind.
         weights: Sample weights (N,), or None.
         roles: The columns that determine the splits, by setting: split, group and time.
+        uses: The use of each column of a table; see `column_uses`.
         files: All files of a table.
     """
 
@@ -52,6 +53,7 @@ class Source:
     reading: Mapping[str, Any]
     weights: np.ndarray | None = None
     roles: Mapping[str, pl.Series] = field(default_factory=dict)
+    uses: Mapping[str, str] = field(default_factory=dict)
     files: Sequence[Path] = ()
 
 
@@ -111,7 +113,7 @@ def read_table(
     as_written = targets if labels.delimiter else []  # labels such as 1,2 may be two labels
     unnamed = [name for name in columns if name in table.unnamed and name not in only]
     header, is_text = table.header, isinstance(table, TextTable)
-    files, is_large = table.files, table.memory > _max_memory(max_memory)
+    files, is_large = table.files, table.memory > max_memory_of_table(max_memory)
     if not is_large:
         frame = table.read([*used], as_text=texts, as_written=as_written)
     else:
@@ -126,7 +128,9 @@ def read_table(
         frame = table.read([*in_memory], as_text=texts)
     if options.get("header") is None and is_text:
         _check_no_row_is_header(header, frame[targets], path)
-    columns = [name for name in columns if not (name in unnamed and _is_index(frame[name], path))]
+    indices = [name for name in unnamed if _is_index(frame[name], path)]
+    columns = [name for name in columns if name not in indices]
+    uses = column_uses(header, settings, only, as_names(exclude), indices)
     if ids:
         frame = frame[[*dict.fromkeys([*columns, *targets, *weights, *ids, *roles.values()])]]
         frame = collect_labels(frame, ids[0], targets[0], labels.empty)
@@ -134,11 +138,34 @@ def read_table(
     listed = isinstance(target, list | tuple) and not ids
     role_columns = {role: frame[name] for role, name in roles.items()}
     inputs = FileColumns(table, columns, frame.height) if is_large else TableColumns(frame[columns])
-    parts = frame[targets].get_columns(), listed, options, checked, role_columns, files
+    parts = frame[targets].get_columns(), listed, options, checked, role_columns, uses, files
     return Source(path, inputs, *parts)
 
 
-def _max_memory(gigabytes: float | None) -> float:
+def column_uses(
+    header: Sequence[str],
+    settings: Sequence[tuple[str, str]],
+    only: Sequence[str],
+    exclude: Sequence[str],
+    indices: Sequence[str] = (),
+) -> dict[str, str]:
+    """Return the use of each column: the setting that names it, "feature", "features" (not one) or "index".
+
+    Args:
+        header: All columns.
+        settings: Settings, such as "target", and the columns that they name.
+        only: The columns of data.features; empty if it is not set.
+        exclude: The columns of data.exclude.
+        indices: Columns without a name that number the rows.
+    """
+    uses = dict.fromkeys(header, "features" if only else "feature")
+    for use, names in (("feature", only), ("exclude", exclude), ("index", indices)):
+        uses |= {name: use for name in names if name in uses}
+    return uses | {name: setting for setting, name in settings if name in uses}
+
+
+def max_memory_of_table(gigabytes: float | None) -> float:
+    """Return the maximum size in bytes of a table in memory, for the setting data.max_memory."""
     free = free_memory()
     if gigabytes is not None:
         return gigabytes * 1e9

@@ -4,9 +4,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -26,6 +28,18 @@ MAX_GROUP_FOLDS = 12
 """Maximum number of folds of groups, unless one fold is more than the fraction. Few are better stratified."""
 
 
+class Duplicates(NamedTuple):
+    """Numbers of rows with equal features.
+
+    Args:
+        repeated: The number of rows of each split whose features are equal to those of another, earlier one.
+        in_train: The number of rows of each other split whose features are equal to those of a training row.
+    """
+
+    repeated: Mapping[str, int]
+    in_train: Mapping[str, int]
+
+
 @dataclass(frozen=True)
 class Splits:
     """Features, labels and sample weights of all rows, and the rows of each split.
@@ -43,6 +57,7 @@ class Splits:
         columns: Names of the table's columns that are features.
         weights: Sample weights (N,), or None.
         method: Description of how the rows of a file were assigned to splits.
+        overview: The columns of the file, as `describe_columns` returns them.
         in_chunks: Whether the training rows are shuffled in chunks, because they may not fit into memory.
     """
 
@@ -58,11 +73,26 @@ class Splits:
     columns: tuple[str, ...] = ()
     weights: Tensor | None = None
     method: str = ""
+    overview: tuple[Any, ...] = ()
     in_chunks: bool = False
 
     def rows_in_file(self, split: str) -> np.ndarray:
         """Return the indices of the split's rows in their file, counted from 0."""
         return self.rows[split].numpy() - self.starts.get(split, 0)
+
+    @cached_property
+    def duplicates(self) -> "Duplicates":
+        """Numbers of rows with equal features."""
+        inputs = self.features
+        hashes = pl.from_numpy(inputs.numpy()).hash_rows() if isinstance(inputs, Tensor) else inputs.hashes
+        # sorting takes less memory than sets
+        ordered = {split: np.sort(hashes.to_numpy()[rows.numpy()]) for split, rows in self.rows.items()}
+        repeated = {split: int((part[1:] == part[:-1]).sum()) for split, part in ordered.items()}
+        train, in_train = ordered.pop("train"), dict.fromkeys(ordered, 0)
+        for split, part in ordered.items() if len(train) else ():
+            places = np.minimum(np.searchsorted(train, part), len(train) - 1)
+            in_train[split] = int((train[places] == part).sum())
+        return Duplicates(repeated, in_train)
 
 
 def make_splits(

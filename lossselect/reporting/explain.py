@@ -273,7 +273,8 @@ def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
         value = "weights of the rows in the loss; metrics are unweighted"
         yield Line("sample weights", value, "", "data.sample_weight=null")
     if splits.columns:
-        yield Line("features", shorten(splits.columns, 20), "", "data.exclude=[...]")
+        change = "data.exclude=[...] (lossselect data shows each column)"
+        yield Line("features", shorten(splits.columns, 20), "", change)
 
 
 def _optimizer_lines(module: Any) -> Iterator[Line]:

@@ -17,8 +17,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from lossselect.data.overview import Overview
 from lossselect.reporting import figures
 from lossselect.reporting.outcome import Outcome
+from lossselect.reporting.overview import page_tables, summarize
 from lossselect.reporting.plan import Line, by_stage
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.terminal import escape_controls
@@ -40,6 +42,10 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     with suppress(*unreadable):
         content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         metrics = {name: value for name, value in content.items() if isinstance(value, int | float | None)}
+    overview: dict[str, Any] = {}
+    with suppress(*unreadable):
+        of_data = Overview.from_dict(json.loads((folder / "data.json").read_text(encoding="utf-8")))
+        overview = {"summary": [*summarize(of_data)], "tables": [*page_tables(of_data)]}
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
     page = _render(
@@ -54,6 +60,7 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
         classes=[*zip(*classes.values(), strict=True)],
         outcome=outcome,
         figures=figures,
+        overview=overview,
     )
     with atomic_write(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")

@@ -85,7 +85,7 @@ class Plan:
     def __rich__(self) -> "Table":
         from rich.text import Text
 
-        table = _make_table(self.title)
+        table = make_table(self.title)
         for line in self.lines:
             name, value, why, change = map(escape_controls, line)
             cell = Text(value)  # not markup: a class may be called [red]
@@ -125,7 +125,7 @@ def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]
 
 def print_table(title: str, rows: Iterable[Sequence[str]], header: Sequence[str] = ("", "")) -> None:
     """Print a table with a title and a header."""
-    table = _make_table(title, header)
+    table = make_table(title, header)
     for row in rows:
         table.add_row(*map(sanitize, row))
     print_renderable(table)
@@ -138,7 +138,8 @@ def print_renderable(renderable: Any) -> None:
     Console(markup=False, emoji=False).print(renderable)
 
 
-def _make_table(title: str, header: Sequence[str] = ("", "")) -> "Table":
+def make_table(title: str, header: Sequence[str] = ("", "")) -> "Table":
+    """Return a table without rows; columns with a heading are aligned to the right, except the first."""
     from rich import box
     from rich.table import Table
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from lossselect.data.batches import identity
 from lossselect.data.datamodule import TensorData
+from lossselect.data.overview import make_overview
 from lossselect.decision.advice import Advice
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
@@ -44,7 +45,7 @@ from lossselect.utils.distributed import all_gather
 from lossselect.utils.warnings import warn
 
 RESULTS = (
-    *("plan.json", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
+    *("plan.json", "data.json", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
     *("predictions.csv", "predictions.pt", "report.html", "figures"),
     *(f"model{form.suffix}" for form in FORMATS.values()),
 )
@@ -62,6 +63,14 @@ def remove_results(folder: Path) -> None:
     for path in folder.glob("checkpoints/*"):  # exports become outdated
         if find_format(path):
             path.unlink()
+
+
+def save_overview(data: Any, folder: Path) -> None:
+    """Write data.json, the overview of built-in data or of a file, for the report."""
+    if isinstance(data, TensorData):
+        overview = make_overview(data.splits, data.task, data.counts)
+        with atomic_write(folder / "data.json") as path:
+            path.write_text(overview.to_json(), encoding="utf-8")
 
 
 def evaluate(

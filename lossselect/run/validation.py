@@ -118,7 +118,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     if is_streamed:
         _require(config["data"].get("task") == config["task"], "data.task cannot be set. Set task instead.")
     if "data" not in own or is_streamed:
-        _check_data(config["data"])
+        check_data(config["data"])
     if "model" not in own:
         net_options(config["model"])
 
@@ -278,7 +278,8 @@ def _list_values(spec: Any, task: "Task", is_final: bool) -> Iterator[str]:
                 yield from (f"{stage}/{output}" for output in list_outputs(task, entry))
 
 
-def _check_data(data: Mapping[str, Any]) -> None:
+def check_data(data: Mapping[str, Any]) -> None:
+    """Raise ConfigError or OptionTypeError for the first invalid setting of built-in data or of a file."""
     from lossselect.data.toy import DATASETS
 
     lookup({**dict.fromkeys((*FILE_DATA, STREAMED)), **DATASETS}, data.get("name", ""), "data set")

@@ -13,9 +13,10 @@ from new_process import run_ranks
 from train_cases import read_csv, train_in
 
 from lossselect.cli.predict import predict_file
-from lossselect.data import cache, load, sources
+from lossselect.data import load, sources
 from lossselect.data.batches import CHUNK_ROWS, RowBatches, shuffle_in_chunks
 from lossselect.data.datamodule import TensorData
+from lossselect.data.large_tables import cache
 from lossselect.data.readers import table_columns
 from lossselect.exceptions import ConfigError, DataError, StorageError
 from lossselect.tasks.registry import make_task
@@ -151,7 +152,8 @@ class TestEqualsMemory:
 
 
 COUNT = """
-from lossselect.data import large_tables, load
+from lossselect.data import load
+from lossselect.data.large_tables import features as large_tables
 write = large_tables.open_writer
 def counting(folder):
     open("writes", "a").write("x")

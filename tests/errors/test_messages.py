@@ -144,7 +144,7 @@ def test_help_of_training(command, check_text):
     check_text("help-train", text)
 
 
-@pytest.mark.parametrize("subcommand", ["", "predict", "export", "report"])
+@pytest.mark.parametrize("subcommand", ["", "data", "predict", "export", "report"])
 def test_help(subcommand, monkeypatch, capsys, check_text):
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys, "argv", ["lossselect", *subcommand.split(), "--help"])

@@ -28,7 +28,7 @@ def run(code, folder=None):
             "lossselect.select_loss(lossselect.Binary())": ["torch"],
             "lossselect.make_metrics": ["torch", "torchmetrics"],
         },
-        {f"import lossselect.cli.{name}": ["hydra"] for name in ("train", "predict", "report")},
+        {f"import lossselect.cli.{name}": ["hydra"] for name in ("train", "data", "predict", "report")},
         {"import lossselect.sklearn; lossselect.sklearn.TaskClassifier": ["sklearn"]},
     ],
     ids=["names", "commands", "estimator"],
@@ -70,6 +70,17 @@ print(found)
     found = run(code, tmp_path)
     assert [*found] == commands
     assert not any(found.values()), found
+
+
+def test_an_overview_needs_no_lightning(tmp_path):
+    code = """
+import sys
+sys.argv = ["lossselect", "data", "data=digits"]
+from lossselect.cli.main import main
+main()
+print({"lightning", "torchmetrics", "matplotlib"} & {*sys.modules})
+"""
+    assert run(code, tmp_path) == set()
 
 
 def test_names_are_found_and_listed():

@@ -13,8 +13,10 @@ from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
 import lossselect as ls
 from lossselect.cli import main as cli
 from lossselect.cli.report import write_run_report
+from lossselect.data.overview import Column, Overview
 from lossselect.reporting.figures import combine, roc, styled
 from lossselect.reporting.outcome import Outcome
+from lossselect.reporting.overview import print_overview
 from lossselect.reporting.page import write_report
 
 NASTY = (
@@ -54,6 +56,21 @@ def write_run(folder):
         "1,3,,0.65,0.6",
     ]
     (folder / "logs" / "metrics.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_overview(folder, count=8):
+    """Write an overview whose columns and labels have the given number of nasty names."""
+    names = [NASTY[i % 8] * (1 + i // 8) for i in range(count)]
+    column = {"kind": "category", "use": "feature", "rows": 9, "missing": 3, "sampled": 9, "distinct": 2}
+    columns = [Column(name=n, values=f"{n!r} (5%)", decision=n, change=n, **column) for n in names]
+    rows = {"train": 5, "val": 1, "test": 3}
+    labels = [(name, rows) for name in names]
+    together = [(name, [1] * count) for name in names]
+    pairs = [(names[0], names[1], 1, 0.5)]
+    overview = Overview(
+        NASTY[0], rows, columns, 4, "multilabel", count, labels, rows, rows, rows, together, pairs
+    )
+    (folder / "data.json").write_text(overview.to_json())
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +208,30 @@ class TestPage:
         assert "49" not in re.findall(r"<bdi>(.*?)</bdi>", page)
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
+    def test_the_overview_of_the_data_is_text_and_shortened(self, tmp_path):
+        write_run(tmp_path)
+        write_overview(tmp_path, 300)
+        page = write_report(tmp_path).read_text()
+        assert page.count("<script>") == 1
+        assert "<img" not in page
+        for text in (
+            "300 columns",
+            "data.json lists all.",
+            "the 200 of 300",
+            "33.3% of the cells",
+            "sample of 4",
+        ):
+            assert text in page.replace("most frequent ", ""), text
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+        assert len(page) < 1e6
+
+    def test_the_overview_on_a_console_has_no_control_characters(self, capsys):
+        column = Column(*["\x1b[31m[bold]x"] * 3, 9, 3, 9, 2, *["\x1b[31m[bold]x"] * 3)
+        print_overview(Overview("\x1b", {"all": 9}, [column], labels=[("\x1b", {"all": 1})]))
+        printed = capsys.readouterr().out
+        assert "\x1b" not in printed
+        assert "[bold]" in printed
+
     def test_is_one_file(self, tmp_path):
         write_run(tmp_path)
         page = write_report(tmp_path, outcome(ls.Multilabel(3))).read_text()
@@ -261,6 +302,7 @@ class TestBrowser:
         write_run(tmp_path)
         task = ls.Multiclass(8, class_names=NASTY)
         of = outcome(task, per_class={"class": task.names, "f1": [0.5] * 8}, confusion=np.ones((8, 8), int))
+        write_overview(tmp_path)
         write_report(tmp_path, of)
         size = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -295,6 +337,8 @@ class TestRun:
         predictions = pl.read_csv(tmp_path / "run" / "predictions.csv")
         wrong = predictions.filter(pl.col("prediction") != pl.col("target"))
         assert f">{wrong['row'][0]}<" in page
+        assert json.loads((tmp_path / "run" / "data.json").read_text())["rows"]["test"] == predictions.height
+        assert f"{predictions.height} test" in page
         with pytest.raises(ValueError, match=r"Remove report\.html to replace it"):
             write_run_report(str(tmp_path / "run"))
 
@@ -384,7 +428,7 @@ class InOrder(Data):
     @pytest.mark.parametrize(
         "content", ['{"a": 1}', '{"lines": []}', '{"lines": [{"name": 1}]}', "5", "[1]", ""]
     )
-    @pytest.mark.parametrize("name", ["plan.json", "metrics.json"])
+    @pytest.mark.parametrize("name", ["plan.json", "metrics.json", "data.json"])
     def test_of_files_that_hold_something_else(self, name, content, tmp_path):
         write_run(tmp_path)
         (tmp_path / name).write_text(content)

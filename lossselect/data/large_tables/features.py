@@ -4,11 +4,13 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lossselect.data.cache import Cache, digest, identify_files
-from lossselect.data.preprocessing.mapped_rows import map_rows, open_writer
+from lossselect.data.large_tables.cache import Cache, digest, identify_files
+from lossselect.data.large_tables.mapped_rows import map_rows, open_writer
+from lossselect.data.overview import Column
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.table_columns import FileColumns
@@ -26,16 +28,21 @@ class LargeTables:
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
 
-    def fit(self, source: Source, key: Sequence[Any], fit: Callable[[], Features]) -> Features:
+    def fit(
+        self, source: Source, key: Sequence[Any], fit: Callable[[], tuple[Features, tuple[Column, ...]]]
+    ) -> tuple[Features, tuple[Column, ...]]:
         """Return `fit()`; its result and warnings are kept for the same file and key."""
 
         def build(folder: Path) -> None:
             with _record_warnings() as messages:
-                features = fit()
-            _write(folder, {"features": features.to_dict(), "warnings": messages})
+                features, columns = fit()
+            content = {"features": features.to_dict(), "columns": [*map(asdict, columns)]}
+            _write(folder, {**content, "warnings": messages})
 
         folder = self.cache.get("features", digest(identify_files(source.files), *key), build)
-        return Features.from_dict(_read(folder)["features"])
+        content = _read(folder)
+        columns = tuple(Column(**column) for column in content["columns"])
+        return Features.from_dict(content["features"]), columns
 
     def transform(
         self, features: Features, sources: Sequence[Source], tables: Sequence[TableRows | None]

@@ -14,7 +14,7 @@ import numpy as np
 
 from lossselect.exceptions import LossSelectError, StorageError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the content of the folders, which is part of each hash."""
 KEPT = 3
 """Maximum number of folders of a kind for a data file; those used the longest ago are deleted."""

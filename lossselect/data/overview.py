@@ -1,0 +1,319 @@
+"""Overview of a data set: its columns and what becomes of them, its labels, and duplicate rows."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from lossselect.data.preprocessing.columns import CellParser
+from lossselect.data.preprocessing.dates import find_format
+from lossselect.data.preprocessing.kinds import column_kind
+from lossselect.data.preprocessing.statistics import SAMPLE_ROWS, Statistics, sample_array, summarize
+from lossselect.data.preprocessing.table_features import Features
+from lossselect.data.readers.arrays import read_features
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.table_columns import TableColumns
+from lossselect.data.readers.tables import TableOptions
+from lossselect.data.sources import Source, as_names, column_uses, max_memory_of_table
+from lossselect.data.splits import Splits
+from lossselect.exceptions import DataError
+from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.tasks.label_counts import LabelCounts
+from lossselect.tasks.registry import Task
+from lossselect.utils.checks import format_setting
+from lossselect.utils.terminal import escape_controls_in_json
+
+MAX_TOGETHER = 100
+"""Number of most frequent labels whose co-occurrence is counted."""
+MAX_LABELS = 10_000
+"""Number of most frequent classes or labels that an overview lists."""
+
+USES = {
+    "target": ("labels", "data.target"),
+    "sample_weight": ("weights of the rows in the loss", "data.sample_weight"),
+    "id": ("the rows of an id become one row", "data.id"),
+    "split": ("names the split of each row", "data.split"),
+    "group": ("the rows of a group are in the same split", "data.group"),
+    "time": ("the most recent rows form the test split", "data.time"),
+    "index": ("left out: index column", "data.features"),
+    "exclude": ("left out", "data.exclude"),
+    "features": ("left out: not in data.features", "data.features"),
+    "constant": ("left out: one value in all training rows", ""),
+}
+"""Decision about a column that is not a feature, and its setting, by use."""
+UNREAD = Statistics("", 0, 0, 0)
+PLANS = {
+    "number": "standardised",
+    "category": "one-hot",
+    "date": "days, year, month, weekday, time of day",
+    "text": "TF-IDF of its words",
+}
+"""Decision about a feature that has not been fitted, by kind."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a file.
+
+    Args:
+        name: The column's name.
+        kind: "number", "category", "date", "text", or "other"; "" if the column was not read.
+        use: "feature", "rejected" (it cannot be a feature, for the reason in `decision`), or a key of `USES`.
+        rows: The number of rows in which missing cells were counted; 0 if the column was not read.
+        missing: The number of missing cells.
+        sampled: The number of rows in which values were counted; fewer than `rows` for large tables.
+        distinct: The number of distinct values in the sample; None if unknown.
+        values: The range of numbers and dates (of text: in the sample), or the most frequent values.
+        decision: What becomes of the column.
+        change: The settings that change it.
+    """
+
+    name: str
+    kind: str
+    use: str
+    rows: int
+    missing: int
+    sampled: int
+    distinct: int | None
+    values: str
+    decision: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Rows, columns and labels of a data set, as plain values.
+
+    Args:
+        name: The file or the data set.
+        rows: The number of rows of each split; "all" if they could not be split, or "first" if only the
+            first ones were read, because the table is large.
+        columns: The columns of the file; empty for sample data.
+        sampled: The number of rows in which the values of columns were counted, if it is less than all; 0.
+        task: The name of the task; "" if the labels could not be read.
+        num_labels: The number of classes or labels.
+        labels: The most frequent classes or labels, and the number of rows of each split that have them.
+        missing_labels: The number of missing labels of each split.
+        repeated: The number of rows of each split whose features are equal to those of an earlier one.
+        in_train: The number of rows of each other split whose features are equal to those of a training row.
+        together: Multilabel: the most frequent labels, each with the number of rows that also have each of
+            these labels, in the same order.
+        pairs: Labels that occur together: both names, the rows that have both, their fraction of the rows
+            that have either; in decreasing order of this fraction.
+    """
+
+    name: str
+    rows: Mapping[str, int]
+    columns: Sequence[Column] = ()
+    sampled: int = 0
+    task: str = ""
+    num_labels: int = 0
+    labels: Sequence[tuple[str, Mapping[str, int]]] = ()
+    missing_labels: Mapping[str, int] | None = None
+    repeated: Mapping[str, int] | None = None
+    in_train: Mapping[str, int] | None = None
+    together: Sequence[tuple[str, Sequence[int]]] = ()
+    pairs: Sequence[tuple[str, str, int, float]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a JSON file, which `from_dict` accepts."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {
+            "columns": [asdict(column) for column in self.columns]
+        }
+
+    def to_json(self, **more: Any) -> str:
+        """Return the overview and further entries as JSON, as in data.json."""
+        text = json.dumps({**self.to_dict(), **more}, indent=1, ensure_ascii=False)
+        return escape_controls_in_json(text) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Overview":
+        """Create an overview from the result of `to_dict`."""
+        return cls(**{**values, "columns": tuple(Column(**column) for column in values["columns"])})
+
+
+def make_overview(splits: Splits, task: Task, counts: Mapping[str, LabelCounts]) -> Overview:
+    """Return the overview of splits, whose columns `load_own_data` has described."""
+    order = np.argsort(-counts["train"].positives, kind="stable")[:MAX_LABELS].tolist()
+    positives = {split: count.positives for split, count in counts.items()}
+    together, pairs = _count_together(splits.labels, task) if task.several_labels else ([], [])
+    return Overview(
+        name=splits.name,
+        rows={split: len(rows) for split, rows in splits.rows.items()},
+        columns=splits.overview,
+        sampled=_find_sampled(splits.overview, min(splits.starts.values(), default=len(splits.labels))),
+        task=task.name,
+        num_labels=len(task.names),
+        labels=[(task.names[i], {split: int(n[i]) for split, n in positives.items()}) for i in order],
+        missing_labels={split: count.missing for split, count in counts.items()},
+        repeated=splits.duplicates.repeated,
+        in_train=splits.duplicates.in_train,
+        together=together,
+        pairs=pairs,
+    )
+
+
+def _find_sampled(columns: Sequence[Column], rows: int) -> int:
+    sampled = min((column.sampled for column in columns if column.rows), default=rows)
+    return sampled if sampled < rows else 0
+
+
+def _count_together(
+    labels: np.ndarray | SparseLabels, task: Task
+) -> tuple[list[tuple[str, list[int]]], list[tuple[str, str, int, float]]]:
+    """Return the most frequent labels with their co-occurrence counts, and the pairs; see `Overview`."""
+    from scipy.sparse import csr_array
+
+    if isinstance(labels, SparseLabels):
+        indices, indptr = (part.numpy() for part in labels.csr())
+        matrix = csr_array((np.ones(len(indices), np.int64), indices, indptr), shape=labels.shape)
+    else:
+        matrix = csr_array(np.nan_to_num(labels) >= 0.5, dtype=np.int64)
+    frequent = np.argsort(-matrix.sum(0), kind="stable")[:MAX_TOGETHER]
+    chosen = matrix[:, frequent]
+    counts = (chosen.T @ chosen).toarray()
+    single = counts.diagonal()
+    first, second = np.nonzero(np.triu(counts, 1))
+    both = counts[first, second]
+    fractions = both / (single[first] + single[second] - both)
+    names = [task.names[i] for i in frequent.tolist()]
+    places = np.lexsort((-both, -fractions))[:MAX_TOGETHER].tolist()
+    pairs = [(names[first[i]], names[second[i]], int(both[i]), float(fractions[i])) for i in places]
+    return [*zip(names, counts.tolist(), strict=True)], pairs
+
+
+def summarize_others(source: Source, parser: CellParser) -> dict[str, Statistics]:
+    """Return the statistics of the columns of a table that contain labels or determine the splits."""
+    if not source.uses:
+        return {}
+    labels: Any = source.labels
+    others = {column.name: column for column in (*labels, *source.roles.values())}
+    return summarize(pl.DataFrame([*others.values()]), parser, {})
+
+
+def describe_columns(
+    source: Source, features: Features, statistics: Mapping[str, Statistics]
+) -> tuple[Column, ...]:
+    """Return the columns of the training file; none of sparse features.
+
+    Args:
+        source: The file.
+        features: The fitted features.
+        statistics: Those of other columns than features; see `summarize_others`.
+    """
+    frames: Iterable[pl.DataFrame] = ()
+    if isinstance(source.features, np.ndarray):
+        frames = [sample_array(source.features)]
+    elif isinstance(source.features, TableColumns):
+        frames = source.features.groups()
+    found = {**statistics}
+    formats = {date.name: date.format for date in features.dates}
+    for frame in frames:
+        found |= summarize(frame, features.parser, formats)
+    decisions: dict[str, tuple[str, str]] = {}
+    for number in features.numbers:
+        decisions[number.name] = "number", PLANS["number"] + "; 1 where missing" * number.missing
+    for category in features.categories:
+        missing = " and missing" * category.missing
+        decisions[category.name] = "category", f"one-hot, {len(category.values)} categories{missing}"
+    for date in features.dates:
+        parts = dict.fromkeys(part.name.partition(" ")[0] for part in date.parts)
+        decisions[date.name] = "date", ", ".join(parts) + "; 1 where missing" * date.missing
+    for text in features.texts:
+        decisions[text.name] = "text", f"TF-IDF of {len(text.terms)} words and pairs of words"
+    uses = source.uses or dict.fromkeys(found, "feature")
+    columns = []
+    for name, use in uses.items():
+        kind, decision = decisions.get(name, ("", ""))
+        use = "constant" if use == "feature" and not decision else use
+        columns.append(_describe(name, use, found.get(name, UNREAD), kind, decision))
+    return tuple(columns)
+
+
+def outline(data: Mapping[str, Any]) -> Overview:
+    """Return an overview of the columns of a file that cannot be trained on; `data` contains its settings.
+
+    Raises:
+        LossSelectError: the file cannot be read.
+    """
+    path, parser = data["path"], CellParser(tuple(as_names(data.get("null_values"))), data["nan"])
+    if data["name"] != "table":
+        array = read_features(path, data["features"])
+        frame = sample_array(array) if isinstance(array, np.ndarray) else pl.DataFrame()
+        uses, rows = dict.fromkeys(frame.columns, "feature"), {"all": array.shape[0]}
+    else:
+        options = {field.name: data[field.name] for field in fields(TableOptions)}
+        table = open_table(path, TableOptions(**options))
+        settings = [
+            (setting, name)
+            for setting in ("target", "sample_weight", "id", "split", "group", "time")
+            for name in as_names(data[setting])
+        ]
+        uses = column_uses(table.header, settings, as_names(data["features"]), as_names(data["exclude"]))
+        texts = [name for setting, name in settings if setting not in ("sample_weight", "time")]
+        texts += [*as_names(data["categorical"]), *as_names(data["text"])]
+        if table.memory > max_memory_of_table(data.get("max_memory")):
+            frame = next(iter(table.batches(table.header, SAMPLE_ROWS)), pl.DataFrame())
+            rows = {"first": frame.height}
+        else:
+            frame = table.read(table.header, as_text=texts)
+            rows = {"all": frame.height}
+    plans = {name: _plan(frame[name], parser, data) for name, use in uses.items() if use == "feature"}
+    statistics = summarize(frame, parser, {name: plan.date_format for name, plan in plans.items()})
+    columns = []
+    for name, use in uses.items():
+        plan = plans.get(name, ColumnPlan(use))
+        if plan.kind == "category":
+            plan = plan._replace(decision=f"one-hot, {statistics[name].distinct} categories")
+        columns.append(_describe(name, plan.use, statistics[name], plan.kind, plan.decision))
+    return Overview(path, rows, columns, _find_sampled(columns, sum(rows.values())))
+
+
+class ColumnPlan(NamedTuple):
+    """The use and the kind of a column, and what becomes of it or why it cannot be a feature."""
+
+    use: str
+    kind: str = ""
+    decision: str = ""
+    date_format: str | None = None
+
+
+def _plan(column: pl.Series, parser: CellParser, data: Mapping[str, Any]) -> ColumnPlan:
+    for kind, setting in (("category", "categorical"), ("text", "text")):
+        if column.name in as_names(data.get(setting)):
+            return ColumnPlan("feature", kind, PLANS[kind])
+    if column.n_unique() == 1:
+        return ColumnPlan("constant")
+    date_format = data.get("date_format")
+    try:
+        kind, problem = column_kind(column, parser, date_format)
+        found = find_format(column, date_format, parser) if kind == "date" else None
+    except DataError as error:
+        return ColumnPlan("rejected", "other", f"cannot be a feature: {error}")
+    if problem:
+        return ColumnPlan("rejected", kind, f"cannot be a feature: it {problem}")
+    return ColumnPlan("feature", kind, PLANS[kind], found)
+
+
+def _describe(name: str, use: str, found: Statistics, kind: str, decision: str) -> Column:
+    """Return a column; `kind` and `decision` are those of a feature, "" if there is none."""
+    change = format_setting("data.exclude", [name])
+    if use in USES:
+        other, change = USES[use]
+        decision = f"{other}; {decision}" if decision else other
+    elif kind == "number":
+        change = f"{format_setting('data.categorical', [name])} or {change}"
+    elif kind == "date":
+        change = f"data.date_format or {change}"
+    elif kind == "text" and use == "feature":
+        change = "data.text"
+    elif kind == "text":
+        settings = [format_setting(f"data.{setting}", [name]) for setting in ("text", "categorical")]
+        change = " or ".join([*settings, format_setting("data.group", name), change])
+    # names of persons, for example, which nobody needs in a report
+    values = "" if use in ("group", "id") or kind == "text" else found.values
+    statistics = {**vars(found), "kind": kind or found.kind, "values": values}
+    return Column(name=name, use=use, decision=decision, change=change, **statistics)
