@@ -370,6 +370,13 @@ def test_the_index_of_an_address_is_checked(folders, monkeypatch):
         open_data("s3://bucket/data")
 
 
+def test_an_overview_names_check_only(folders):
+    from lossselect.cli.data import _load
+
+    with pytest.raises(ConfigError, match="check_only=true"):
+        _load(None, {"_target_": "lossselect.data.litdata.LitData", "path": folders["names"]})
+
+
 @pytest.mark.slow
 def test_the_predictions_of_two_processes_are_in_the_order_of_the_data(folders, tmp_path):
     settings = (
