@@ -102,8 +102,8 @@ def _load(config: Any, data: Mapping[str, Any]) -> "tuple[Overview, LossSelectEr
 
     if "_target_" in data:
         raise ConfigError(
-            "lossselect data reads tables, arrays and built-in data, got a data module. To check data=litdata or "
-            "your own module, run lossselect-train with check_only=true."
+            "lossselect data reads tables, arrays and built-in data, got a data module. To check "
+            "data=litdata or your own module, run lossselect-train with check_only=true."
         )
     try:
         check_data(data)
