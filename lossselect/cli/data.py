@@ -100,6 +100,11 @@ def _load(config: Any, data: Mapping[str, Any]) -> "tuple[Overview, LossSelectEr
     from lossselect.data.overview import make_overview, outline
     from lossselect.run.build import load_data
 
+    if "_target_" in data:
+        raise ConfigError(
+            "lossselect data reads tables, arrays and built-in data, got a data module. To check "
+            "data=litdata or your own module, run lossselect-train with check_only=true."
+        )
     try:
         check_data(data)
         return make_overview(*load_data(config)), None

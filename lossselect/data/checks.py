@@ -1,6 +1,6 @@
 """Checks of a whole data set before the first step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -9,8 +9,9 @@ from lossselect.data.preprocessing.array_features import array_column
 from lossselect.data.preprocessing.table_features import BLOCK_ROWS
 from lossselect.data.readers.arrays import as_frame
 from lossselect.data.splits import Splits
-from lossselect.exceptions import DataError
+from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.labels.values import as_number
 from lossselect.tasks.label_counts import LabelCounts, count_sparse, count_target
 from lossselect.tasks.registry import Task
 from lossselect.utils.checks import SPLIT_NAMES, format_setting, shorten
@@ -67,6 +68,15 @@ def _is_copy(column: pl.Series, label: pl.Series) -> bool:
     if column.dtype.is_float() or column.dtype.is_nested() or column.n_unique() != label.n_unique():
         return False
     return pl.DataFrame([column.alias("feature"), label.alias("label")]).n_unique() == label.n_unique()
+
+
+def check_order(names: Sequence[str]) -> None:
+    """Raise ConfigError for classes that are not numbers: alphabetical order is rarely the intended one."""
+    if words := [name for name in names if as_number(name) is None]:
+        raise ConfigError(
+            f"task.ordinal=true requires the order of the classes, and {words[0]!r} is not a number. Set "
+            f"+task.class_names=[lowest,...,highest]. In alphabetical order they are {shorten(names)}."
+        )
 
 
 def check_monitor_is_defined(monitor: str, counts: dict[str, LabelCounts]) -> None:

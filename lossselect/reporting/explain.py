@@ -80,7 +80,8 @@ def plan(
     if module._mix:
         value = f"{module._mix.func.__name__} of the training batches"
         lines.append(Line("mix", value, "training metrics are computed on mixed labels", "mix=none"))
-    lines += _data_lines(task, data, splits) if splits else [Line("data", type(data).__name__)]
+    summary = getattr(data, "summary", type(data).__name__)  # a `LitData` has one
+    lines += _data_lines(task, data, splits) if splits else [Line("data", summary)]
     lines.append(_model_line(module))
     return Plan("Plan", [*lines, *_optimizer_lines(module), *training])
 

@@ -101,6 +101,8 @@ SWEEPERS = _names("hydra._internal.core_plugins.basic_sweeper", "BasicSweeper") 
     "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper", "OptunaSweeper"
 )
 
+DATA = frozenset({"lossselect.data.litdata.LitData"})
+
 HYDRA_CALLBACKS = _names("hydra.experimental.callbacks", "LogJobReturnCallback PickleJobInfoCallback") | {
     "lossselect.cli.precheck.CheckBeforeRun"
 }
@@ -116,6 +118,7 @@ class Position(NamedTuple):
 
 POSITIONS = (
     Position(r"model([.\[].*)?|module[.\[].*", "layers and losses of torch.nn", MODULES),
+    Position(r"data", "data modules of lossselect", DATA),
     Position(r"optimizer", "optimizers of torch.optim", OPTIMIZERS),
     Position(r"scheduler", "schedulers of torch.optim.lr_scheduler", SCHEDULERS),
     Position(r"callbacks\.[^.\[]+", "callbacks of Lightning and lossselect", CALLBACKS),
@@ -125,7 +128,7 @@ POSITIONS = (
     Position(r"hydra\.sweeper", "sweepers of Hydra", SWEEPERS),
     Position(r"hydra\.callbacks\.[^.\[]+", "callbacks of Hydra", HYDRA_CALLBACKS),
 )
-"""Everywhere else (`data`, `loss`, `trainer`, arguments of optimizers and callbacks) no class is allowed."""
+"""Everywhere else (`loss`, `trainer`, arguments of optimizers and callbacks) no class is allowed."""
 
 ANYWHERE = Position(
     "", ", ".join(p.what for p in POSITIONS), frozenset().union(*(p.classes for p in POSITIONS))

@@ -24,7 +24,6 @@ from lossselect.run.settings import (
     stopping_callbacks,
 )
 from lossselect.run.trust import make_part
-from lossselect.utils.checks import shorten
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -97,10 +96,9 @@ def load_data(config: DictConfig) -> LoadedData:
 
 @lru_cache(maxsize=1)
 def _load_data(data_json: str, task_json: str, versions: tuple[tuple[int, ...], ...]) -> LoadedData:
-    from lossselect.data.checks import check_splits
+    from lossselect.data.checks import check_order, check_splits
     from lossselect.data.toy import load
     from lossselect.labels.sparse_labels import SparseLabels
-    from lossselect.labels.values import as_number
     from lossselect.tasks.infer import encode_checked, infer_task
     from lossselect.tasks.registry import TASKS, make_task
 
@@ -124,12 +122,8 @@ def _load_data(data_json: str, task_json: str, versions: tuple[tuple[int, ...], 
         fits = len(splits.class_names) == len(task.names)
         encode_checked(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
     task = replace(task, class_names=splits.class_names if names is None else names)
-    words = [name for name in task.names if as_number(name) is None]
-    if task.ordinal and not has_order and words:  # alphabetical order is rarely the intended one
-        raise ConfigError(
-            f"task.ordinal=true requires the order of the classes, and {words[0]!r} is not a number. Set "
-            f"+task.class_names=[lowest,...,highest]. In alphabetical order they are {shorten(task.names)}."
-        )
+    if task.ordinal and not has_order:
+        check_order(task.names)
     return LoadedData(splits, task, check_splits(task, splits))
 
 
@@ -248,9 +242,11 @@ def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[
     derived = _derived_arguments(task, data)
     if "_target_" not in config.model:
         if "num_features" not in derived:
+            owner = type(data).__name__
             raise ConfigError(
-                f"Net {config.model.name!r} requires num_features. Add this attribute to "
-                f"{type(data).__name__}."
+                f"Net {config.model.name!r} requires rows of features, whose length is the attribute "
+                f"num_features of the data, which {owner} does not have. Add it, or for other inputs, "
+                "such as images, set model._target_ to your own net."
             )
         return {"num_features": derived["num_features"], **to_plain(config.model)}
     from torch import nn

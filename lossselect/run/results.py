@@ -229,7 +229,7 @@ def save_predictions(
     if batches and isinstance(batches[0], list):  # there are several loaders
         batches = [batch for loader in batches for batch in loader]
     _check_outputs(module, batches)
-    batches = _gather_batches(batches)
+    batches = _gather_batches(batches, getattr(data, "in_blocks", False))
     if not batches or not trainer.is_global_zero:
         return ""
     if batches[0]["probabilities"].ndim > 2:
@@ -282,11 +282,14 @@ def _check_outputs(module: TaskModule, batches: list[Any]) -> None:
             )
 
 
-def _gather_batches(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Gather the batches of all processes; if there are several, as single rows in the order of the data."""
+def _gather_batches(batches: list[dict[str, Tensor]], in_blocks: bool) -> list[dict[str, Tensor]]:
+    """Gather the batches of all processes in the order of the data.
+
+    Each process predicted consecutive rows if they are `in_blocks`, else every n-th row of n processes.
+    """
     parts = all_gather(batches)
-    if len(parts) == 1:
-        return batches
+    if len(parts) == 1 or in_blocks:
+        return [batch for part in parts for batch in part]
     rows = [
         [
             {name: value[i : i + 1] for name, value in batch.items()}

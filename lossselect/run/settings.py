@@ -29,6 +29,7 @@ MIN_INTS = {"max_epochs": 1, "accumulate_grad_batches": 1, "steps_per_execution"
 MIN_OUTPUTS_CHUNKED = 50_000  # with more outputs, metrics per label are slow and of little use
 MAX_BYTES_UNCHECKED = 1 << 26  # smaller dense matrices of a batch fit any device
 FILE_DATA = ("table", "arrays")
+STREAMED = "litdata"  # the name of the data set whose config has a `_target_` of this package
 STOPPING = frozenset({"lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.callbacks.Timer"})
 
 

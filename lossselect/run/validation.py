@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lossselect.chunked.options import check_topk_task, choose_top_metrics
+from lossselect.data.readers.litdata_index import check_index, check_installed, is_url
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.export.formats import FORMATS, check_weights_suffice, require
 from lossselect.metrics.names import MetricName, choose_metrics, list_outputs
@@ -13,6 +14,7 @@ from lossselect.models.nets import check_head_bias, make_net, net_options
 from lossselect.run.settings import (
     FILE_DATA,
     MIN_INTS,
+    STREAMED,
     check_has_target,
     configured_head,
     drop_none,
@@ -112,7 +114,10 @@ def check_config(config: Mapping[str, Any]) -> None:
     if configured_head(config)["name"] == "chunked":
         conflict = find_chunked_conflict(config)
         _require(not conflict, conflict)
-    if "data" not in own:
+    is_streamed = config["data"].get("name") == STREAMED
+    if is_streamed:
+        _require(config["data"].get("task") == config["task"], "data.task cannot be set. Set task instead.")
+    if "data" not in own or is_streamed:
         check_data(config["data"])
     if "model" not in own:
         net_options(config["model"])
@@ -278,14 +283,14 @@ def check_data(data: Mapping[str, Any]) -> None:
     from lossselect.data.readers.suffixes import ARRAYS, LIBSVM
     from lossselect.data.toy import DATASETS
 
-    lookup({**dict.fromkeys(FILE_DATA), **DATASETS}, data.get("name", ""), "data set")
+    lookup({**dict.fromkeys((*FILE_DATA, STREAMED)), **DATASETS}, data.get("name", ""), "data set")
     settings = packaged_config("data", data["name"])
     check_options(data, settings, f"data={data['name']}")
     for name in settings:
         _require(name in data, f"data.{name} is required. Set it, or remove ~data.{name}.")
     check_int("data.batch_size", data["batch_size"], 1)
     check_int("data.seed", data["seed"], 0, MAX_SEED)
-    is_file = data["name"] in FILE_DATA
+    is_file = data["name"] in (*FILE_DATA, STREAMED)
     for name in ("val_fraction", "test_fraction"):
         if (value := data[name]) is not None or name == "val_fraction" or is_file:
             is_inside = check_float(f"data.{name}", value, 0, 1) not in (0, 1)
@@ -296,6 +301,13 @@ def check_data(data: Mapping[str, Any]) -> None:
     for name in ("path", "val_path", "test_path"):
         message = f"data.{name} must be the path of a file, got {data[name]!r}."
         _require(isinstance(data[name], str | None), message)
+    if data["name"] == STREAMED:
+        check_int("data.num_workers", data["num_workers"], 0)
+        for path in (data["path"], data["val_path"], data["test_path"]):
+            if path is not None and not is_url(path):
+                check_index(path)
+        check_installed()
+        return
     if data["name"] == "table" and data["path"].lower().endswith((*ARRAYS, *LIBSVM)):
         return  # the reader raises an error that suggests data=arrays
     _require(

@@ -27,6 +27,7 @@ REVIEWED = json.loads((Path(__file__).parent / "allowed_classes.json").read_text
 
 PLACES = {
     "model": ["model", "model.net", "model._args_[0]", "model.layers[1].norm", "module.encoder"],
+    "data": ["data"],
     "optimizer": ["optimizer"],
     "scheduler": ["scheduler"],
     "callbacks": ["callbacks.mine"],
@@ -37,19 +38,8 @@ PLACES = {
     "hydra.callbacks": ["hydra.callbacks.mine"],
     "a custom setting, and the user's code": ["mine", "models.a", ""],
     None: [
-        *(
-            "data",
-            "data.transform",
-            "module",
-            "data[0]",
-            "loss",
-            "loss.weight",
-            "task",
-            "head",
-            "mix",
-            "decision",
-            "seed",
-        ),
+        *("data.transform", "module", "data[0]", "loss", "loss.weight", "task", "head", "mix", "decision"),
+        "seed",
         *("trainer", "trainer.strategy", "trainer.profiler", "trainer.plugins[0]", "experiment", "monitor"),
         *("optimizer.lr", "optimizer._args_[0]", "optimizer.params[0]", "scheduler.optimizer", "callbacks"),
         *("callbacks.a.b", "callbacks.a[0]", "logger.a.b", "logger.a[0]", "hydra", "hydra.launcher.x"),
