@@ -12,7 +12,7 @@ class LossSelectError(Exception):
 
     def add(self, text: str) -> "LossSelectError":
         """Append a sentence to the message, and return the error itself."""
-        self.args = (f"{self} {text}", *self.args[1:])
+        self.args = (f"{self.args[0]} {text}", *self.args[1:])
         return self
 
 
@@ -38,20 +38,23 @@ class DataError(LossSelectError, ValueError):
         super().__init__(message)
         self.row: int | None = None if row is None else int(row)
         self.column, self.value = column, value
+        self.place: tuple[str, ...] = ()
+        """The fields with which the message starts, "row" and perhaps "column"; `args` has the rest."""
 
     @classmethod
     def at(cls, row: Any, column: str | None, problem: str, value: Any = None) -> Self:
-        """Return an error whose message is the row, the column unless it is None, and `problem`."""
-        place = f"Row {row}" if column is None else f"Row {row} of column {column!r}"
-        return cls(place + problem, row=row, column=column, value=value)
+        """Return an error whose message is the row, the column unless it is None, and `problem`.
 
-    def counted_from(self, first: int) -> "DataError":
-        """Add `first`, the first row of a block in which the error was found, to its row; return it."""
-        if self.row is not None:
-            rows = f"ow {self.row}", f"ow {self.row + first}"
-            self.row += first
-            self.args = (str(self).replace(*rows, 1), *self.args[1:])
-        return self
+        A change of `row` or `column` also changes the message.
+        """
+        error = cls(problem, row=row, column=column, value=value)
+        error.place = ("row",) if column is None else ("row", "column")
+        return error
+
+    def __str__(self) -> str:
+        row = f"Row {self.row}" if "row" in self.place else ""
+        column = f" of column {self.column!r}" if "column" in self.place else ""
+        return row + column + super().__str__()
 
 
 class DataTypeError(DataError, TypeError):

@@ -38,11 +38,13 @@ def test_a_row_is_a_python_int():
     assert type(DataError("Row 3", row=np.int64(3)).row) is int
 
 
-def test_a_block_of_rows_that_starts_later():
-    error = DataError("Row 2, label 'row 2' of the target is 7.", row=2).counted_from(100)
+def test_the_row_and_the_column_of_a_message_can_change():
+    error = DataError.at(2, None, ", label 'row 2' of the target is 7.")
+    error.row += 100
     assert str(error) == "Row 102, label 'row 2' of the target is 7."
-    assert error.row == 102
-    assert str(DataError("No row.").counted_from(5)) == "No row."
+    error = DataError.at(2, "a", " is 'row 2'.").add("Correct it.")
+    error.row, error.column = 5, "b"
+    assert str(pickle.loads(pickle.dumps(error))) == "Row 5 of column 'b' is 'row 2'. Correct it."
 
 
 def test_a_sentence_is_added():

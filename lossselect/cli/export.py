@@ -24,6 +24,9 @@ from lossselect.utils.checks import lookup
 from lossselect.utils.redaction import record_environment
 from lossselect.utils.terminal import print_safely
 
+MAX_COMPARED = 1 << 27
+"""Maximum number of features (512 MB) with which a model is compared with PyTorch."""
+
 if TYPE_CHECKING:
     from lossselect.data.splits import Splits
     from lossselect.training.module import TaskModule
@@ -72,10 +75,15 @@ def export_checkpoint(
             )
         preparation = Preparation.stored(prepared, checkpoint)
         frames = preparation.frames(input, 8192)
-        parts = [preparation.features.transform(frame, input, 0)[0] for frame in frames]
+        parts, left = list[torch.Tensor](), MAX_COMPARED
+        for frame in frames:
+            part = preparation.features.transform(frame, input, 0)[0]
+            parts.append(part[torch.arange(len(part))])
+            if (left := left - parts[-1].numel()) <= 0:
+                break
         if not any(map(len, parts)):
             raise DataError(f"{input} has no rows. Add at least one.")
-        rows = torch.cat([part[torch.arange(len(part))] for part in parts])
+        rows = torch.cat(parts)
         description = f"rows of {input}"
     _export(trained, path, prepared, rows, description)
 
@@ -144,7 +152,8 @@ def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> No
 
 def _rows_to_compare(splits: "Splits") -> tuple[torch.Tensor, str]:
     split = next(name for name in ("test", "val", "train") if name in splits.rows)
-    return splits.features[splits.rows[split]], f"{split} rows"
+    rows = splits.rows[split][: max(1, MAX_COMPARED // splits.features.shape[1])]
+    return splits.features[rows], f"{split} rows"
 
 
 def _check_hooks(module: Any, rows: torch.Tensor) -> None:

@@ -83,7 +83,7 @@ def predict_file(
             missing += (first + tables.rows_without_prediction(outputs["prediction"]).nonzero()[0]).tolist()
             make_columns = tables.top_columns if "top" in outputs else tables.prediction_columns
             columns = {"row": range(first, first + len(rows)), **make_columns(task, **outputs)}
-            table = tables.escape_formula(_add_columns(columns, frame.select(copied)))
+            table = tables.escape_formula(_add_columns(columns, [frame[name] for name in copied]))
             table.write_csv(file, include_header=first == 0)
             first += len(rows)
         if not first:
@@ -193,7 +193,7 @@ def _load_model(
     return preparation, classifier.task, lambda rows: classifier.predict(rows.to(torch_device))
 
 
-def _add_columns(columns: dict[str, Any], copied: "pl.DataFrame") -> dict[str, Any]:
+def _add_columns(columns: dict[str, Any], copied: "list[pl.Series]") -> dict[str, Any]:
     for column in copied:
         if column.name in columns:
             raise ConfigError(

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,11 @@ from lossselect.data.overview import Column, describe_columns, summarize_others
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.preparation import Preparation
+from lossselect.data.preprocessing.sparse_features import SparseFeatures
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
+from lossselect.data.readers.arrays import has_only_features
+from lossselect.data.readers.libsvm import is_libsvm
 from lossselect.data.readers.tables import check_columns
 from lossselect.data.sources import Source, as_names, read_array_source, read_table
 from lossselect.data.split_columns import (
@@ -67,6 +69,7 @@ def load_own_data(
     nan: str = "error",
     split: str | None = None,
     test_fold: Any = None,
+    val_fold: Any = None,
     group: str | None = None,
     time: str | None = None,
     date_format: str | None = None,
@@ -102,15 +105,17 @@ def load_own_data(
         raise ConfigError(
             f"Column {both[0]!r} cannot be both data.text and data.categorical. Remove it from one of them."
         )
-    if not is_table and (val_path or test_path) and Path(path).suffix.lower() == ".npy":
+    if not is_table and (val_path or test_path) and not is_libsvm(path) and has_only_features(path):
         raise ConfigError(
-            "data.val_path and data.test_path need data.path to be a .npz file of features and labels, got "
-            f"{path}. Save each split as such a file."
+            "data.val_path and data.test_path require a file of features and labels for each split, but "
+            f"{path} contains only features. Join the rows of all splits, and save the split of each row, "
+            "train, val or test, for data.split=splits.npy."
         )
 
     def read(path: str, as_text: Sequence[str], roles: Mapping[str, str]) -> Source:
         if not is_table:
-            return read_array_source(path, **reading)
+            train = None if options.fitted is None else source.reading
+            return read_array_source(path, roles=roles, labels=options, train=train, **reading)
         return read_table(path, as_text=as_text, roles=roles, labels=options, cache=cache, **reading)
 
     named = {"split": split, "group": group, "time": time}
@@ -120,7 +125,10 @@ def load_own_data(
         check_columns(categories, source.features.columns, "data.categorical", path)
         check_columns(free_text, source.features.columns, "data.text", path)
     labels = _labels(source, options)
-    _warn_unmatched(source.labels, markers)
+    absent = {
+        "data.missing marks as missing": _find_absent(source.labels, markers),
+        "data.uncertain declares": _find_absent(source.labels, [] if uncertain is None else [-1]),
+    }
     if class_names is None:
         _warn_missing_numbers(labels, parser)
     options = replace(options, task=labels.task, fitted=labels)
@@ -128,31 +136,38 @@ def load_own_data(
     source = replace(source, labels=[])  # not needed any more, and possibly large
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
-    rows = find_rows(source.roles, labels, fractions, seed, test_fold, date_format)
+    rows = find_rows(source.roles, labels, fractions, seed, {"test": test_fold, "val": val_fold}, date_format)
     if source.weights is not None and not source.weights[rows["train"]].any():
         raise DataError(
             "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."
         )
 
-    def fit() -> tuple[Features, tuple[Column, ...]]:
+    def fit() -> tuple[Any, tuple[Column, ...]]:
         train, has_groups = rows["train"], group is not None or time is not None
+        fitted: Any
         if is_table:
             names = [name for name in source.features.columns if name not in free_text]
             for frame in source.features.groups(names):
                 warn_target_leakage(frame, labels.values)
                 warn_likely_splits(frame, has_groups)
             fitted = Features.fit(source.features, train, parser, categories, free_text, date_format)
-        else:
+        elif isinstance(source.features, np.ndarray):
             warn_target_leakage(source.features, labels.values)
             fitted = fit_array(source.features, train, parser)
+        else:
+            if nan != "error":
+                raise ConfigError(
+                    "data.nan=missing cannot be used with sparse features, which must be finite. Remove it."
+                )
+            return SparseFeatures.fit(source.features, train, source.reading["first_index"]), ()
         return fitted, describe_columns(source, fitted, statistics)
 
     def transform(source: Source) -> tuple[TableRows | None, dict[str, int]]:
         if is_large(source):
             return None, {}  # all files are converted together
-        if is_table:
-            return features.transform(source.features.frame, source.path)
-        return transform_array(source.features, features)
+        if isinstance(source.features, np.ndarray):
+            return transform_array(source.features, features)
+        return features.transform(source.features.frame if is_table else source.features, source.path)
 
     large_tables = LargeTables(Cache(cache, path))
     with count_ids(id):
@@ -170,13 +185,14 @@ def load_own_data(
             continue
         try:
             # categories are read as text, so that "007" stays "007" even if all cells look like numbers
-            texts = [category.name for category in features.categories]
-            texts += [column.name for column in features.texts]
+            coded: list[Any] = [*features.categories, *features.texts] if is_table else []
+            texts = [column.name for column in coded]
             other = read(other_path, texts, {"group": roles["group"]} if "group" in roles else {})
             width, train_width = other.reading.get("width"), source.reading.get("width")
             if width != train_width:
                 raise DataError(f"Expected {train_width} features per row as in training, got {width}.")
             converted, unknown[other_path] = transform(other)
+            absent = {meaning: _find_absent(other.labels, words) for meaning, words in absent.items()}
             values = _labels(other, options).values
             other = replace(other, labels=[])
             if values.shape[1:] != labels.values.shape[1:]:
@@ -198,10 +214,12 @@ def load_own_data(
         tables, method = (mapped,), f"{method}; features in {folder}"
         unknown |= cells
     _warn_unknown(unknown)
+    _warn_absent(absent)
     weights = None
     if source.weights is not None:
         weights = torch.from_numpy(np.concatenate([part.weights for part in sources])).float()
-    preparation = Preparation(name, features, source.reading).to_dict()
+    form = "sparse matrix" if isinstance(features, SparseFeatures) else name
+    preparation = Preparation(form, features, source.reading).to_dict()
     preparation["vocabulary"] = labels.vocabulary.to_dict() if labels.vocabulary else None
     table = TableRows.concatenate(tables)
     return Splits(
@@ -255,16 +273,22 @@ def _warn_missing_numbers(labels: Labels, parser: CellParser) -> None:
         warn("likely_missing_marker", f"{problem} If it also marks a missing label, set {setting}.")
 
 
-def _warn_unmatched(labels: Sequence[pl.Series] | np.ndarray | SparseLabels, markers: list[Any]) -> None:
-    """Warn about a marker that no row has, which may be misspelled."""
+def _find_absent(labels: Sequence[pl.Series] | np.ndarray | SparseLabels, markers: list[Any]) -> list[Any]:
+    """Return the markers that no row has."""
     if not markers or isinstance(labels, np.ndarray | SparseLabels):
-        return
+        return []
     flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
     values = [value for column in flat for value in column.unique().drop_nulls()]
     # `in`, because a cell may contain several labels
-    if unmatched := [m for m in markers if not any(is_marker(v, [m]) or str(m) in str(v) for v in values)]:
-        problem = f"No row has the label {shorten(unmatched)}, which data.missing marks as missing."
-        warn("unmatched_missing", f"{problem} Check how the file writes missing labels.")
+    return [m for m in markers if not any(is_marker(v, [m]) or str(m) in str(v) for v in values)]
+
+
+def _warn_absent(absent: Mapping[str, list[Any]]) -> None:
+    """Warn about markers that no file has, which may be misspelled."""
+    for meaning, markers in absent.items():
+        if markers:
+            problem = f"No row has the label {shorten(markers)}, which {meaning}."
+            warn("unmatched_missing", f"{problem} Check how the file writes such labels.")
 
 
 def _warn_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:

@@ -15,8 +15,7 @@ from lossselect.data.preprocessing.statistics import SAMPLE_ROWS, Statistics, sa
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import read_features
 from lossselect.data.readers.formats import open_table
-from lossselect.data.readers.table_columns import TableColumns
-from lossselect.data.readers.tables import TableOptions
+from lossselect.data.readers.tables import TableColumns, TableOptions
 from lossselect.data.sources import Source, as_names, column_uses, max_memory_of_table
 from lossselect.data.splits import Splits
 from lossselect.exceptions import DataError

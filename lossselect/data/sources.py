@@ -1,6 +1,8 @@
 """The content of the user's files: columns or arrays of features, labels, weights and splits."""
 
+import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +14,13 @@ import polars as pl
 from lossselect.data.label_parsing.long_format import collect_labels
 from lossselect.data.label_parsing.options import LabelOptions
 from lossselect.data.large_tables.cache import Cache, digest, identify_files
-from lossselect.data.preprocessing.columns import column_error, feature_columns
-from lossselect.data.readers.arrays import read_arrays
+from lossselect.data.preprocessing.columns import column_error, feature_columns, is_in_runs
+from lossselect.data.readers.arrays import array_names, read_arrays
 from lossselect.data.readers.formats import open_table
-from lossselect.data.readers.table_columns import FileColumns, TableColumns
-from lossselect.data.readers.tables import Table, TableOptions, check_columns
+from lossselect.data.readers.libsvm import MAX_EXACT, LibsvmRows, is_libsvm, read_libsvm
+from lossselect.data.readers.tables import FileColumns, Table, TableColumns, TableOptions, check_columns
 from lossselect.data.readers.text_tables import TextTable
-from lossselect.exceptions import ConfigError, DataError
+from lossselect.exceptions import ConfigError, DataError, LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
 from lossselect.losses.options import MAX_WEIGHT
@@ -78,10 +80,18 @@ def read_table(
     read by columns, it is converted to Parquet, in the folder `cache`.
     """
     targets, weights, ids = [*dict.fromkeys(as_names(target))], as_names(sample_weight), as_names(labels.id)
+    if len(targets) == 1 and targets[0].endswith(".xml") and Path(targets[0]).is_file():
+        target = targets = _label_names(targets[0])
     table = open_table(path, TableOptions(**options))
     if labels.fitted is None:  # files of other splits may have another format
         table.check_unused(TableOptions(**options))
-    check_columns(targets, table.header, "data.target", path)
+    try:
+        check_columns(targets, table.header, "data.target", path)
+    except DataError as error:
+        skipped = table.find_line(targets[0]) if isinstance(table, TextTable) else None
+        if skipped:
+            error.add(f"If the names are in line {skipped + 1}, set data.skip_lines={skipped}.")
+        raise
     check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:
         raise ConfigError(f"data.sample_weight must be one column, got {len(weights)}: {shorten(weights)}.")
@@ -191,6 +201,16 @@ def _fast_table(
     return open_table(str(cache.get("table", key, build, table.size) / "table.parquet"))
 
 
+def _label_names(path: str) -> list[str]:
+    """Return the names of the labels in a file of Mulan: <label name="sport"></label>."""
+    names = re.findall(r"<label\s+name=[\"']([^\"']+)[\"']", Path(path).read_text(encoding="utf-8"))
+    if not names:
+        raise DataError(
+            f'{path} (data.target) has no label such as <label name="sport"></label>. Name the columns.'
+        )
+    return [*dict.fromkeys(map(html.unescape, names))]
+
+
 def _check_no_row_is_header(header: Sequence[str], targets: pl.DataFrame, path: str) -> None:
     """Raise a DataError if the first line of a file seems to be a row.
 
@@ -219,27 +239,114 @@ def _is_index(column: pl.Series, path: str) -> bool:
     """Return whether a column without a name is empty, or numbers the rows, for which there is a warning."""
     if column.null_count() == len(column):
         return True
-    if not column.dtype.is_integer() or column.n_unique() < len(column):
-        return False
-    warn(
-        "index_column",
-        f"A column of {path} has no name and a different integer in each row, like an index of pandas. "
-        f"It is left out. To use it, name it {column.name!r} in data.features.",
-    )
-    return True
+    if column.dtype.is_integer() and (column.n_unique() == len(column) or is_in_runs(column)):
+        warn(
+            "index_column",
+            f"A column of {path} has no name and a different integer in each row, or counts the rows of "
+            "several "
+            f"joined tables, like an index of pandas. It is left out. To use it, name it {column.name!r} in "
+            "data.features.",
+        )
+        return True
+    exclude = format_setting("data.exclude", [column.name])
+    problem = f"A column of {path} has no name and is used as the feature {column.name!r}."
+    warn("index_column", f"{problem} If it is an index, leave it out: {exclude}.")
+    return False
 
 
 def read_array_source(
-    path: str, *, features: str | None = None, target: str | None = None, sample_weight: str | None = None
+    path: str,
+    *,
+    features: str | None = None,
+    target: str | None = None,
+    sample_weight: str | None = None,
+    roles: Mapping[str, str],
+    labels: LabelOptions,
+    train: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Return the content of arrays; see `read_arrays`."""
-    labels: Any
-    inputs, labels, weights = read_arrays(path, features, target, sample_weight)
+    """Return the content of arrays or of a libsvm file; see `read_arrays`.
+
+    `roles` are the arrays that determine the splits, by setting. `train` is `Source.reading` of the training
+    file, unless this is the training file.
+    """
+    if is_libsvm(path):
+        used = {"features": features, "target": target, "sample_weight": sample_weight, **roles}
+        return _read_libsvm_source(path, {key: name for key, name in used.items() if name}, labels, train)
+    values: Any
+    if train is not None:  # the groups of another file are only compared, if it has them
+        roles = {role: name for role, name in roles.items() if name in array_names(path)}
+    others = {**roles} if sample_weight is None else {**roles, "sample_weight": sample_weight}
+    inputs, values, arrays = read_arrays(path, features, target, others)
+    weights = arrays.pop("sample_weight", None)
     if weights is not None:
         weights = _check_weights(pl.Series(sample_weight, weights), path)
-    if isinstance(labels, np.ndarray) and labels.ndim == 1:
-        labels = [pl.Series(target or "target", labels)]
-    return Source(path, inputs, labels, False, {"features": features, "width": inputs.shape[1]}, weights)
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        values = [pl.Series(target or "target", values)]
+    if train is not None and "split" in arrays:
+        raise ConfigError(
+            f"Expected the rows of one split, got X_train and y_train in {path}. Name them X, y."
+        )
+    columns = {role: pl.Series(roles.get(role, "X_train, X_test"), array) for role, array in arrays.items()}
+    reading: dict[str, Any] = {"features": features, "width": inputs.shape[1]}
+    if not isinstance(inputs, np.ndarray):
+        reading = {"width": inputs.shape[1], "first_index": None, "num_labels": None}
+    return Source(path, inputs, values, False, reading, weights, columns)
+
+
+def _read_libsvm_source(
+    path: str, used: Mapping[str, str], labels: LabelOptions, train: Mapping[str, Any] | None
+) -> Source:
+    """Return the content of a libsvm file; only the query (qid) of each row is available as data.group."""
+    for setting, name in used.items():
+        if (setting, name) != ("group", "qid"):
+            raise ConfigError(
+                f"{format_setting(f'data.{setting}', name)} cannot be used: {path} is a libsvm file, which "
+                "has only features, labels and queries (data.group=qid). Remove it."
+            )
+    content = read_libsvm(path, train, with_queries=bool(used))
+    num_labels = content.reading["num_labels"]
+    if train is not None and num_labels != train["num_labels"]:
+        expected, found = (
+            "no header" if number is None else f"a header with {number} labels"
+            for number in (train["num_labels"], num_labels)
+        )
+        raise DataError(f"Expected {expected} as in the training file, got {found} in {path}.")
+    if len(content.queries) and not used and train is None:
+        warn(
+            "likely_group_column",
+            f"The rows of {path} have queries (qid). Set data.group=qid to keep the rows of a query in one "
+            "split.",
+        )
+    groups = {"group": pl.Series("qid", content.queries)} if used and len(content.queries) else {}
+    parsed = _libsvm_labels(content, labels, path)
+    return Source(path, content.features, parsed, False, content.reading, None, groups)
+
+
+def _libsvm_labels(content: LibsvmRows, options: LabelOptions, path: str) -> list[pl.Series] | SparseLabels:
+    """Return a column of single labels or of lists, or with a header sparse labels."""
+    values, bounds, num_labels = content.labels, content.bounds, content.reading["num_labels"]
+    counts = np.diff(bounds)
+    is_list = num_labels is not None or options.kind == "multilabel" or bool((counts != 1).any())
+    exact = np.abs(values) < MAX_EXACT
+    exact = exact & (values == values.round()) if is_list else exact | np.isnan(values)
+    if not exact.all():
+        first = int(exact.argmin())
+        row = int(np.searchsorted(bounds, first, side="right")) - 1
+        raise DataError(
+            f"Row {row} of {path} has the label {values[first]:.17g}, but labels must be "
+            f"{'integers' if is_list else 'numbers'} below 2**53. Number the labels.",
+            row=row,
+            value=values[first],
+        )
+    if not is_list:
+        return [pl.Series("target", values)]
+    indices = values.astype(np.int64)
+    if num_labels is None:
+        return [pl.Series("target", [part.tolist() for part in np.split(indices, bounds[1:-1])])]
+    try:
+        return SparseLabels.from_csr(indices, bounds, num_labels)
+    except LossSelectError as error:
+        raise error.add(f"(In {path}.)") from None
 
 
 def _check_weights(column: pl.Series, path: str) -> np.ndarray:

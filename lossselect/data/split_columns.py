@@ -2,24 +2,26 @@
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from lossselect.data.label_parsing.options import Labels
-from lossselect.data.preprocessing.columns import IDENTIFIER, TEXT, CellParser
-from lossselect.data.preprocessing.dates import find_format, is_date, parse_dates
+from lossselect.data.preprocessing.columns import IDENTIFIER, OWNER, TEXT, CellParser, restore_integers
+from lossselect.data.preprocessing.dates import find_format, parse_dates
+from lossselect.data.preprocessing.kinds import DATE
 from lossselect.data.splits import split_rows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number, sorted_values
-from lossselect.utils.checks import SPLIT_NAMES, format_setting, shorten, suggestion
+from lossselect.utils.checks import SPLIT_NAMES, as_list, format_setting, shorten, suggestion
 from lossselect.utils.warnings import warn
 
 WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "development"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Names of splits in a column, in lower case."""
@@ -28,6 +30,10 @@ FLAG = re.compile(r"(?:^|[\W_]|is)(train|val|valid|validation|dev|test)(?:ing)?(
 FLAG_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 MIN_GROUPS, MAX_GROUP_ROWS = 20, 10
 """Fewest values, and most rows per value, of a column that may contain groups."""
+MAX_PARTS = 10
+"""Number of values from which a column with other words than `WORDS` does not seem to contain splits."""
+MIN_OWNERS, MAX_SCHEMES = 5, 2
+"""Fewest values of a column named like persons, and most patterns of letters and digits in codes."""
 
 
 def find_rows(
@@ -35,7 +41,7 @@ def find_rows(
     labels: Labels,
     fractions: Mapping[str, float],
     seed: int,
-    test_fold: Any = None,
+    folds: Mapping[str, Any] = MappingProxyType({}),
     date_format: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the rows of each split: those that a column names, and the others drawn from the training rows.
@@ -45,7 +51,7 @@ def find_rows(
         labels: The labels of all rows, by which drawn splits are stratified.
         fractions: Fractions of the splits without a separate file, as in `split_rows`.
         seed: Seed of the drawn splits.
-        test_fold: See `read_splits`.
+        folds: See `read_splits`.
         date_format: See `find_format`.
 
     Raises:
@@ -55,7 +61,7 @@ def find_rows(
     rows = {"train": np.arange(len(labels.values))}
     if "split" in roles:
         column = roles["split"]
-        rows = read_splits(column, test_fold)
+        rows = read_splits(column, folds)
         for split in rows.keys() - {"train", *fractions}:
             raise ConfigError(
                 f"Column {column.name!r} (data.split) contains {SPLIT_NAMES[split]} rows, but "
@@ -97,16 +103,16 @@ def describe_method(roles: Mapping[str, pl.Series], paths: Mapping[str, str | No
     return "; ".join(parts)
 
 
-def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarray]:
+def read_splits(column: pl.Series, folds: Mapping[str, Any] = MappingProxyType({})) -> dict[str, np.ndarray]:
     """Return the rows of each split that a column names: by words, by 0 and 1, or by numbers of folds.
 
     Args:
         column: Words such as train, val and test; 0 and 1 (or false and true) if the column's name contains
             the split of the rows with 1, as is_test does; or folds.
-        test_fold: The fold, or a list of folds, that forms the test split. The others are training rows.
+        folds: The fold, or a list of folds, of the split "test" or "val". The others are training rows.
 
     Raises:
-        ConfigError: `test_fold` is required, or cannot be used.
+        ConfigError: `folds` are required, or cannot be used.
         DataError: a cell is empty, or has another value.
     """
     name, setting = column.name, format_setting("data.split", column.name)
@@ -115,35 +121,44 @@ def read_splits(column: pl.Series, test_fold: Any = None) -> dict[str, np.ndarra
         row = text.is_null().arg_max() or 0
         raise DataError.at(row, name, f" is empty, but it is the split ({setting}). Fill in the split.")
     values = text.unique(maintain_order=True).to_list()
-    if test_fold is not None:
-        folds = [str(fold) for fold in (test_fold if isinstance(test_fold, list | tuple) else [test_fold])]
-        if unknown := [fold for fold in folds if fold not in values]:
+    named = [(str(fold), part) for part in folds for fold in as_list(folds[part])]
+    if named:
+        for fold, part in named:
+            if fold not in values:
+                raise ConfigError(
+                    f"Column {name!r} has no fold {fold!r} (data.{part}_fold).{suggestion(fold, values)} It "
+                    f"contains: {shorten(sorted_values(values))}."
+                )
+            if dict(named)[fold] != part:
+                raise ConfigError(
+                    f"Fold {fold!r} is in data.test_fold and data.val_fold. Remove it from one of them."
+                )
+        if len(dict(named)) == len(values):
+            settings = " and ".join(f"data.{part}_fold" for part in dict.fromkeys(dict(named).values()))
             raise ConfigError(
-                f"Column {name!r} has no fold {unknown[0]!r} (data.test_fold)."
-                f"{suggestion(unknown[0], values)} It contains: {shorten(sorted_values(values))}."
+                f"{settings} contain all folds of column {name!r}. Leave out at least one, for training."
             )
-        if len({*folds}) == len(values):
-            raise ConfigError(
-                f"data.test_fold contains all folds of column {name!r}. Leave out at least one, for training."
-            )
-        split_of = {value: "test" if value in folds else "train" for value in values}
+        split_of = {value: dict(named).get(value, "train") for value in values}
     elif all(value.lower() in FLAG_VALUES for value in values) and (flag := FLAG.search(name)):
         marked = WORDS[flag[1].lower()]
         others = "test" if marked == "train" else "train"
         split_of = {value: marked if FLAG_VALUES[value.lower()] else others for value in values}
     elif all(as_number(value) is not None for value in values):
+        example = sorted_values(values)[0 if "fold" in name.lower() else -1]
         raise ConfigError(
-            f"Column {name!r} contains numbers ({shorten(sorted_values(values))}). Set the fold that forms "
-            f"the test split, such as {format_setting('data.test_fold', sorted_values(values)[0])}."
+            f"Column {name!r} contains numbers ({shorten(sorted_values(values))}). Set the one that forms "
+            f"the test split, such as {format_setting('data.test_fold', example)}."
         )
     else:
         unknown = [value for value in values if value.lower() not in WORDS]
         if unknown:
             row = text.index_of(unknown[0]) or 0
-            fix = "Rename it, or remove these rows from the file."
-            if len(unknown) == len(values):
-                fold = format_setting("data.test_fold", unknown[0])
-                fix = f"If these are folds, set the one that forms the test split, such as {fold}."
+            tests = [value for value in values if "test" in value.lower()] or unknown
+            fold = format_setting("data.test_fold", tests[0])
+            fix = f"Rename it, or set the values that form the test split ({fold}) and the validation split"
+            fix += (
+                f" (data.val_fold). All others are training rows. Values: {shorten(sorted_values(values))}."
+            )
             raise DataError.at(
                 row, name, f" is {unknown[0]!r}, but a split must be {', '.join(WORDS)}. {fix}", unknown[0]
             )
@@ -237,23 +252,27 @@ def warn_likely_splits(frame: pl.DataFrame, has_groups: bool) -> None:
         name, setting = column.name, format_setting
         exclude = setting("data.exclude", [name])
         if _is_likely_split(column):
+            fix = setting("data.split", name)
+            if column.dtype.is_integer() and not FLAG.search(name):
+                fix += f" and the number of the test split, such as {setting('data.test_fold', column.max())}"
             warn(
                 "likely_split_column",
-                f"Column {name!r} seems to contain the split of each row. If it does, set "
-                f"{setting('data.split', name)}. If it is useless as a feature, set {exclude}.",
+                f"Column {name!r} seems to contain the split of each row. If it does, set {fix}. If it "
+                "is useless "
+                f"as a feature, set {exclude}.",
             )
         elif not has_groups and _is_likely_group(column):
             warn(
                 "likely_group_column",
-                f"Column {name!r} has few rows per value, as a column of patients or sessions has. If rows "
-                f"of equal value belong together, set {setting('data.group', name)} to keep them in one "
+                f"Column {name!r} seems to contain patients, sessions or other groups of rows. If rows of "
+                f"equal value belong together, set {setting('data.group', name)} to keep them in one "
                 f"split. If it is useless as a feature, set {exclude}.",
             )
 
 
 def _is_likely_split(column: pl.Series) -> bool:
     is_flag = re.fullmatch(r"is[\W_]?\w+", column.name, re.IGNORECASE) and FLAG.search(column.name)
-    is_fold = re.fullmatch(r"(\w+[\W_])?folds?", column.name, re.IGNORECASE)
+    is_fold = re.fullmatch(r"(\w+[\W_])?(folds?|split|partition|subset)", column.name, re.IGNORECASE)
     if column.dtype not in TEXT and not (
         (is_flag or is_fold) and (column.dtype.is_integer() or column.dtype == pl.Boolean)
     ):
@@ -263,6 +282,8 @@ def _is_likely_split(column: pl.Series) -> bool:
         return False
     if values <= {*WORDS}:
         return len({WORDS[value] for value in values}) > 1
+    if len(values) < MAX_PARTS and any("train" in value for value in values):  # such as PublicTest or id_val
+        return any(re.search("test|val|dev|holdout", value) for value in values)
     if values <= {*FLAG_VALUES}:
         return bool(is_flag)
     return bool(is_fold) and len(values) < 30
@@ -270,14 +291,24 @@ def _is_likely_split(column: pl.Series) -> bool:
 
 def _is_likely_group(column: pl.Series) -> bool:
     is_text = column.dtype in TEXT
-    if not is_text and not (column.dtype.is_integer() and IDENTIFIER.search(column.name)):
+    column = restore_integers(column)  # ids are floats next to missing cells
+    if not is_text and not column.dtype.is_integer():
         return False
     known = column.drop_nulls()
     distinct = known.n_unique()
-    if not MIN_GROUPS < distinct < len(known) <= distinct * MAX_GROUP_ROWS:
+    if not 1 < distinct < len(known):
         return False
-    if not is_text:
-        return True
-    # text without letters may be numbers, which raise an error later
-    text = known.cast(pl.String)
-    return text.str.contains("[a-zA-Z]").all() and not is_date(text.head(MIN_GROUPS))
+    if OWNER.search(column.name):
+        return distinct >= MIN_OWNERS
+    if not distinct > MIN_GROUPS or len(known) > distinct * MAX_GROUP_ROWS:
+        return False
+    known = known.cast(pl.String)
+    if IDENTIFIER.search(column.name) or not is_text:
+        return bool(IDENTIFIER.search(column.name))
+    if known.head(MIN_GROUPS).str.to_lowercase().str.contains(DATE).all():
+        return False
+    # codes of one scheme, such as TCGA-0042; names of cities, for example, are categories
+    schemes = known.str.replace_all(r"\pL+", "A").str.replace_all(r"\d+", "9").unique()
+    return (
+        schemes.len() <= MAX_SCHEMES and schemes.str.contains("A").all() and schemes.str.contains("9").all()
+    )

@@ -170,16 +170,15 @@ def raise_for_invalid(
         del index[1]
         names = ()
     addition = hint(set(target[~target.isnan()].unique()[:1000].tolist())) if hint else ""
-    message = (
-        f"{_format_position(index, names)} of the target is {value:g}, but {needed}. {addition}".rstrip()
-    )
-    column = names[index[1]] if names and len(index) > 1 else None
-    raise DataError(message, row=index[0], column=column, value=value)
+    problem = f"{_format_position(index, names)} of the target is {value:g}, but {needed}. {addition}"
+    error = DataError.at(index[0], None, problem.rstrip(), value)
+    error.column = names[index[1]] if names and len(index) > 1 else None
+    raise error
 
 
 def _format_position(index: list[int], names: Sequence[str] = ()) -> str:
-    """Return "Row 17", or "Row 17, label 'sport', position 3" with names and trailing dimensions."""
-    words, position = [f"Row {index[0]}"], index[1:]
+    """Return what follows "Row 17", such as ", label 'sport', position 3"."""
+    words, position = [""], index[1:]
     if names and position:
         words.append(f"label {names[position.pop(0)]!r}")
     if position:
@@ -217,10 +216,8 @@ def as_distributions(target: Tensor, missing: float | None, task: str, note: str
         actual = f"has {value:g} ones" if ones else f"sums to {value:g}"
         rule = f"a {task} row must have exactly one class"
         rule = rule if ones else f"the soft labels of a {task} row must sum to 1"
-        raise DataError(
-            f"{_format_position(index)} of the target {actual}, but {rule}. "
-            f"If rows have several labels, set task=multilabel. {note}".rstrip(),
-            row=index[0],
-            value=value,
+        problem = (
+            f"{_format_position(index)} of the target {actual}, but {rule}. If rows have several labels,"
         )
+        raise DataError.at(index[0], None, f"{problem} set task=multilabel. {note}".rstrip(), value)
     return rows.masked_fill(absent_row, torch.nan)

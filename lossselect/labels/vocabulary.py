@@ -25,7 +25,7 @@ from lossselect.labels.values import (
     plain_value,
     raise_for_unhashable,
 )
-from lossselect.utils.checks import first_duplicate, shorten, suggestion
+from lossselect.utils.checks import first_duplicate, shorten, show, suggestion
 from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Vocabulary:
 
     def describe_unseen(self, value: Any) -> str:
         """Return the message about an unknown label."""
-        message = f"label {value!r} {self.unseen_message}"
+        message = f"label {show(value)} {self.unseen_message}"
         if type(value) is not type(self.values[0]) and str(value) in map(str, self.values):
             kind = type(self.values[0]).__name__
             return f"{message} The known labels are of type {kind}, but it is of type {type(value).__name__}."

@@ -252,10 +252,14 @@ def _find_weights(task: Task, criterion: Any) -> str:
 def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
     sizes = ", ".join(f"{len(rows)} {SPLIT_NAMES[split]}" for split, rows in splits.rows.items())
     features = f"{splits.name}: {sizes} rows, {data.num_features} features"
+    is_sparse = splits.preparation.get("source") == "sparse matrix"
+    scaled = (
+        "divided by their largest absolute value in" if is_sparse else "standardised with the statistics of"
+    )
     yield Line(
         "data",
         features,
-        "features are standardised with the statistics of the training rows",
+        f"features are {scaled} the training rows",
         "data=table data.path=... data.target=...",
     )
     if splits.method:

@@ -280,6 +280,7 @@ def _list_values(spec: Any, task: "Task", is_final: bool) -> Iterator[str]:
 
 def check_data(data: Mapping[str, Any]) -> None:
     """Raise ConfigError or OptionTypeError for the first invalid setting of built-in data or of a file."""
+    from lossselect.data.readers.suffixes import ARRAYS, LIBSVM
     from lossselect.data.toy import DATASETS
 
     lookup({**dict.fromkeys((*FILE_DATA, STREAMED)), **DATASETS}, data.get("name", ""), "data set")
@@ -307,7 +308,7 @@ def check_data(data: Mapping[str, Any]) -> None:
                 check_index(path)
         check_installed()
         return
-    if data["name"] == "table" and data["path"].lower().endswith((".npz", ".npy")):
+    if data["name"] == "table" and data["path"].lower().endswith((*ARRAYS, *LIBSVM)):
         return  # the reader raises an error that suggests data=arrays
     _require(
         data["target"] is not None or data["name"] != "table",
@@ -340,11 +341,12 @@ def check_data(data: Mapping[str, Any]) -> None:
         _require(
             isinstance(value, str | int | None), f"data.{name} must be the name of a column, got {value!r}."
         )
-    _require(
-        data.get("test_fold") is None or data.get("split") is not None,
-        "data.test_fold requires data.split, the column of folds. Set data.split=COLUMN, or remove "
-        "data.test_fold.",
-    )
+    for name in ("test_fold", "val_fold"):
+        _require(
+            data.get(name) is None or data.get("split") is not None,
+            f"data.{name} requires data.split, the column of folds. Set data.split=COLUMN, or remove "
+            f"data.{name}.",
+        )
     _require(
         data.get("time") is None or data.get("group") is None,
         "data.time and data.group cannot be combined: a group may have rows of different times. Remove one "

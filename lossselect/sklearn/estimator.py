@@ -20,8 +20,11 @@ from lossselect.sklearn.fitting import (
     check_trainer_settings,
     encode_labels,
     find_val_monitor,
+    fit_scale,
     make_trainer,
+    merge_entries,
     restore_random_state,
+    scale_rows,
 )
 from lossselect.utils.checks import check_float, check_int, lookup
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
 
 PREDICTION_BATCH_SIZE = 4096
+MAX_VALUES = 1 << 26  # of a batch of sparse features, which becomes dense
 STEPS_PER_EXECUTION = 16  # faster than 1, with bit-identical weights
 
 
@@ -79,7 +83,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         classes_: The sorted class labels; for a multilabel task the column numbers of y.
         task_: The `Task` with the fitted decision: `task_.threshold`, `task_.temperature`.
         module_: The trained `TaskModule`, on the CPU; its inputs are standardised features.
-        mean_, scale_: Mean and standard deviation of the features, each (n_features,).
+        mean_, scale_: Mean and standard deviation of the features, each (n_features,); for a sparse X 0 and
+            the largest absolute values.
         n_features_in_, feature_names_in_: As in scikit-learn.
         n_iter_: Number of training epochs.
 
@@ -114,13 +119,15 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
+        tags.input_tags.sparse = True
         return tags
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
         """Train on the rows of X.
 
         Args:
-            X: Numbers of shape (N, F), without missing values.
+            X: Numbers of shape (N, F), dense or sparse, without missing values. Sparse features stay sparse
+                until a batch, and are divided by their largest absolute value instead of standardised.
             y: A class label for each row, (N,); for a multilabel task 0 and 1 of shape (N, L), dense or
                 sparse. With task="multilabel", NaN is a missing label, which the loss ignores.
             sample_weight: Weights >= 0 of the rows in the loss, (N,); rows of weight 0 are removed. Decision,
@@ -142,17 +149,17 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise ConfigError(
                 "fit requires y to be passed, but the target y is None. Pass one label per row."
             )
-        rows = validate_data(self, X, dtype=[np.float64, np.float32])
+        rows = merge_entries(validate_data(self, X, dtype=[np.float64, np.float32], accept_sparse="csr"))
         name, labels, self.classes_ = encode_labels(y, self.task)
         check_consistent_length(rows, labels)
         if sample_weight is not None:
             sample_weight = np.array(sample_weight, dtype=np.float64)
-            if sample_weight.shape not in ((), (len(rows),)):
+            if sample_weight.shape not in ((), rows.shape[:1]):
                 raise DataError(
-                    f"sample_weight must be a number or of shape ({len(rows)},), got shape "
+                    f"sample_weight must be a number or of shape ({rows.shape[0]},), got shape "
                     f"{sample_weight.shape}."
                 )
-            sample_weight = sample_weight + np.zeros(len(rows))
+            sample_weight = sample_weight + np.zeros(rows.shape[0])
             if not np.isfinite(sample_weight).all():
                 raise DataError(
                     "sample_weight must be finite, but contains NaN or infinity. Remove these rows, or set "
@@ -241,16 +248,15 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         return dict(self.decision)
 
     def _splits(
-        self, rows: np.ndarray, labels: np.ndarray, task: "Task", weights: Any, held_out: float, seed: int
+        self, rows: Any, labels: np.ndarray, task: "Task", weights: Any, held_out: float, seed: int
     ) -> "Splits":
         """Return the splits with standardised features; rows of weight 0 are in no split."""
         import torch
 
-        from lossselect.data.preprocessing.standardizer import Standardizer
         from lossselect.data.splits import Splits, split_rows
         from lossselect.losses.options import check_sample_weight
 
-        used = np.arange(len(rows))
+        used = np.arange(rows.shape[0])
         if weights is not None:
             check_sample_weight(torch.from_numpy(weights))
             used = np.flatnonzero(weights)
@@ -269,11 +275,10 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 ) from None
             indices = {name: used[members] for name, members in split.items()}
         train = rows[indices["train"]].astype(np.float64)
-        standardizer = Standardizer(range(rows.shape[1]), owner=" of X").partial_fit(train)
-        self.mean_, self.scale_ = standardizer.mean, standardizer.scale
+        self.mean_, self.scale_ = fit_scale(train)
         return Splits(
             "X",
-            self._standardized(rows),
+            scale_rows(rows, self.mean_, self.scale_),
             labels,
             task.names,
             {split: torch.from_numpy(index) for split, index in indices.items()},
@@ -289,6 +294,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         seed: int,
         device: "torch.device",
     ) -> None:
+        import torch
         from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
         from lossselect.data.datamodule import TensorData
@@ -313,7 +319,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         module.set_label_counts(data.counts["train"])
         callbacks = [*deepcopy(self.callbacks or ()), *([ProgressBar()] if self.verbose else [])]
         is_default = not self.callbacks and not self.trainer_options and self.scheduler in ("cosine", None)
-        if is_default:
+        if is_default and isinstance(splits.features, torch.Tensor):
             callbacks.append(StepsPerExecution(STEPS_PER_EXECUTION))
         settings = {
             "max_epochs": self.max_epochs,
@@ -366,29 +372,24 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             )
         return net
 
-    def _standardized(self, rows: np.ndarray) -> "Tensor":
-        """Return float32 features, standardised with the mean and deviation of the training rows."""
-        import torch
-
-        from lossselect.data.preprocessing.standardizer import check_range, standardize
-
-        features = torch.from_numpy(standardize(rows, self.mean_, self.scale_))
-        check_range(features, range(rows.shape[1]), owner=" of X")
-        return features
-
     def _logits(self, X: Any) -> "Tensor":  # noqa: N803
         check_is_fitted(self)
-        rows = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        rows = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], accept_sparse="csr")
         import torch
 
         from lossselect.utils.devices import parse_device
 
-        features, device = self._standardized(rows), parse_device(self.device)
+        features = scale_rows(merge_entries(rows), self.mean_, self.scale_)
+        size = max(1, min(PREDICTION_BATCH_SIZE, MAX_VALUES // features.shape[1]))
+        device = parse_device(self.device)
         module = self.module_.to(device).eval()
         try:
             with torch.inference_mode():
                 return torch.cat(
-                    [module(batch.to(device)).cpu() for batch in features.split(PREDICTION_BATCH_SIZE)]
+                    [
+                        module(features[part].to(device)).cpu()
+                        for part in torch.arange(len(features)).split(size)
+                    ]
                 )
         finally:
             module.cpu()

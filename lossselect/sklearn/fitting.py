@@ -1,4 +1,4 @@
-"""The estimator's labels, its settings for Lightning, and isolation of its random numbers."""
+"""The estimator's features and labels, its settings for Lightning, and isolation of its random numbers."""
 
 import inspect
 import logging
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csr_array, issparse
 from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
@@ -19,7 +20,9 @@ from lossselect.utils.warnings import ignore_warnings
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
-    from torch import device
+    from torch import Tensor, device
+
+    from lossselect.data.preprocessing.table_rows import TableRows
 
 LISTS = (
     "scikit-learn's scores and splits require a matrix of 0 and 1. Convert lists of labels with "
@@ -37,6 +40,45 @@ TRAINER_PARAMETERS = {
 
 # warnings about metrics of the held-out rows and about the initial bias, which the user did not request
 SILENCED = ("duplicate_rows", "no_positives", "one_class", "no_head_bias")
+
+
+def merge_entries(rows: Any) -> Any:
+    """Return rows of X, as a canonical `scipy.sparse.csr_array` if they are sparse."""
+    if not issparse(rows):
+        return rows
+    matrix = csr_array(rows)
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    return matrix
+
+
+def fit_scale(train: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of the features, or 0 and the largest absolute value if sparse."""
+    from lossselect.data.preprocessing.standardizer import Standardizer
+
+    if issparse(train):
+        from sklearn.preprocessing import MaxAbsScaler
+
+        return np.zeros(train.shape[1]), MaxAbsScaler().fit(train).scale_
+    standardizer = Standardizer(range(train.shape[1]), owner=" of X").partial_fit(train)
+    return standardizer.mean, standardizer.scale
+
+
+def scale_rows(rows: Any, mean: np.ndarray, scale: np.ndarray) -> "Tensor | TableRows":
+    """Return the float32 features of rows, with the statistics of the training rows."""
+    import torch
+
+    from lossselect.data.preprocessing.sparse_features import SparseFeatures
+    from lossselect.data.preprocessing.standardizer import check_range, standardize
+
+    if issparse(rows):
+        if mean.any():
+            raise DataError("Expected a dense X as in fit, got a sparse matrix. Pass X.toarray().")
+        return SparseFeatures(np.arange(len(scale)), scale).transform(rows, "X")[0]
+    features = torch.from_numpy(standardize(rows, mean, scale))
+    check_range(features, range(rows.shape[1]), owner=" of X")
+    return features
 
 
 def encode_labels(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:

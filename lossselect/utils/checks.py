@@ -20,6 +20,8 @@ SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 def suggestion(name: str, names: Iterable[str]) -> str:
     """Return a sentence such as " Did you mean 'focal'?", or "" if no name is close."""
+    if len(name) > 100:  # text, which takes long to compare
+        return ""
     lower = {known.lower(): known for known in names}
     close = [known for known in lower if name and known.startswith(name.lower())]
     close = close or difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
@@ -62,8 +64,12 @@ def check_options(options: Iterable[str], allowed: Iterable[str], owner: str) ->
 
 
 def shorten(names: Sequence[Any], limit: int = 8) -> str:
-    """Join names by commas; if there are more than `limit`, list the first ones and give the total."""
-    return ", ".join(map(str, names[:limit])) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+    """Join names by commas; if there are more than `limit`, list the first ones and give the total.
+
+    The middle of a long name is left out.
+    """
+    texts = [text if len(text) <= 120 else f"{text[:95]}...{text[-20:]}" for text in map(str, names[:limit])]
+    return ", ".join(texts) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 def as_list(setting: Any) -> list[Any]:

@@ -13,7 +13,7 @@ import lossselect as ls
 from lossselect.data.checks import check_splits
 from lossselect.data.datamodule import TensorData
 from lossselect.data.load import load_own_data
-from lossselect.exceptions import UnseenLabelError
+from lossselect.exceptions import DataError, UnseenLabelError
 from lossselect.tasks.registry import make_task
 
 
@@ -74,6 +74,28 @@ class TestLoad:
     def test_invalid_columns(self, options, message, load):
         with pytest.raises(ValueError, match=re.escape(message)):
             load({"x": numbers(20), "c": ["u", "v"] * 10, "y": ["a", "b"] * 10}, **options)
+
+    def test_a_marker_of_missing_labels_in_another_file(self, load):
+        train = {"x": numbers(40), "p": [0, 1] * 20, "q": [1, 0, 1, 1] * 10}
+        test = {"x": numbers(6, 1), "p": [-1, 0, 1] * 2, "q": [-1, 1, 0] * 2}
+        splits = load(train, "multilabel", target=["p", "q"], test_path=test, missing=-1)
+        assert np.isnan(splits.labels[40]).all()
+        with pytest.warns(
+            ls.LossSelectWarning, match=r"label -1, which data.missing marks.*unmatched_missing"
+        ):
+            load(train, "multilabel", target=["p", "q"], missing=-1)
+        with pytest.warns(ls.LossSelectWarning, match=r"label -1, which data.uncertain declares"):
+            load(train, "multilabel", target=["p", "q"], uncertain="missing")
+
+    def test_several_columns_of_numbers_and_words(self, load):
+        table = {"x": numbers(40), "y": ["a", "b"] * 20}
+        table |= {
+            name: [word if i == 5 else str(i % 7) for i in range(40)]
+            for name, word in (("p", "?"), ("q", "-"))
+        }
+        fixes = r"'p' contains numbers, but row 5 is '\?'.*2 columns .*data.null_values=\['\?','-'\].* or data.categorical=\[p,q\]"
+        with pytest.raises(DataError, match=fixes):
+            load(table)
 
     def test_features_may_be_chosen(self, load):
         table = {"x": numbers(20), "z": numbers(20, 1), "d": ["2024-01-01"] * 20, "y": ["a", "b"] * 10}
@@ -182,8 +204,10 @@ class TestLoad:
         np.savez(tmp_path / "v.npz", X=x, y=np.arange(40) % 3)
         with pytest.raises(ValueError, match=r"have shape \(40,\), but the .* have shape \(40, 3\)"):
             load_own_data("arrays", task={"name": "multiclass"}, path=str(tmp_path / "d.npz"), **arguments)
-        with pytest.raises(ValueError, match=r"a \.npz file of features and labels, got x\.npy"):
-            load_own_data("arrays", task={"name": "multilabel"}, path="x.npy", **arguments)
+        path = str(tmp_path / "x.npy")
+        np.save(path, x)
+        with pytest.raises(ValueError, match=r"x\.npy contains only features"):
+            load_own_data("arrays", task={"name": "multilabel"}, path=path, **arguments)
 
     def test_arrays(self, tmp_path):
         x, y = numbers(80).reshape(40, 2), np.array(["b", "a"] * 20)

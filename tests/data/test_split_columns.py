@@ -51,9 +51,19 @@ class TestPublishedSplits:
     @pytest.mark.parametrize(("fold", "expected"), [(1, {1}), ("1", {1}), ([0, 2], {0, 2})])
     def test_folds(self, fold, expected):
         folds = [i % 4 for i in range(20)]
-        rows = read_splits(pl.Series("fold", folds), fold)
+        rows = read_splits(pl.Series("fold", folds), {"test": fold})
         assert {folds[i] for i in rows["test"]} == expected
         assert {folds[i] for i in rows["train"]} == {0, 1, 2, 3} - expected
+
+    def test_folds_of_two_splits(self, load):
+        cells = ["train", "train", "id_val", "val", "id_test", "test"] * 10
+        with pytest.raises(DataError, match=r"is 'id_val'.*data.test_fold=id_test.*data.val_fold"):
+            load(table(part=cells), split="part")
+        splits = load(table(part=cells), split="part", test_fold=["test", "id_test"], val_fold="val")
+        assert {cells[i] for i in splits.rows["test"]} == {"test", "id_test"}
+        assert {cells[i] for i in splits.rows["val"]} == {"val"}
+        with pytest.raises(ConfigError, match=r"'val' is in data.test_fold and data.val_fold"):
+            load(table(part=cells), split="part", test_fold="val", val_fold="val")
 
     def test_other_splits_are_drawn_from_the_training_rows(self, load):
         cells = ["test" if i >= 40 else "train" for i in range(ROWS)]
@@ -68,7 +78,7 @@ class TestPublishedSplits:
             (["train", "extra", "test"], None, DataError, r"Row 1 of column 's' is 'extra', but .*Rename it"),
             (["train", "", "test"], None, DataError, r"Row 1 of column 's' is empty"),
             (["test", "test", "val"], None, DataError, "has no training row"),
-            ([1, 2, 3], None, ConfigError, r"contains numbers \(1, 2, 3\).*data.test_fold=1"),
+            ([1, 2, 3], None, ConfigError, r"contains numbers \(1, 2, 3\).*data.test_fold=3"),
             (["f1", "f2", "f3"], None, DataError, "data.test_fold=f1"),
             ([1, 2, 3], 4, ConfigError, r"no fold '4' \(data.test_fold\).*It contains: 1, 2, 3"),
             ([1, 2, 3], [1, 2, 3], ConfigError, "all folds"),
@@ -76,7 +86,7 @@ class TestPublishedSplits:
     )
     def test_other_cells(self, cells, fold, error, message):
         with pytest.raises(error, match=message):
-            read_splits(pl.Series("s", cells), fold)
+            read_splits(pl.Series("s", cells), {"test": fold})
 
     def test_a_file_and_a_column_for_the_same_split(self, load):
         columns = table(part=["test" if i >= 40 else "train" for i in range(ROWS)])
@@ -263,7 +273,9 @@ class TestSuspiciousFeatures:
             ("part", ["train", "dev", "test", "test"] * 15),
             ("is_test", [0, 1, 0] * 20),
             ("isValid", [True, False, False] * 20),
+            ("Usage", ["Training", "Training", "PublicTest", "PrivateTest"] * 15),
             ("fold", [0, 1, 2, 3, 4] * 12),
+            ("split", [0, 0, 0, 1, 2] * 12),
         ],
     )
     def test_a_split(self, load, name, cells):
@@ -274,10 +286,14 @@ class TestSuspiciousFeatures:
 
     @pytest.mark.parametrize(
         ("name", "cells"),
-        [("who", [f"p{i // 2}" for i in range(ROWS)]), ("patient_id", [i * 7 % 30 for i in range(ROWS)])],
+        [("who", [f"p{i // 2}" for i in range(ROWS)]), ("patient_id", [i * 7 % 30 for i in range(ROWS)])]
+        + [(name, [i // 6 for i in range(ROWS)]) for name in ("patient_nbr", "SubjectNo", "user")]
+        + [("patient_id", [i // 3 + 0.0 if i else None for i in range(ROWS)])],
     )
     def test_groups(self, load, name, cells):
-        with pytest.warns(ls.LossSelectWarning, match=rf"'{name}' has few rows per value.*data.group={name}"):
+        with pytest.warns(
+            ls.LossSelectWarning, match=rf"'{name}' seems to contain patients.*data.group={name}"
+        ):
             load(table(**{name: cells}))
 
     @pytest.mark.parametrize(
@@ -306,6 +322,10 @@ class TestSuspiciousFeatures:
             ("latest", [0, 1] * 30),
             ("size", [f"{i // 2},5" for i in range(ROWS)]),
             ("state", ["train"] * 30 + ["bus"] * 30),
+            ("city", [f"{chr(65 + i // 2)}ville" for i in range(ROWS)]),
+            ("model", [["A4", "320i", "C-220", "Up", "i3s"][i % 5] + "x" * (i // 10) for i in range(ROWS)]),
+            ("client_age", [i * 7 % 30 for i in range(ROWS)]),
+            ("person", ["adult", "child", "none"] * 20),
         ],
     )
     def test_other_features(self, name, cells):

@@ -49,8 +49,11 @@ class Net(nn.Sequential):
 
 
 ALWAYS = {
-    "check_sample_weight_equivalence_on_dense_data": "weights only apply to the loss; standardisation and "
-    "batches ignore them (see test_a_weight_equals_repeated_rows)",
+    **dict.fromkeys(
+        ("check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data"),
+        "weights only apply to the loss; standardisation and batches ignore them (see "
+        "test_a_weight_equals_repeated_rows)",
+    ),
     "check_methods_sample_order_invariance": "the net computes in float32, whose last digit depends on the "
     "position of a row in the batch, but the check requires 1e-7",
 }
@@ -525,9 +528,29 @@ def test_invalid_data_raise_an_error(arguments, data, message):
     assert message in str(raised.value)
 
 
-def test_a_sparse_matrix_of_features_raises_an_error():
-    with pytest.raises(TypeError, match="dense data is required"):
-        small().fit(sparse.csr_array(X), Y)
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csr_matrix, sparse.coo_array, sparse.csc_array])
+def test_sparse_features(kind):
+    rows = np.where(np.abs(X) < 0.5, 0, X)
+    model, other = small().fit(kind(rows), Y), small().fit(sparse.csr_array(rows), Y)
+    np.testing.assert_array_equal(
+        model.predict_proba(kind(rows)), other.predict_proba(sparse.csr_array(rows))
+    )
+    np.testing.assert_allclose(model.predict_proba(kind(rows)), model.predict_proba(rows), atol=1e-6)
+    assert model.scale_.shape == (X.shape[1],)
+    assert not model.mean_.any()
+    dense = small().fit(X, Y)
+    with pytest.raises(ValueError, match=r"Expected a dense X as in fit, got a sparse matrix"):
+        dense.predict(kind(rows))
+
+
+def test_repeated_entries_of_sparse_features_are_added():
+    rows = np.where(np.abs(X) < 0.5, 0, X)
+    full = sparse.csr_array(rows)
+    entries = np.repeat(full.data / 2, 2), np.repeat(full.indices, 2), full.indptr * 2
+    repeated = sparse.csr_array(entries, shape=full.shape)
+    model = small().fit(repeated, Y)
+    np.testing.assert_array_equal(model.predict_proba(repeated), small().fit(full, Y).predict_proba(full))
+    assert repeated.nnz == 2 * full.nnz  # the user's matrix is unchanged
 
 
 def test_a_number_far_out_of_the_training_range_raises_an_error():

@@ -80,7 +80,11 @@ def fit(**arguments):
         )
     ],
     expected_failed_checks=lambda model: dict.fromkeys(
-        ("check_sample_weight_equivalence_on_dense_data", "check_methods_sample_order_invariance"),
+        (
+            "check_sample_weight_equivalence_on_dense_data",
+            "check_sample_weight_equivalence_on_sparse_data",
+            "check_methods_sample_order_invariance",
+        ),
         "see tests/sklearn/test_sklearn.py",
     ),
 )

@@ -138,7 +138,8 @@ def _to_sparse(array: np.ndarray, options: LabelOptions) -> SparseLabels | None:
             try:
                 task.encode(values)
             except DataError as error:
-                raise error.counted_from(start) from None
+                error.row = None if error.row is None else error.row + start
+                raise
             return None
         rows, labels = is_one.nonzero()
         ones.append((rows + start, labels))

@@ -19,9 +19,10 @@ def find_delimiter(values: Sequence[Any], task: str = "auto") -> str | None:
     task=multilabel, for which some delimiter is required, the same evidence suffices as for the others.
     """
     texts = [value for value in values if isinstance(value, str) and value.lower() not in MARKERS]
-    delimiters = (*DELIMITERS, " ") if task == "multilabel" else DELIMITERS
+    delimiters = (*DELIMITERS, "&", "+", " ") if task == "multilabel" else DELIMITERS
     found = next((delimiter for delimiter in delimiters if _splits_often(texts, delimiter)), None)
-    return found or (" " if _are_lists([text.split() for text in texts]) else None)
+    has_lines = any("\t" in text or "\n" in text for text in texts)
+    return found or (" " if not has_lines and _are_lists([text.split() for text in texts]) else None)
 
 
 def delimiter_settings(delimiter: str) -> str:

@@ -67,6 +67,8 @@ def _read_column(column: pl.Series, options: LabelOptions) -> tuple[np.ndarray, 
         if row is not None:
             fix = f"If it marks a missing label, set {format_setting('data.missing', known[row])}."
             fix = fix if len(known[row]) < MAX_MARKER else ""
+            if options.kind != "multilabel":
+                fix += " If each column is the choice of one person, set data.annotators=majority."
             problem = f" is {show(known[row])}, {rule} {fix}".rstrip()
             raise DataError.at(row, name, problem, known[row])
     values = numbers.cast(pl.Float64).to_numpy(writable=True)
@@ -83,7 +85,7 @@ def _read_words(text: pl.Series, numbers: pl.Series, row: int) -> tuple[pl.Serie
     lower = text.str.to_lowercase()
     values = set(lower.unique().drop_nulls())
     words = {value for value in values if as_number(value) is None}
-    if len(values) == 1 and words <= {*MARKS}:
+    if len(values) == 1 and words <= {*MARKS, text.name.strip().lower()}:
         return set_null(lower.is_not_null(), [False]), None, True
     pair = max(PAIRS, key=lambda pair: len(words & {*pair}))
     if words <= {*pair}:

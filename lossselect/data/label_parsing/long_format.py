@@ -7,7 +7,7 @@ import polars as pl
 
 from lossselect.data.preprocessing.columns import column_error
 from lossselect.exceptions import DataError
-from lossselect.utils.checks import show
+from lossselect.utils.checks import format_setting, show
 
 
 def collect_labels(frame: pl.DataFrame, key: str, target: str, empty: str | None) -> pl.DataFrame:
@@ -35,7 +35,7 @@ def collect_labels(frame: pl.DataFrame, key: str, target: str, empty: str | None
             row = differs.arg_max() or 0
             other = (ids == ids[row]).arg_max() or 0
             problem = f"but row {other} has {show(frame[name][other])} and the same id {show(ids[row])}"
-            fix = "Correct the file, or leave the column out (data.exclude)."
+            fix = f"Correct the file, or leave the column out: {format_setting('data.exclude', [name])}."
             raise DataError.at(
                 row,
                 name,

@@ -199,5 +199,9 @@ def name_column(name: str, fix: str, fixed: type[DataError] = UnseenLabelError) 
         yield
     except DataError as error:
         if error.column is None:
-            error.args, error.column = (f"Column {name!r}: {error}",), name
+            if error.place:
+                error.place = ("row", "column")
+            else:
+                error.args = (f"Column {name!r}: {error}",)
+            error.column = name
         raise (error.add(fix) if isinstance(error, fixed) else error) from None

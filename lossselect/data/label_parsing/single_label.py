@@ -93,6 +93,15 @@ def _infer(name: str, values: list[Any], options: LabelOptions) -> tuple[str, st
         return infer_task(values)
 
 
+def missing_setting(marker: Any) -> str:
+    """Return the settings for a marker of missing labels."""
+    setting = format_setting("data.missing", marker)
+    if as_number(marker) is not None:
+        return setting
+    null_values = format_setting("data.null_values", [marker])
+    return f"{setting} (with data=table, {null_values} if features contain it too)"
+
+
 def _is_probability(value: Any) -> bool:
     number = as_number(value)
     return number is not None and 0 <= number <= 1
@@ -103,9 +112,12 @@ def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> 
     name, pair = column.name, _find_pair(values)
     if len(values) > 2:
         thirds = [v for v in values if len(values) == 3 and _find_pair([w for w in values if w != v])]
+        if len({*map(normalize_label, values)}) < 3:  # Yes, yes and no
+            warn_similar_labels(name, values)
+            thirds = []
         fix = "Set task=multiclass."
         if markers := thirds or [*filter(is_negative, values)]:
-            missing = format_setting("data.missing", markers[0])
+            missing = missing_setting(markers[0])
             fix = f"If {markers[0]} marks missing labels, set {missing}. If not, set task=multiclass."
         raise DataError(
             f"task=binary requires two classes, but column {name!r} contains {len(values)}: "
@@ -210,15 +222,10 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
         if find_delimiter(values) == " ":
             _, problem = next(_find_doubts(values, LabelOptions("multiclass")))
             raise column_error(name, f"{problem} If all are classes, set {classes}.")
-        row, missing = column.index_of(words[0]), format_setting("data.missing", words[0])
-        raise column_error(
-            name,
-            f"contains numbers and words: {numbers[0]!r} in row {column.index_of(numbers[0])}, {words[0]!r} "
-            f"in row {row}. If one of them marks a missing label, set {missing}. If all are classes, set "
-            f"{classes}.",
-            row=row,
-            value=words[0],
-        )
+        problem = f" is {words[0]!r}, but other labels are numbers, such as {numbers[0]!r}."
+        missing = missing_setting(words[0])
+        fix = f"If it marks a missing label, set {missing}. If all are classes, set {classes}."
+        raise DataError.at(column.index_of(words[0]), name, f"{problem} {fix}", words[0])
 
 
 def negative_error(row: int | None, name: str, negative: Any, values: Sequence[Any]) -> DataError:
@@ -244,8 +251,7 @@ def _find_doubts(values: Sequence[Any], options: LabelOptions) -> Iterator[tuple
     if markers and options.class_names is None:
         yield (
             "likely_missing_marker",
-            f"has a class {markers[0]!r}. If it marks a missing label, set "
-            f"{format_setting('data.missing', markers[0])}.",
+            f"has a class {markers[0]!r}. If it marks a missing label, set {missing_setting(markers[0])}.",
         )
 
 

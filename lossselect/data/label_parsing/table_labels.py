@@ -39,17 +39,12 @@ from lossselect.labels.vocabulary import Vocabulary
 from lossselect.utils.checks import format_setting, shorten, show
 from lossselect.utils.warnings import warn
 
-NO_LABEL_WORDS = (
-    "no finding",
-    "no findings",
-    "none",
-    "nothing",
-    "no label",
-    "no labels",
-    "no tag",
-    "no tags",
+NO_LABEL = re.compile(
+    r"\W*(none|nothing|no[\W_]+(finding|label|tag|genre|topic|class|categor|disease|patholog|abnormalit|defect)\w*"
+    r"([\W_]+(listed|found|detected|assigned))?)\W*",
+    re.IGNORECASE,
 )
-"""Words that mean "no label" if no row has them together with a label."""
+"""Pattern of words that mean "no label" if no row has them together with a label."""
 
 
 def parse_label_columns(columns: Sequence[pl.Series], options: LabelOptions, listed: bool = False) -> Labels:
@@ -82,10 +77,24 @@ def _read_lists(column: pl.Series, options: LabelOptions) -> list[Any] | None:
     if column.dtype not in (*TEXT, pl.Null):
         raise column_error(column.name, f"is of type {column.dtype}, but labels must be text or integers.")
     text = CellParser().text(column)
+    if (tags := _read_tags(text, options)) is not None:
+        return tags
     if options.delimiter is not None:
         return _split(text, options)
     lists = _read_brackets(text, options)
     return _split(text, options) if lists is None and options.hierarchy is not None else lists
+
+
+def _read_tags(text: pl.Series, options: LabelOptions) -> list[Any] | None:
+    """Return the labels of cells such as <python><pandas>; None for another column."""
+    if options.kind in ("binary", "multiclass") or options.delimiter not in (None, "><", "<", ">"):
+        return None
+    cells = options.replace_missing(text)
+    known = cells.drop_nulls()
+    if not len(known) or not known.str.contains(r"^(<[^<>]+>)+$").all() or not known.str.contains("><").any():
+        return None
+    empty: Any = [] if options.empty == "negative" else None
+    return [empty if cell is None else re.findall("<([^<>]+)>", cell) for cell in cells.to_list()]
 
 
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
@@ -119,6 +128,9 @@ def _read_brackets(text: pl.Series, options: LabelOptions) -> list[Any] | None:
     lists, the cells must be lists too.
     """
     cells = text.fill_null("[]") if options.empty == "negative" else text
+    sets = r"^(?:frozen)?set\((\{.*\})?\)$"  # as Python writes them
+    if cells.str.contains(sets).any():
+        cells = cells.str.replace(sets, "${1}").replace("", "[]")
     cells = set_null(options.replace_missing(cells), ["null"])
     known = cells.drop_nulls()
     values = known.unique(maintain_order=True).to_list()
@@ -214,7 +226,7 @@ def _drop_no_label(name: str, rows: list[Any], options: LabelOptions) -> list[An
 
 def _warn_no_label(name: str, rows: list[Any], labels: Sequence[Any]) -> None:
     """Warn about a label that seems to mean "no label", because no row has it with another label."""
-    words = [v for v in labels if re.sub(r"[\s_-]+", " ", str(v)).casefold() in NO_LABEL_WORDS]
+    words = [v for v in labels if NO_LABEL.fullmatch(str(v))]
     several = [set(row) for row in rows if row and len(row) > 1] if words else []
     words = [word for word in words if not any(word in row and len(row) > 1 for row in several)]
     if words and several:
@@ -259,6 +271,11 @@ def _clean_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any] 
     if row is None:
         return None
     labels = [label.strip() if isinstance(label, str) else plain_value(label) for label in row]
+    if mapping := next((label for label in labels if isinstance(label, dict)), None):
+        problem = f" contains {show(mapping)}, but labels must be text or numbers."
+        raise DataError.at(
+            i, name, f"{problem} Write lists of one of the values, such as the names.", mapping
+        )
     if "" in labels:
         problem = " contains an empty label. Remove it; for a row without labels, write an empty list."
         raise DataError.at(i, name, problem)

@@ -1,6 +1,5 @@
 """Labels from several people: rounded frequencies, votes per class, and one column per annotator."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -111,8 +110,8 @@ def parse_annotators(columns: Sequence[pl.Series], options: LabelOptions) -> Lab
     try:
         labels = parse_single_labels(joined, options)
     except DataError as error:  # the rows of one column follow those of another
-        error.args = (re.sub(r"\b([Rr]ow) (\d+)", lambda m: f"{m[1]} {int(m[2]) % size}", str(error)),)
-        error.row = None if error.row is None else error.row % size
+        if error.row is not None:
+            error.row, error.column = error.row % size, names[error.row // size]
         raise
     if labels.vocabulary is None:
         problem = f"Columns {shorten(names)} contain probabilities, but data.annotators={options.annotators}"

@@ -13,7 +13,7 @@ from lossselect.data.large_tables.mapped_rows import map_rows, open_writer
 from lossselect.data.overview import Column
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
-from lossselect.data.readers.table_columns import FileColumns
+from lossselect.data.readers.tables import FileColumns
 from lossselect.data.sources import Source
 from lossselect.exceptions import DataError
 from lossselect.utils.warnings import LossSelectWarning, warn

@@ -21,10 +21,13 @@ FEW = 20
 """Number of distinct values up to which text is categories even if most rows have a unique value."""
 LONG = 80
 """Maximum number of characters of a cell in a message."""
-IDENTIFIER = re.compile(
-    r"(?i:(?:^|[\W_])(?:id|uuid|patient|subject|participant|session|user|customer)s?)$|[a-z]I[dD]$"
-)
+_OWNERS = "patient|subject|participant|person|volunteer|donor|speaker|session|user|customer|client|household"
+OWNER = re.compile(rf"(?i)(?:^|[\W_])(?:{_OWNERS})s?(?:[\W_]?(?:id|no|nr|nbr|num|number|code|key|index)s?)?$")
+"""Pattern of the names of columns of persons and others who own several rows."""
+IDENTIFIER = re.compile(rf"(?i:(?:^|[\W_])(?:id|uuid|{_OWNERS})s?)$|[a-z]I[dD]$")
 """Pattern of the names of columns that identify a person or an object."""
+INDEX = re.compile(r"Unnamed: ?\d+|index|level_\d+|rownames?|row_?(number|id)?", re.IGNORECASE)
+"""Pattern of the names of an index of pandas or R."""
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 NUMERIC = selectors.numeric() | selectors.by_dtype(pl.Boolean, pl.Null)
 
@@ -216,10 +219,21 @@ def parse_numbers(text: pl.Series) -> tuple[pl.Series, int | None]:
     return numbers, invalid.arg_max() if invalid.any() else None
 
 
+def is_in_runs(column: pl.Series) -> bool:
+    """Return whether integers increase in runs of 10 rows or more, as the index of joined tables does."""
+    return int((column.diff() <= 0).sum()) * 10 < len(column) and column.null_count() == 0
+
+
 def warn_if_index(column: pl.Series) -> None:
     """Warn about row numbers and identifiers, which predict the label only in sorted rows."""
     candidate = column.dtype.is_integer() and len(column) > FEW and column.null_count() == 0
-    if not candidate or column.n_unique() < len(column):
+    if not candidate:
+        return
+    if column.n_unique() < len(column):
+        if INDEX.fullmatch(column.name) and is_in_runs(column):
+            exclude = format_setting("data.exclude", [column.name])
+            problem = f"Column {column.name!r} counts the rows of several joined tables."
+            warn("index_column", f"{problem} Leave it out ({exclude}).")
         return
     span = int(column.max()) - int(column.min())  # type: ignore[arg-type]
     if not (span == len(column) - 1 or column.is_sorted() or IDENTIFIER.search(column.name)):

@@ -1,6 +1,7 @@
 """Dates and times: parsing, and the numbers that are computed from them as features."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -215,6 +216,8 @@ def _parse(text: pl.Series, date_format: str) -> pl.Series:
     if date_format not in ORDERS:
         if not len(text.drop_nulls()):
             return text.cast(pl.Datetime("us"))
+        if not re.search("%[^HIpPMSTRfzZ.369:%]", date_format):  # a time of day
+            text, date_format = "1970-01-01 " + text, f"%Y-%m-%d {date_format}"
         try:
             dates = text.str.to_datetime(date_format, strict=False, time_zone="UTC", time_unit="us")
         except pl.exceptions.ComputeError:  # not a format

@@ -1,12 +1,12 @@
 """The kind of each column: numbers, categories, dates, or none of these."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 
 from lossselect.data.preprocessing.columns import FEW, TEXT, CellParser
 from lossselect.data.preprocessing.dates import is_date
-from lossselect.exceptions import DataError
+from lossselect.exceptions import DataError, LossSelectError
 from lossselect.utils.checks import format_setting, show
 
 MAX_CATEGORIES = 1000
@@ -17,6 +17,21 @@ DATE = (
     r"|^(\d{1,2}\.? )?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? \d{1,4}(,? \d{4})?$"
 )
 """Pattern of dates and times of day, in lower case."""
+FORMATS = (
+    *(
+        "%H:%M",
+        "%H:%M:%S",
+        "%H:%M:%S%.f",
+        "%I:%M %p",
+        "%I:%M:%S %p",
+        "%d.%m.%y",
+        "%d/%m/%y",
+        "%m/%d/%y",
+        "%d-%m-%y",
+    ),
+    *("%y-%m-%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %Y", "%B %Y", "%d %b", "%b %d"),
+)
+"""Formats that are named if they fit the values."""
 UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([,' ]?\d{3})*([.,]\d+)? ?[%$\u20ac\u00a3]?$"
 """Pattern of numbers that Polars reads as text: 51,627 and $9.50 and 37% and 1,5."""
 IMAGE = r"(?i)\.(png|jpe?g|gif|bmp|tiff?|webp|dcm)$"
@@ -48,8 +63,9 @@ def column_kind(column: pl.Series, parser: CellParser, date_format: str | None =
         if is_date(values, date_format):
             return "date", ""
         if _share(values, DATE) == 1:
-            fix = "for dates, set their format, such as data.date_format=%d.%m.%y"
-            return "other", f"contains dates or times of an unknown format, {example} ({fix})"
+            found = [name for name in FORMATS if is_date(values, name)] or ["%d.%m.%y"]
+            fix = " or ".join(format_setting("data.date_format", name) for name in found)
+            return "other", f"contains dates or times in another format, {example} (set it, such as {fix})"
     if _share(values, UNITS) == 1:
         fix = "set data.decimal=',' for decimal commas, or write plain numbers"
         return "other", f"contains numbers with separators or units, {example} ({fix})"
@@ -65,6 +81,18 @@ def column_kind(column: pl.Series, parser: CellParser, date_format: str | None =
 def _share(values: pl.Series, pattern: str) -> float:
     """Return the fraction of the values that match a pattern in lower case."""
     return values.str.to_lowercase().str.contains(pattern).mean() or 0.0  # type: ignore[return-value]
+
+
+def join_errors(errors: Sequence[DataError]) -> LossSelectError:
+    """Return the error for columns of numbers and other text: that of the first one, with fixes for all."""
+    if len(errors) == 1:
+        return errors[0]
+    words = [*dict.fromkeys(error.value for error in errors)]
+    settings = (
+        format_setting("data.null_values", words),
+        format_setting("data.categorical", [e.column for e in errors]),
+    )
+    return errors[0].add(f"{len(errors)} columns have such cells. For all of them: {' or '.join(settings)}.")
 
 
 def reject(problems: Mapping[str, str], texts: Iterable[str]) -> DataError:

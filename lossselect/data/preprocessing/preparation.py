@@ -5,37 +5,39 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from lossselect.data.preprocessing.dates import PARTS
+from lossselect.data.preprocessing.sparse_features import SparseFeatures
 from lossselect.data.preprocessing.table_features import Features
-from lossselect.data.readers.arrays import array_columns, as_frame, read_features
+from lossselect.data.readers.arrays import array_columns, as_frame, read_features, read_sparse_features
 from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.libsvm import read_libsvm
+from lossselect.data.readers.sparse_matrices import width_error
 from lossselect.data.readers.suffixes import ARRAYS
 from lossselect.data.readers.tables import TableOptions, check_columns
-from lossselect.exceptions import CheckpointError, DataError
-from lossselect.utils.checks import check_float, lookup
+from lossselect.exceptions import CheckpointError, ConfigError, DataError
+from lossselect.utils.checks import check_float, check_int, lookup
 from lossselect.utils.structure import DictOf, check_structure
 
 READING = {
     "table": tuple(field.name for field in fields(TableOptions)),
     "arrays": ("features", "width"),
+    "sparse matrix": ("width", "first_index", "num_labels"),
 }
 """Settings for reading a file, by source: "features" is the array's name, "width" its number of columns."""
+MAX_VALUES = 1 << 26
+"""Maximum number of values of a batch of a sparse matrix, which becomes dense (256 MB)."""
 NUMBER = {"name": str, "mean": (int, float), "std": (int, float), "missing": bool}
-STRUCTURE = {
-    "source": str,
-    "features": {
-        "numbers": [NUMBER],
-        "dates": [{"name": str, "format": str, "origin": int, "parts": [NUMBER]}],
-        "categories": [{"name": str, "values": [str], "missing": bool}],
-        "texts": [{"name": str, "terms": [str], "idf": [(int, float)]}],
-        "null_values": [str],
-        "nan": str,
-    },
-    "reading": DictOf((type(None), str, int, bool)),
+FEATURES = {
+    "numbers": [NUMBER],
+    "dates": [{"name": str, "format": str, "origin": int, "parts": [NUMBER]}],
+    "categories": [{"name": str, "values": [str], "missing": bool}],
+    "texts": [{"name": str, "terms": [str], "idf": [(int, float)]}],
+    "null_values": [str],
+    "nan": str,
 }
-"""Structure of the dictionary that `to_dict` returns."""
+SPARSE_FEATURES = {"indices": [int], "scale": [(int, float)]}
+READINGS = DictOf((type(None), str, int, bool))
+"""Structures of the dictionaries of `Features`, `SparseFeatures` and `reading`."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,24 @@ class Preparation:
     """Conversion of a file to features; `source` is a key of READING, `reading` has the settings there."""
 
     source: str
-    features: Features
+    features: Any  # Features, or SparseFeatures for a sparse matrix
     reading: Mapping[str, Any]
 
-    def frames(
-        self, path: str, size: int, keep: Sequence[str] = (), **reading: Any
-    ) -> Iterator[pl.DataFrame]:
+    def frames(self, path: str, size: int, keep: Sequence[str] = (), **reading: Any) -> Iterator[Any]:
         """Yield `size` rows at a time of a new file, with the columns of the features and the columns `keep`.
 
-        `reading` replaces entries of `self.reading`.
+        `reading` replaces entries of `self.reading`. Rows of a sparse matrix are a `scipy.sparse.csr_array`.
         """
+        if self.source == "sparse matrix":
+            if keep:
+                raise ConfigError(
+                    f"keep={keep[0]}: the columns of a sparse matrix cannot be copied. Remove keep."
+                )
+            matrix = self._read_sparse(path)
+            size = max(1, min(size, MAX_VALUES // len(self.features.names)))
+            for start in range(0, matrix.shape[0], size):
+                yield matrix[start : start + size]
+            return
         arrays = self.source == "arrays"
         if arrays != (Path(path).suffix.lower() in ARRAYS):
             expected = ".npz or .npy file" if arrays else "table with its columns"
@@ -76,6 +86,19 @@ class Preparation:
         check_columns(keep, table.header, "keep", path)
         yield from table.batches([*dict.fromkeys([*self.features.columns, *keep])], size)
 
+    def _read_sparse(self, path: str) -> Any:
+        """Return the rows of a new file in the format of the training file."""
+        is_text = self.reading["first_index"] is not None
+        if (Path(path).suffix.lower() in ARRAYS) == is_text:
+            form = "libsvm file" if is_text else ".npz file of a sparse matrix"
+            raise DataError(f"Expected a {form}, got {path}: the model was trained on a {form}.")
+        if is_text:
+            return read_libsvm(path, self.reading).features
+        matrix = read_sparse_features(path)
+        if matrix.shape[1] != self.reading["width"]:
+            raise width_error(matrix.shape[1], self.reading["width"], path)
+        return matrix
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, which `from_dict` accepts."""
         return {"source": self.source, "features": self.features.to_dict(), "reading": dict(self.reading)}
@@ -83,17 +106,24 @@ class Preparation:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preparation":
         """Create a preparation from the result of `to_dict`; other entries are ignored."""
-        return cls(values["source"], Features.from_dict(values["features"]), values["reading"])
+        kind: Any = SparseFeatures if values["source"] == "sparse matrix" else Features
+        return cls(values["source"], kind.from_dict(values["features"]), values["reading"])
 
     @classmethod
     def stored(cls, values: Mapping[str, Any], path: Any) -> "Preparation":
         """Create a preparation from values of the file `path`; raise CheckpointError if they are damaged."""
         try:
-            check_structure(values, STRUCTURE, "preparation")
-            preparation = cls.from_dict(values)
-            keys, reading = lookup(READING, preparation.source, "source of features"), preparation.reading
+            check_structure(values, {"source": str, "features": {}, "reading": READINGS}, "preparation")
+            keys, reading = lookup(READING, values["source"], "source of features"), values["reading"]
             if reading.keys() != {*keys}:
                 raise CheckpointError(f"reading must have {' and '.join(keys)}, got {[*reading]}.")
+            is_sparse = values["source"] == "sparse matrix"
+            check_structure(values["features"], SPARSE_FEATURES if is_sparse else FEATURES, "features")
+            preparation = cls.from_dict(values)
+            if is_sparse:
+                check_int("width", reading["width"], 1)
+                preparation.features.check(reading["width"])
+                return preparation
             features = preparation.features
             for date in features.dates:
                 for part in date.parts:
@@ -109,6 +139,6 @@ class Preparation:
                 check_float(f"The mean of column {column.name!r}", column.mean)
                 if check_float(f"The standard deviation of column {column.name!r}", column.std, 0) == 0:
                     raise CheckpointError(f"The standard deviation of column {column.name!r} must be > 0.")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise CheckpointError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
         return preparation

@@ -20,12 +20,11 @@ from lossselect.data.preprocessing.columns import (
     warn_if_index,
 )
 from lossselect.data.preprocessing.dates import Date, fit_date
-from lossselect.data.preprocessing.kinds import column_kind, reject
+from lossselect.data.preprocessing.kinds import column_kind, join_errors, reject
 from lossselect.data.preprocessing.standardizer import Standardizer, check_range
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.preprocessing.text import MAX_FITTED, Text, fit_text, join_words, warn_if_long
-from lossselect.data.readers.table_columns import TableColumns
-from lossselect.data.readers.tables import check_columns
+from lossselect.data.readers.tables import TableColumns, check_columns
 from lossselect.exceptions import DataError
 from lossselect.labels.values import sorted_values
 from lossselect.utils.checks import shorten
@@ -74,17 +73,21 @@ class Features:
         columns: dict[str, Number | Category | Date | Text | None] = {}
         free_text: list[str] = []
         problems: dict[str, str] = {}
+        mixed: list[DataError] = []
         for frame in table.groups([name for name in table.columns if name not in texts]):
             kinds: dict[str, list[str]] = {"number": [], "category": [], "date": []}
             for column in frame.iter_columns():
                 kind, problem = "category", ""
-                if column.name not in categorical:
-                    kind, problem = column_kind(column, parser, date_format)
+                try:
+                    if column.name not in categorical:
+                        kind, problem = column_kind(column, parser, date_format)
+                except DataError as error:
+                    mixed.append(error)
                 kinds.setdefault(kind, []).append(column.name)
                 if problem:
                     problems[column.name] = problem
             free_text += kinds.get("text", [])
-            if problems:  # the error names those of all columns
+            if problems or mixed:  # the error names those of all columns
                 continue
             for name in kinds["number"]:
                 warn_if_index(frame[name])
@@ -92,6 +95,8 @@ class Features:
             columns |= {name: fit_date(frame[name], train, parser, date_format) for name in kinds["date"]}
             cells = {name: parser.text(frame[name]).gather(train) for name in kinds["category"]}
             columns |= {name: _fit_category(text) for name, text in cells.items()}
+        if mixed:
+            raise join_errors(mixed)
         if problems:
             raise reject(problems, free_text)
         sample = train[:: -(-len(train) // MAX_FITTED)]

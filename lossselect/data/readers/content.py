@@ -30,8 +30,10 @@ _MAGIC = {
     b"SQLite format 3\x00": "SQLite",
     b"\xd0\xcf\x11\xe0": "old Excel",
     b"%PDF": "PDF",
+    b"version https://git-lfs": "Git LFS",
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
+    b"\xff\xfe\0\0": "UTF-32",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
@@ -62,6 +64,7 @@ _KINDS = {
     **dict.fromkeys((".sav", ".dta", ".sas7bdat"), "SPSS, SAS or Stata"),
     **dict.fromkeys((".rds", ".rdata"), "R"),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"), "image"),
+    **dict.fromkeys((".tar", ".tgz", ".7z", ".rar"), "archive"),
     ".mat": "MATLAB",
     ".xls": "old Excel",
     ".xml": "XML",
@@ -95,6 +98,10 @@ def find_kind(file: Path) -> str:
         return "NumPy archive" if names and all(name.endswith(".npy") for name in names) else "ZIP"
     if kind == "text" and (found := re.match(rb"PAR1(?=[\0-\x1f])|BZh\d1AY&SY", start)):
         return "Parquet" if found[0] == b"PAR1" else "bzip2"
+    for zeros, name in ((0, "UTF-16-BE"), (1, "UTF-16-LE")):  # Latin letters without a byte order mark
+        others, letters = start[zeros::2], start[1 - zeros :: 2]
+        if kind == "text" and 0 not in letters and others.count(0) * 2 > len(others):
+            return name
     if kind == "text" and start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
     if kind == "text" and re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE):
@@ -102,13 +109,30 @@ def find_kind(file: Path) -> str:
     return kind
 
 
+def is_text(file: Path, content: bytes | None = None) -> bool:
+    """Return whether a file of an unknown suffix starts with text; `content` is that of a compressed file."""
+    if content is None:
+        if find_kind(file).startswith("UTF"):
+            return True
+        with file.open("rb") as opened:
+            content = opened.read(4096)
+    start = content[:4096]
+    return (
+        bool(start) and not re.search(rb"[\0-\x08\x0e-\x1e]", start) and start[:4] not in (b"%PDF", b"PAR1")
+    )
+
+
 def kind_error(file: Path, kind: str, expected: str) -> ConfigError:
     """Return the error for a file of another kind than the expected one, with the fix."""
     stem = (
         file.name.removesuffix(file.suffix) if file.suffix.lower() in (*_KINDS, *COMPRESSIONS) else file.stem
     )
-    if kind == "UTF-16":
-        return ConfigError(f"{file} is encoded in UTF-16. Set data.encoding=utf-16.")
+    if kind.startswith("UTF"):
+        return ConfigError(f"{file} is encoded in {kind}. Set data.encoding={kind.lower()}.")
+    if kind == "Git LFS":
+        return ConfigError(f"{file} is a pointer of Git LFS, not the data. Download them with: git lfs pull.")
+    if kind == "archive":
+        return ConfigError(f"{file} is an archive of files. Extract it, and set the path of one of them.")
     if kind == "web page":
         return ConfigError(
             f"Expected {expected}, but {file} is a web page (HTML). Download the file to which it refers."

@@ -8,15 +8,18 @@ from typing import Any
 
 import polars as pl
 
+from lossselect.data.readers.arff import read_arff
 from lossselect.data.readers.content import (
     check_not_url,
     decompress,
     find_kind,
+    is_text,
     kind_by_suffix,
     kind_error,
 )
-from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, SEPARATORS
-from lossselect.data.readers.tables import Table, TableOptions, existing_file, first_line
+from lossselect.data.readers.libsvm import check_is_table
+from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, LIBSVM, SEPARATORS
+from lossselect.data.readers.tables import Table, TableOptions, existing_file
 from lossselect.data.readers.text_tables import TextTable
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.checks import format_setting, lookup, shorten
@@ -43,13 +46,21 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     suffix = Path(name).suffix.lower()
     if suffix in ARRAYS:
         raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read arrays (.npz or .npy).")
+    if suffix in LIBSVM:
+        raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read libsvm files.")
     if suffix not in (*SEPARATORS, *FORMATS):
-        raise _suffix_error(file)
+        if kind_by_suffix(Path(name)) is not None or not is_text(file, content):
+            raise _suffix_error(file, name)
+        suffix = ".txt"  # such as adult.test and sat.trn
     if file.stat().st_size == 0 or content == b"":
         raise DataError(f"{file} is empty. Write it again, with a header and rows.")
     form = FORMATS.get(suffix)
     if content is None:
         _check_kind(file, form, options)
+    if form is None and _starts_as_arff(file, content):
+        form = "ARFF"  # KEEL calls them .dat
+    elif form is None and not options.separator:
+        check_is_table(file, content)
     if form is None:
         return TextTable(file, options, SEPARATORS[suffix], content)
     source: Any = file if content is None else io.BytesIO(content)
@@ -57,10 +68,19 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     return Table(file, form, lambda: _READERS[form](source, options), [file], size)
 
 
+def _starts_as_arff(file: Path, content: bytes | None) -> bool:
+    if content is None:
+        with file.open("rb") as opened:
+            content = opened.read(512)
+    return content[:512].lstrip().lower().startswith(b"@relation")
+
+
 def _check_kind(file: Path, form: str | None, options: TableOptions) -> None:
     """Raise ConfigError if the first bytes of a file are those of another kind than its suffix says."""
     kind = find_kind(file)
-    is_utf16 = kind == "UTF-16" and options.encoding.lower().replace("_", "-").startswith("utf-16")
+    is_utf16 = kind.startswith("UTF") and options.encoding.lower().replace("_", "-").startswith(
+        kind[:6].lower()
+    )
     is_damaged_excel = form == "Excel" and kind == "ZIP"  # the reader raises the error
     if kind not in (form or "text", "text") and not is_utf16 and not is_damaged_excel:
         raise kind_error(file, kind, f"{form} content" if form else "text")
@@ -84,8 +104,8 @@ def _open_shards(path: str) -> Table:
     return Table(Path(path), form, lambda: _READERS[form](files, TableOptions()), files, size)
 
 
-def _suffix_error(file: Path) -> ConfigError:
-    if (kind := kind_by_suffix(file)) is not None:
+def _suffix_error(file: Path, name: str) -> ConfigError:
+    if (kind := kind_by_suffix(Path(name))) is not None:
         return kind_error(file, kind, "a table")
     return ConfigError(
         f"Expected a file with one of the suffixes {', '.join((*SEPARATORS, *FORMATS))}, got {file}. Save "
@@ -103,6 +123,22 @@ def _scan_arrow(source: Any, options: TableOptions) -> pl.LazyFrame:
 
 def _scan_json_lines(source: Any, options: TableOptions) -> pl.LazyFrame:
     return pl.scan_ndjson(source, infer_schema_length=None)
+
+
+def _read_json(source: Any, options: TableOptions) -> pl.LazyFrame:
+    """Return the rows of a list of objects, or of lines with an object each."""
+    content = source.read_bytes() if isinstance(source, Path) else source.getvalue()
+    if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+        return pl.read_json(io.BytesIO(content), infer_schema_length=None).lazy()
+    rows = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
+    if rows.height == 1:
+        raise ConfigError(
+            f"{source} contains a single JSON object, but a table must be a list of objects, or one "
+            "object per line. "
+            f"It has: {shorten(rows.columns)}. Convert it, for example with: "
+            "pandas.DataFrame(json.load(open('data.json'))['KEY']).to_parquet('data.parquet')."
+        )
+    return rows.lazy()
 
 
 def _read_excel(source: Any, options: TableOptions) -> pl.LazyFrame:
@@ -130,31 +166,17 @@ def _read_excel(source: Any, options: TableOptions) -> pl.LazyFrame:
 
 
 def _read_arff(source: Any, options: TableOptions) -> pl.LazyFrame:
-    from scipy.io import arff
-
-    text = source.read_text(encoding=options.encoding) if isinstance(source, Path) else source.read().decode()
-    try:
-        rows, attributes = arff.loadarff(io.StringIO(text))
-    except (arff.ArffError, NotImplementedError, ValueError, IndexError, StopIteration) as error:
-        raise OSError(
-            f"{first_line(error)}; scipy.io.arff reads numbers and nominal values, but neither text nor "
-            "sparse rows"
-        ) from None
-    columns = []
-    for name in attributes.names():
-        values = rows[name]
-        if values.dtype.kind == "S":
-            words = [value.decode() for value in values.tolist()]
-            columns.append(pl.Series(name, [None if word == "?" else word for word in words]))
-        else:
-            columns.append(pl.Series(name, values).fill_nan(None))
-    return pl.DataFrame(columns).lazy()
+    content = source.read_bytes() if isinstance(source, Path) else source.getvalue()
+    return read_arff(
+        content.decode(options.encoding), source if isinstance(source, Path) else "the file"
+    ).lazy()
 
 
 _READERS: dict[str, Callable[[Any, TableOptions], pl.LazyFrame]] = {
     "Parquet": _scan_parquet,
     "Arrow": _scan_arrow,
     "JSON lines": _scan_json_lines,
+    "JSON": _read_json,
     "Excel": _read_excel,
     "ARFF": _read_arff,
 }

@@ -31,19 +31,19 @@ def read_sparse_labels(arrays: Mapping[str, np.ndarray], path: str) -> SparseLab
             "Save a sparse (N, L) matrix of 0 and 1 with scipy.sparse.save_npz(path, Y.tocsr()), or save an "
             "array of labels as a .npy file."
         )
-    indices = _check_array(arrays, "indices", path)
-    bounds = _check_array(arrays, "offsets" if native else "indptr", path)
-    missing = _check_array(arrays, "missing", path, "b") if native and "missing" in arrays else None
+    indices = check_array(arrays, "indices", path)
+    bounds = check_array(arrays, "offsets" if native else "indptr", path)
+    missing = check_array(arrays, "missing", path, "b") if native and "missing" in arrays else None
     if native:
         num_rows = max(len(bounds) - 1, 0) if missing is None else len(missing)
-        shape = [num_rows, int(_check_array(arrays, "num_labels", path, ndim=0))]
+        shape = [num_rows, int(check_array(arrays, "num_labels", path, ndim=0))]
     else:
-        shape = _check_array(arrays, "shape", path).tolist()
+        shape = check_array(arrays, "shape", path).tolist()
     if len(shape) != 2 or shape[0] < 0:
         raise DataError(f"Expected a sparse array of shape (N, L), got shape {tuple(shape)} in {path}.")
-    _check_bounds(bounds, len(indices), shape[0], path)
+    check_bounds(bounds, len(indices), shape[0], path)
     if not native:
-        indices, bounds = _drop_zeros(indices, bounds, _check_array(arrays, "data", path, "biuf"), path)
+        indices, bounds = _drop_zeros(indices, bounds, check_array(arrays, "data", path, "biuf"), path)
     lengths = np.diff(bounds)
     if missing is not None and (contradictory := missing & (lengths > 0)).any():
         row = int(contradictory.argmax())
@@ -55,9 +55,12 @@ def read_sparse_labels(arrays: Mapping[str, np.ndarray], path: str) -> SparseLab
         raise error.add(f"(In {path}.)") from None
 
 
-def _check_array(
+def check_array(
     arrays: Mapping[str, np.ndarray], name: str, path: str, kinds: str = "iu", ndim: int = 1
 ) -> np.ndarray:
+    """Return an array; raise a DataError unless its type is one of `kinds` and it has `ndim` axes."""
+    if name not in arrays:
+        raise DataError(f"{path} lacks the array {name!r}. Write the file again.")
     array = arrays[name]
     if array.ndim != ndim or array.dtype.kind not in kinds:
         values = {"iu": "integers", "biuf": "numbers", "b": "booleans"}[kinds]
@@ -72,12 +75,13 @@ def _row_error(row: int, path: str, problem: str) -> DataError:
     return DataError(f"Row {row} of {path} {problem}", row=row)
 
 
-def _check_bounds(bounds: np.ndarray, num_indices: int, num_rows: int, path: str) -> None:
+def check_bounds(bounds: np.ndarray, num_indices: int, num_rows: int, path: str) -> None:
+    """Raise a DataError unless the offsets of the rows rise from 0 to `num_indices`."""
     if len(bounds) != num_rows + 1 or bounds[0] != 0 or bounds[-1] != num_indices:
         ends = f", from {bounds[0]} to {bounds[-1]}" if len(bounds) else ""
         raise DataError(
-            f"The offsets in {path} must be {num_rows + 1} integers, from 0 to {num_indices}, for "
-            f"{num_rows} rows and {num_indices} labels, got {len(bounds)}{ends}. Write the file again."
+            f"The offsets in {path} must be {num_rows + 1} integers, from 0 to {num_indices}, got "
+            f"{len(bounds)}{ends}. Write the file again."
         )
     if (falling := np.diff(bounds) < 0).any():
         row = int(falling.argmax())

@@ -12,6 +12,7 @@ FORMATS = {
     **dict.fromkeys((".parquet", ".pq"), "Parquet"),
     **dict.fromkeys((".feather", ".arrow", ".ipc"), "Arrow"),
     **dict.fromkeys((".jsonl", ".ndjson"), "JSON lines"),
+    ".json": "JSON",
     ".xlsx": "Excel",
     ".arff": "ARFF",
 }
@@ -20,3 +21,5 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".z
 """Compressed files by suffix."""
 ARRAYS = (".npz", ".npy")
 """Suffixes of arrays."""
+LIBSVM = (".libsvm", ".svm", ".svmlight")
+"""Suffixes of libsvm files, which may also have other names."""

@@ -1,23 +1,29 @@
 """Tables: their rows, their columns, and the settings for reading them. Rows are counted from 0."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 from polars.selectors import by_name
 
 from lossselect.exceptions import ConfigError, DataError, FileMissingError, OptionTypeError
 from lossselect.labels.values import as_number
 from lossselect.utils.atomic_write import check_regular_file
-from lossselect.utils.checks import first_duplicate, format_setting, lookup, shorten, suggestion
+from lossselect.utils.checks import check_int, first_duplicate, format_setting, lookup, shorten, suggestion
 
+QUOTES = {"double": '"', "single": "'", "none": None}
+"""Quotes around cells, by name, because quotes are difficult to write at the command line."""
 TEXT_EXPANSION = 4
 """Estimated memory of a table and its features, relative to the size of its file."""
 CELL_BYTES = 24
 """Estimated memory of a cell and its feature in bytes: two copies as float64, one as float32, and others."""
-TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment")
+GROUP_BYTES = 1 << 28
+"""Maximum size of the columns or rows of a file that are read at once, unless one column is larger."""
+TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment", "quote", "skip_lines")
 """Settings for reading text."""
 
 
@@ -33,6 +39,8 @@ class TableOptions:
             that they do not look like a row.
         decimal: "," if numbers are written as 1,5.
         comment: Start of lines to leave out.
+        quote: Quotes around cells that contain the separator: "double", "single", or "none".
+        skip_lines: Number of lines before the header.
         sheet: Name of the sheet of an Excel file; None for its only sheet.
     """
 
@@ -41,6 +49,8 @@ class TableOptions:
     header: bool | None = None
     decimal: str = "."
     comment: str | None = None
+    quote: str = "double"
+    skip_lines: int = 0
     sheet: str | None = None
 
     def __post_init__(self) -> None:
@@ -56,12 +66,14 @@ class TableOptions:
         separator = self.separator or None
         if separator == "\\t":  # a tab, as it is typed at the command line
             separator = "\t"
-        if separator is not None and (not isinstance(separator, str) or len(separator.encode()) != 1):
-            raise ConfigError(f"data.separator must be a single ASCII character, got {separator!r}.")
+        if separator is not None and not isinstance(separator, str):
+            raise ConfigError(f"data.separator must be text such as ';', got {separator!r}.")
         object.__setattr__(self, "separator", separator)
         if not isinstance(self.header, bool | None):
             raise OptionTypeError(f"data.header must be true, false or null, got {self.header!r}.")
         lookup(dict.fromkeys((".", ",")), str(self.decimal), "data.decimal")
+        lookup(QUOTES, str(self.quote), "data.quote")
+        check_int("data.skip_lines", self.skip_lines, 0)
         if self.decimal == "," == separator:
             raise ConfigError(
                 "data.decimal=',' requires another separator of columns. Set data.separator=';'."
@@ -76,17 +88,31 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
     for name in names:
         if name in known:
             continue
-        message = f"{path} has no column {name!r} ({source}).{suggestion(str(name), header)}"
+        position = f"column {name}"  # of a file without a header
+        similar = suggestion(position if position in known else str(name), header)
+        message = f"{path} has no column {name!r} ({source}).{similar}"
+        if source == "data.target" and Path(str(name)).is_file():
+            separator = "," if path.endswith(".csv") else " "
+            paste = f"paste -d {separator!r} {shlex.quote(path)} {shlex.quote(str(name))} > joined.txt"
+            raise DataError(
+                f"{message} Labels must be in the same file. To append them as the last column, run: {paste}"
+            )
         message += f" It has: {shorten(header)}."
         if header[0].startswith(("#", "%", "//")):
             comment = format_setting("data.comment", header[0][0])
             message += f" If its first lines are comments, set {comment}."
         elif any(as_number(column) is not None for column in header):
-            message += " If the file has no header, set data.header=false."
+            message += f" {header_hint(len(header))}"
         elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
             separator = format_setting("data.separator", candidates[0])
             message += f" If {candidates[0]!r} separates the columns, set {separator}."
         raise DataError(message)
+
+
+def header_hint(width: int) -> str:
+    """Return a sentence about a file of `width` columns that may have no header."""
+    names = f"its columns are then 'column 0' to 'column {width - 1}'"
+    return f"If the file has no header, set data.header=false; {names}."
 
 
 def existing_file(path: str) -> Path:
@@ -189,8 +215,8 @@ class Table:
             )
         if (name := first_duplicate(names)) is not None:
             raise DataError(
-                f"{file} has more than one column {name!r}. Give each a unique name, or set "
-                "data.header=false if the first line contains no names.",
+                f"{file} has more than one column {name!r}. Give each a unique name. "
+                f"{header_hint(len(names))}",
                 column=name,
             )
         if patterns := [name for name in names if name == "*" or (name[:1] == "^" and name[-1:] == "$")]:
@@ -221,3 +247,65 @@ class Table:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     return str(error).strip().partition("\n")[0]
+
+
+class TableColumns:
+    """Columns of a table in memory."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.frame, self.columns = frame, frame.columns
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    def groups(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+        """Yield frames of some columns with all rows, which together have all columns, or `columns`."""
+        if columns is None or columns:
+            yield self.frame.select(self.columns if columns is None else columns)
+
+    def batches(self) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield frames of some rows with all columns, and the index of their first row."""
+        yield 0, self.frame
+
+    def cells(self, column: str, rows: np.ndarray) -> pl.Series:
+        """Return a column's cells in rows with ascending indices."""
+        return self.frame[column].gather(rows)
+
+
+class FileColumns(TableColumns):
+    """Columns of a table in a file that may be larger than the memory.
+
+    Args:
+        table: The table.
+        columns: Names of the columns.
+        num_rows: The number of rows of the table.
+    """
+
+    def __init__(self, table: Table, columns: Sequence[str], num_rows: int) -> None:
+        self.table, self.columns, self.num_rows = table, [*columns], num_rows
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def groups(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+        """Yield frames of some columns with all rows, which together have all columns, or `columns`."""
+        names = self.columns if columns is None else columns
+        size = max(1, GROUP_BYTES // (8 * self.num_rows))
+        for start in range(0, len(names), size):
+            yield self.table.read(names[start : start + size])
+
+    def batches(self) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield frames of some rows with all columns, and the index of their first row."""
+        first, size = 0, max(1, GROUP_BYTES // (32 * len(self.columns)))
+        for frame in self.table.batches(self.columns, size):
+            yield first, frame
+            first += frame.height
+
+    def cells(self, column: str, rows: np.ndarray) -> pl.Series:
+        """Return a column's cells in rows with ascending indices."""
+        found = [
+            frame[column].gather(np.asarray(rows[start:end]) - first)
+            for first, frame in FileColumns(self.table, [column], self.num_rows).batches()
+            for start, end in [np.searchsorted(rows, (first, first + frame.height))]
+        ]
+        return pl.concat(found).rename(column)

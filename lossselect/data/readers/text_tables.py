@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import polars as pl
 from polars import selectors
 from polars.selectors import by_name
 
-from lossselect.data.readers.tables import Table, TableOptions, first_line
+from lossselect.data.readers.separators import UNIT_SEPARATOR, find_separator, split_lines, without_comments
+from lossselect.data.readers.tables import QUOTES, Table, TableOptions, first_line
 from lossselect.exceptions import ConfigError, DataError
+from lossselect.labels.values import as_number
 
 INFERRED_ROWS = 10_000
 """Number of rows from which a column's type is inferred; all rows if a later one does not fit the type."""
-OTHER_SEPARATORS = ("\t", ";", "|", ",")
 SAMPLE_LINES = 20
 SAMPLE_BYTES = 1 << 16
+QUOTE_HINT = "Close each quotation mark, or set data.quote=none if they are part of the text."
+POINT, UNCLEAR_POINT = r"^\s*[+-]?\d+\.\d+\s*$", r"^\s*[+-]?\d{1,3}\.\d{3}\s*$"
+THOUSANDS = r"^\s*[+-]?\d{1,3}(\.\d{3})+,\d+\s*$"
 DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
 
 
@@ -42,13 +47,15 @@ class TextTable(Table):
     ) -> None:
         self.file, self.files, self.form, self.options = file, [file], "CSV", options
         self.encoding = options.encoding
-        self.content, self.skipped = content, 0
+        self.content, self.skipped, self.last_comment = content, 0, ""
+        self.quote = QUOTES[options.quote]
         try:
             self._decode()
             self._drop_lines()
-            self.separator = options.separator or self._find_separator(separator)
-            if self.separator == " ":
-                self._collapse_blanks()
+            self.separator = self.options.separator or self._find_separator(separator)
+            self._restore_header()
+            if self.separator == " " or len(self.separator.encode()) > 1:
+                self._convert_separator()
             with self._records() as records:
                 first, second = next(records, list[str]()), next(records, None)
         except csv.Error as error:
@@ -80,52 +87,70 @@ class TextTable(Table):
         with self._open_bytes() as file:
             start = file.read(SAMPLE_BYTES).decode("utf-8-sig", errors="replace")
         comment, declared = self.options.comment, re.match(r"sep=(.)\r?\n", start)
-        if comment is None and declared is None and not re.match(r"\s*\n", start):
+        skipped = self.options.skip_lines
+        if comment is None and declared is None and not skipped and not re.match(r"\s*\n", start):
             return
         with self._open_bytes() as file:
             lines = file.read().decode("utf-8-sig").splitlines(keepends=True)
+        lines[:skipped] = [""] * min(skipped, len(lines))
         if declared:
             lines[0] = ""
             if self.options.separator is None:
                 self.options = TableOptions(**{**vars(self.options), "separator": declared[1]})
         if comment is not None:
-            lines = [*_without_comments(lines, comment)]
+            others = [*without_comments(lines, comment)]
+            first = next((i for i, line in enumerate(others) if line.strip()), len(others))
+            self.last_comment = next((line for line in reversed(lines[:first]) if line.strip()), "")
+            lines = others
         self.skipped = next((i for i, line in enumerate(lines) if line.strip()), 0)
         self.content = "".join(lines[self.skipped :]).encode()
 
     def _find_separator(self, usual: str | None) -> str:
-        """Return the usual separator; another one if that divides each line into equally many cells.
-
-        A file in which the usual separator leaves a single column has no features.
-        """
-        with self._open_text() as file:
-            lines = [line for line in islice(file, SAMPLE_LINES) if line.strip()]
-        if usual is not None and len(next(csv.reader(lines, delimiter=usual), [])) > 1:
-            return usual
-        found = [separator for separator in OTHER_SEPARATORS if _divides(lines, separator)]
-        blanks = [re.sub(r",\s+", ",", line.replace("\t", " ").strip()) for line in lines]
-        has_blanks = usual is None and _divides(blanks, " ")
-        decimal_commas = found == [","] and not re.search(r"\D,|,\D", "".join(lines))
-        if found and not (decimal_commas and has_blanks):  # 1,5 2,5 may be two numbers
-            return found[0]
-        if has_blanks and not found:
-            return " "
-        if usual is None:
+        lines = self._first_lines()
+        found = find_separator(lines, usual, self.quote, self.options.decimal)
+        if found is None:
             raise ConfigError(
                 f"The separator of the columns of {self.file} is not clear. Its first line is "
                 f"{lines[0].strip()[:80] if lines else ''!r}. Set data.separator, such as data.separator=';' "
-                "or, for any number of blanks, data.separator=' '."
+                "or, for any number of blanks, data.separator=' '. If a title comes first, set "
+                "data.skip_lines."
             )
-        return usual
+        return found
 
-    def _collapse_blanks(self) -> None:
-        """Convert runs of blanks and tabs between columns to single tabs."""
+    def _restore_header(self) -> None:
+        """Use a comment before a row with numbers as the header if it has a name for each cell.
+
+        `numpy.savetxt` writes such headers. Without data.comment, the sign must be an additional cell:
+        "# a b y".
+        """
+        lines, comment = self._first_lines(), self.last_comment
+        line, row = ([comment] * bool(comment) + lines + ["", ""])[:2]
+        found = re.match(re.escape(self.options.comment or "") or "[#%]+ ", line.lstrip())
+        if self.options.header is False or found is None or not row:
+            return
+        bare = line.lstrip()[found.end() :].lstrip()
+        names, cells, written = ([*next(self._split([text]), [])] for text in (bare, row, line))
+        are_names = all(name.strip() and as_number(name) is None for name in names)
+        has_numbers = any(as_number(cell) is not None for cell in cells)
+        if not (are_names and has_numbers and len(names) == len(cells)):
+            return
+        if not comment and len(written) == len(cells):  # the sign may be part of the first name
+            return
+        with self._open_bytes() as file:
+            if not comment:
+                file.readline()
+            self.content = bare.encode() + file.read()
+        self.skipped -= bool(comment)
+
+    def _convert_separator(self) -> None:
+        """Convert runs of blanks and tabs, or a separator of several bytes, to a single byte."""
         output = io.StringIO()
-        writer = csv.writer(output, delimiter="\t", lineterminator="\n")
-        with self._open_text() as file:
-            lines = (line.replace("\t", " ").strip() + "\n" for line in file)
-            writer.writerows(csv.reader(lines, delimiter=" ", skipinitialspace=True))
-        self.content, self.separator = output.getvalue().encode(), "\t"
+        form: Any = {"delimiter": UNIT_SEPARATOR, "lineterminator": "\n", "quotechar": self.quote}
+        form["quoting"] = csv.QUOTE_NONE if self.quote is None else csv.QUOTE_MINIMAL
+        writer = csv.writer(output, **form)
+        with self._records() as records:
+            writer.writerows(records)
+        self.content, self.separator = output.getvalue().encode(), UNIT_SEPARATOR
 
     def _name_columns(self, first: list[str], second: list[str] | None) -> None:
         names = [name.strip() for name in first]
@@ -133,11 +158,19 @@ class TextTable(Table):
             self.header = [f"column {i}" for i in range(len(names))]
             return
         if len(names) > 1 and second and len(second) == len(names) + 1:
-            self._add_name(names, at_end=second[-1] == "")
+            at_end = second[-1] == ""
+            if at_end or self._has_row_names():
+                self._add_name(names, at_end)
         self.header = [name or f"column {i}" for i, name in enumerate(names)]
         self.unnamed = tuple(f"column {i}" for i, name in enumerate(names) if not name)
         if len(self.unnamed) == len(names):
             self.header = []  # an empty line
+
+    def _has_row_names(self) -> bool:
+        """Return whether the first cells of the rows may be names of rows, as R writes them."""
+        cells = [row[0] for row in islice(self._split(self._first_lines()), 1, SAMPLE_LINES - 1) if row]
+        numbers = [as_number(cell) for cell in cells]
+        return len({*cells}) == len(cells) and all(n is None or n == n // 1 for n in numbers)
 
     def _add_name(self, names: list[str], at_end: bool) -> None:
         """Add an empty name for a column that has only cells: names of rows as R writes them, or nothing."""
@@ -161,7 +194,20 @@ class TextTable(Table):
     @contextmanager
     def _records(self) -> Iterator[Any]:
         with self._open_text() as file:
-            yield csv.reader(file, delimiter=self.separator)
+            yield self._split(file)
+
+    def _split(self, lines: Iterable[str]) -> Any:
+        return split_lines(lines, self.separator, self.quote)
+
+    def _first_lines(self) -> list[str]:
+        with self._open_text() as file:
+            return [line for line in islice(file, SAMPLE_LINES) if line.strip()]
+
+    def find_line(self, name: str) -> int | None:
+        """Return the number of lines before one that contains `name`, if the header is not the first line."""
+        with self._open_text() as file:
+            rows = [[*next(self._split([line]), [])] for line in islice(file, SAMPLE_LINES)]
+        return next((i + self.skipped for i, row in enumerate(rows) if name in map(str.strip, row)), None)
 
     def _scan(self, **options: Any) -> pl.LazyFrame:
         return pl.scan_csv(self.file if self.content is None else self.content, glob=False, **options)
@@ -172,6 +218,7 @@ class TextTable(Table):
             has_header=self.options.header is not False,
             new_columns=self.header,
             decimal_comma=self.options.decimal == ",",
+            quote_char=self.quote,
             **options,
         )
 
@@ -186,7 +233,8 @@ class TextTable(Table):
         if self.options.decimal != ",":
             return frame
         texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
-        return frame.with_columns(texts.str.replace(DECIMAL_COMMA, "${1}.${2}"))
+        plain = pl.when(texts.str.contains(THOUSANDS)).then(texts.str.replace_all(".", "", literal=True))
+        return frame.with_columns(plain.otherwise(texts).str.replace(DECIMAL_COMMA, "${1}.${2}"))
 
     def _read(
         self, columns: Sequence[str], as_text: Iterable[str], as_written: Sequence[str]
@@ -194,18 +242,43 @@ class TextTable(Table):
         last = self.header[-1]  # read in any case: it is null in lines with too few cells
         used = by_name(*dict.fromkeys([*columns, last]))
         frame = self._with_types(as_text, lambda cells: cells.select(used).collect())
+        self._check_quotes(frame.height)
         # Polars fills lines with too few cells, empty lines included, with nulls
         if frame[last].null_count() and (empty := self._empty_rows()):
             frame = frame.filter(~pl.int_range(pl.len()).is_in(empty))
+        self._check_points(frame.lazy(), as_written)
         return self._with_points(frame, as_written)
+
+    def _check_points(self, frame: pl.LazyFrame, as_written: Sequence[str]) -> None:
+        """Raise DataError for cells such as 1.234 that may be 1234 next to decimal commas."""
+        if self.options.decimal != ",":
+            return
+        texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
+        patterns = POINT, UNCLEAR_POINT
+        counts = pl.concat([frame.select(texts.str.contains(text).sum()) for text in patterns]).collect()
+        for column in counts:
+            if 0 < column[0] == column[1]:
+                name = column.name
+                cells = by_name(name)
+                cell = frame.select(cells.filter(cells.str.contains(POINT)).first()).collect()
+                raise DataError(
+                    f"Column {name!r} of {self.file} contains {cell.item()!r}, and data.decimal=','. If "
+                    "the point "
+                    "separates thousands, remove it from the file. If it is a decimal point, write a comma.",
+                    column=name,
+                    value=cell.item(),
+                )
 
     def _sink(
         self, columns: Sequence[str], path: Path, as_text: Iterable[str], as_written: Sequence[str]
     ) -> None:
         used, empty = by_name(*columns), self._empty_rows()
+        height = self._cells(infer_schema=False).select(pl.len()).collect(engine="streaming").item()
+        self._check_quotes(height)
 
         def write(cells: pl.LazyFrame) -> None:
             rows = cells.with_row_index("\x00row").filter(~pl.first().is_in(empty)) if empty else cells
+            self._check_points(rows.select(used), as_written)
             self._with_points(rows.select(used), as_written).sink_parquet(path, compression="lz4")
 
         self._with_types(as_text, write)
@@ -227,8 +300,34 @@ class TextTable(Table):
             self._check_lengths()
         except ValueError as length_error:
             return length_error
-        quotes = " Check for a quotation mark that is never closed." if '`"' in str(error) else ""
+        quotes = f" {QUOTE_HINT}" if f"`{self.quote}" in str(error) or "malformed" in str(error) else ""
         return DataError(f"{self.file} cannot be read as a table: {first_line(error)}.{quotes}")
+
+    def _has(self, mark: bytes) -> bool:
+        if self.content is not None:
+            return mark in self.content
+        with self.file.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return content.find(mark) >= 0
+
+    def _check_quotes(self, height: int) -> None:
+        """Raise DataError if quotation marks join lines each of which has the cells of a row.
+
+        Lines within a quoted cell have too few separators, at least one of them.
+        """
+        if self.quote is None or not self._has(self.quote.encode()):
+            return
+        line, expected = pl.col("line"), len(self.header) - 1
+        lines = self._scan(has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String})
+        lines = lines.select(line.str.count_matches(self.separator, literal=True).alias("count"), line)
+        lines = lines.filter(line.str.strip_chars_end("\r") != "")
+        complete, count = lines.select((pl.col("count") == expected).all(), pl.len()).collect().row(0)
+        joined = count - (self.options.header is not False) - height
+        if complete and joined > 0 and expected:
+            raise DataError(
+                f"In {self.file}, quotation marks join lines that have {expected + 1} cells each "
+                f"({joined} lines). "
+                f"{QUOTE_HINT}"
+            )
 
     def _decoding_error(self) -> ValueError:
         with self._open_bytes() as file:
@@ -240,11 +339,11 @@ class TextTable(Table):
                     return ConfigError(
                         f"Line {number} of {self.file} is not encoded in {self.encoding}: it contains the "
                         f"byte {line[start : start + 1]!r}. Set the encoding of the file, for example "
-                        "data.encoding=latin-1."
+                        "data.encoding=cp1252 (Western European)."
                     )
         return ConfigError(
             f"{self.file} is not encoded in {self.encoding}. Set the encoding of the file, for example "
-            "data.encoding=latin-1."
+            "data.encoding=cp1252 (Western European)."
         )
 
     def _empty_rows(self) -> list[int]:
@@ -271,29 +370,19 @@ class TextTable(Table):
                     elif len(cells) != len(self.header):
                         count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
                         name = "header" if self.options.header is not False else "first line"
+                        line = records.line_num + self.skipped
+                        fix = "Correct that line, or set data.separator."
+                        if any(cell.strip()[:1] == "'" for cell in cells):
+                            fix += " If single quotes surround cells, set data.quote=single."
+                        if row == len(empty) and len(cells) > len(self.header):
+                            fix += f" If the table starts in line {line}, set data.skip_lines={line - 1}."
                         raise ConfigError(
-                            f"Row {row - len(empty)} of {self.file} (line {records.line_num + self.skipped}) "
-                            f"has {count}, but the {name} has {len(self.header)}. Correct that line, or set "
-                            "data.separator."
+                            f"Row {row - len(empty)} of {self.file} (line {line}) has {count}, but the "
+                            f"{name} has "
+                            f"{len(self.header)}. {fix}"
                         )
             except csv.Error as error:
                 raise DataError(
                     f"Row {row} of {self.file} cannot be read: {error}. Correct that row.", row=row
                 ) from None
         return empty
-
-
-def _divides(lines: list[str], separator: str) -> bool:
-    """Return whether a separator divides all lines, perhaps without the last one, into equally many cells."""
-    rows = [*csv.reader(lines, delimiter=separator, skipinitialspace=separator == " ")]
-    widths = {len(row) for row in rows[: len(rows) - 1 or 1]}  # a quoted cell may exceed the sample
-    return len(widths) == 1 and widths.pop() > 1
-
-
-def _without_comments(lines: list[str], comment: str) -> Iterator[str]:
-    """Yield the lines, empty in place of comments; a line within a quoted cell is not a comment."""
-    is_quoted = False
-    for line in lines:
-        is_comment = not is_quoted and line.lstrip().startswith(comment)
-        is_quoted ^= not is_comment and line.count('"') % 2 == 1
-        yield "\n" if is_comment else line

@@ -149,9 +149,13 @@ class TestAnnotators:
         train = self.parse(annotators="mean")
         other = self.parse(target=[["dog"], ["dog"]], fitted=train, annotators="mean")
         assert other.values.tolist() == [[0, 0, 1]]
-        with pytest.raises(DataError, match="Row 1 of column 'a0, a1': label 'fox'") as caught:
+        with pytest.raises(DataError, match="Row 1 of column 'a1': label 'fox'") as caught:
             self.parse(target=[["dog", "cat"], ["dog", "fox"]], fitted=train, annotators="mean")
-        assert caught.value.row == 1
+        assert (caught.value.row, caught.value.column) == (1, "a1")
+
+    def test_a_label_that_looks_like_a_row_number(self):
+        with pytest.raises(DataError, match=r"Row 0 of column 'a1' is 'Row 7', but other labels are numbers"):
+            self.parse(target=[["1", "2"], ["Row 7", "1"]], annotators="mean")
 
     def test_probabilities_raise_an_error(self):
         with pytest.raises(DataError, match="contain probabilities, but"):

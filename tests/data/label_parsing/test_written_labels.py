@@ -219,15 +219,17 @@ class TestNoLabel:
                 ["a|b", "c", ""], "multilabel", delimiter="|", no_label=("no finding",), empty="negative"
             )
 
-    @pytest.mark.parametrize("word", ["No Finding", "none", "no_finding", "No-Label"])
+    @pytest.mark.parametrize(
+        "word", ["No Finding", "none", "no_finding", "No-Label", r"\(no genres listed\)", "no pathology"]
+    )
     def test_well_known_words_warn(self, word):
         with pytest.warns(
             ls.LossSelectWarning, match=rf"{word}.* set \"?data.no_label=.*\[likely_no_label\]"
         ):
-            labels_of([word, "a|b"], "multilabel", delimiter="|")
+            labels_of([word.replace("\\", ""), "a|b"], "multilabel", delimiter="|")
 
     def test_other_words_do_not(self):
-        for cells in (["healthy", "a|b", "b"], ["none|a", "a|b", "none"]):
+        for cells in (["healthy", "a|b", "b"], ["no parking", "a|b"], ["none|a", "a|b", "none"]):
             labels_of(cells, "multilabel", delimiter="|")
         labels_of(["none", "a|b"], "multilabel", delimiter="|", class_names=["a", "b", "none"])
 
@@ -429,3 +431,62 @@ def test_a_list_of_one_column_may_have_a_delimiter():
     options = LabelOptions("multilabel", delimiter="|", empty="negative")
     labels = parse_label_columns([pl.Series("y", ["a|b", ""])], options, listed=True)
     assert lists_of(labels) == [["a", "b"], []]
+
+
+class TestTags:
+    """Labels in angle brackets, as in the data of Stack Overflow."""
+
+    CELLS = ("<c++><node.js>", "<c>", None, "<c++>")
+
+    @pytest.mark.parametrize("options", [{}, {"delimiter": "><"}, {"task": "auto"}])
+    def test_lists(self, options):
+        labels = labels_of([*self.CELLS], **{"task": "multilabel", **options})
+        assert lists_of(labels) == [["c++", "node.js"], ["c"], None, ["c++"]]
+
+    def test_empty_cells(self):
+        labels = labels_of([*self.CELLS], "multilabel", empty="negative")
+        assert lists_of(labels)[2] == []
+
+    @pytest.mark.parametrize("cells", [["<a><b", "<c>"], ["<a>", "<b>"], ["<=50K", ">50K"]])
+    def test_other_cells(self, cells):
+        with pytest.raises(DataError, match="contains one label per row"):
+            labels_of(cells * 2, "multilabel")
+        assert labels_of(cells * 2).class_names == tuple(sorted(cells))
+
+
+def test_sets_as_python_writes_them():
+    cells = ["{'a', 'b'}", "set()", "frozenset({'a'})", "frozenset()"]
+    assert lists_of(labels_of(cells, "multilabel")) == [["a", "b"], [], ["a"], []]
+
+
+@pytest.mark.parametrize(
+    ("cells", "setting"),
+    [(["A & B", "A", "B"], "\"data.delimiter='&'\""), (["A+B", "A", "B"], "data.delimiter=+")],
+)
+def test_other_signs_between_labels(cells, setting):
+    with pytest.raises(DataError, match=re.escape(setting)):
+        labels_of(cells * 3, "multilabel")
+
+
+@pytest.mark.parametrize("cell", ["A\tB", "A\nB"])
+def test_lines_and_tabs_are_not_blanks(cell):
+    with pytest.raises(DataError, match="contains one label per row"):
+        labels_of([cell, "A", "B"] * 3, "multilabel")
+
+
+def test_columns_marked_by_their_names():
+    labels = columns(cat=["cat", None, "Cat"], dog=[None, "dog", "dog"])
+    assert parse_label_columns(labels, LabelOptions("multilabel")).values.tolist() == [[1, 0], [0, 1], [1, 1]]
+
+
+def test_columns_of_classes_name_the_setting_of_annotators():
+    with pytest.raises(DataError, match=r"choice of one person, set data.annotators=majority"):
+        parse_label_columns(columns(ann=["x", "y"], bob=["y", "y"]), LabelOptions("multiclass"))
+
+
+def test_two_notations_of_a_class_are_not_a_marker():
+    with (
+        pytest.warns(ls.LossSelectWarning, match=r"'Yes' and 'yes'.*similar_labels"),
+        pytest.raises(DataError, match=r"contains 3: No, Yes, yes\. Set task=multiclass"),
+    ):
+        labels_of(["Yes", "yes", "No"], "binary")

@@ -11,8 +11,9 @@ from table_cases import numbers
 import lossselect as ls
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.dates import find_format, parse_dates
+from lossselect.data.preprocessing.kinds import column_kind
 from lossselect.data.preprocessing.table_features import Features
-from lossselect.data.readers.table_columns import TableColumns
+from lossselect.data.readers.tables import TableColumns
 from lossselect.exceptions import DataError
 from lossselect.training.checkpoints.content import to_plain
 
@@ -192,3 +193,25 @@ class TestFeatures:
         splits = load(columns, val_path=columns)
         assert splits.features.shape == (120, 6)
         assert splits.columns == ("x", "when (dates)")
+
+
+@pytest.mark.parametrize(
+    ("cells", "formats"),
+    [
+        (["14:35", "7:05"], "data.date_format=%H:%M"),
+        (["1:35 PM", "11:05 AM"], "data.date_format='%I:%M %p'"),
+        (["14:35:10", "07:05:59"], "data.date_format=%H:%M:%S"),
+        (["31.12.23", "1.2.24"], "data.date_format='%d.%m.%y'"),
+        (["12/31/23", "1/2/24"], "data.date_format='%m/%d/%y'"),
+        (["3 May 2024", "31 May 2024"], "data.date_format='%d %b %Y'"),
+        (["Jan 5, 2024", "Feb 28, 2023"], "data.date_format='%b %d, %Y'"),
+    ],
+)
+def test_the_format_is_named_in_the_error(cells, formats):
+    column = pl.Series("when", cells * 10)
+    kind, problem = column_kind(column, CellParser())
+    assert kind == "other"
+    assert formats.partition("=")[2].strip("'") in problem
+    name = formats.partition("=")[2].strip("'")
+    assert parse_dates(column, name).null_count() == 0
+    assert column_kind(column, CellParser(), name) == ("date", "")

@@ -9,7 +9,7 @@ from table_cases import NAN, numbers
 import lossselect as ls
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.table_features import Features
-from lossselect.data.readers.table_columns import TableColumns
+from lossselect.data.readers.tables import TableColumns
 from lossselect.exceptions import DataError
 from lossselect.training.checkpoints.content import to_plain
 
@@ -141,7 +141,7 @@ class TestFeatures:
                 {"x": ["1", "2", "n/a"]},
                 "Column 'x' contains numbers, but row 2 is 'n/a'. If that means 'missing'",
             ),
-            ({"d": ["Jan 1 2020", "Feb 3 2020"]}, "column 'd' contains dates or times of an unknown format"),
+            ({"d": ["Jan 1 2020", "Feb 3 2020"]}, "column 'd' contains dates or times in another format"),
             (
                 {"d": pl.Series(["10:30"]).str.to_time()},
                 "column 'd' contains times of day or durations (Time)",

@@ -14,8 +14,7 @@ from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
-from lossselect.data.readers.table_columns import TableColumns
-from lossselect.data.readers.tables import TableOptions
+from lossselect.data.readers.tables import TableColumns, TableOptions
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
 from lossselect.tasks.registry import make_task
 from lossselect.training.checkpoints.content import to_plain

@@ -102,19 +102,60 @@ class TestArff:
         path.write_text("@relation r\n@attribute a numeric\n@attribute b {x,y}\n@data\n1,x\n?,y\n2.5,?\n")
         assert open_table(str(path)).read(["a", "b"]).rows() == [(1, "x"), (None, "y"), (2.5, None)]
 
+    @pytest.mark.parametrize("name", ["t.arff", "t.dat"])
+    def test_text_ranges_and_quotes(self, tmp_path, name):
+        path = tmp_path / name
+        path.write_text(
+            "@relation r\n@attribute 'a b' real [4.3, 7.9]\n@attribute t string\n@attribute class {'p q', 'it\\'s'}\n"
+            "@inputs a\n@data\n% a comment\n1.5, 'x, y', 'p q'\n2,?,'it\\'s'\n\n"
+        )
+        rows = open_table(str(path)).read(["a b", "t", "class"]).rows()
+        assert rows == [(1.5, "x, y", "p q"), (2.0, None, "it's")]
+
+    def test_sparse_rows(self, tmp_path):
+        path = tmp_path / "t.arff"
+        head = "@relation r\n@attribute a numeric\n@attribute b {no,yes}\n@attribute c{0,1}\n@data\n"
+        path.write_text(head + "{0 2.5, 2 1}\n{}\n{1 yes,0 ?}\n")
+        rows = open_table(str(path)).read(["a", "b", "c"]).rows()
+        assert rows == [(2.5, "no", "1"), (0.0, "no", "0"), (None, "yes", "0")]
+
     @pytest.mark.parametrize(
-        "text",
+        ("lines", "message"),
         [
-            "@relation r\n@attribute a string\n@data\nfoo\n",
-            "@relation r\n@attribute a numeric\n@attribute b numeric\n@data\n{0 1}\n",
-            "no arff",
+            (
+                "@attribute a numeric\n@data\nfoo\n",
+                "Row 0 of column 'a' is 'foo', but the attribute is declared as",
+            ),
+            ("@attribute a {x,y}\n@data\nx\nz\n", "Row 1 of column 'a' is 'z'"),
+            ("@attribute a {x,y}\n@data\nx,y\n", "a line with 2 cells, but 1 attributes"),
+            ("@attribute a numeric\n@data\n{1 5}\n", "'1 5' is not a cell"),
+            ("@attribute a numeric\n@attribute a real\n@data\n1,2\n", "more than one attribute 'a'"),
+            ("no arff", "no line @data"),
         ],
     )
-    def test_what_scipy_does_not_read(self, tmp_path, text):
+    def test_invalid_lines(self, tmp_path, lines, message):
         path = tmp_path / "t.arff"
-        path.write_text(text)
-        with pytest.raises(DataError, match="cannot be read as an ARFF file"):
+        path.write_text(f"@relation r\n{lines}")
+        with pytest.raises(DataError, match=re.escape(message)):
             open_table(str(path)).read(["a"])
+
+
+class TestJson:
+    @pytest.mark.parametrize(
+        "content", ['[{"a": 1, "b": "x"}, {"a": 2, "b": null}]', '{"a": 1, "b": "x"}\n{"a": 2, "b": null}\n']
+    )
+    def test_a_list_or_lines(self, tmp_path, content):
+        path = tmp_path / "t.json"
+        path.write_text(content)
+        assert open_table(str(path)).read(["a", "b"]).rows() == [(1, "x"), (2, None)]
+
+    def test_a_single_object(self, tmp_path):
+        path = tmp_path / "instances.json"
+        path.write_text('{"images": [{"id": 1}], "annotations": []}')
+        with pytest.raises(
+            ConfigError, match=r"a single JSON object.*It has: images, annotations\. Convert it"
+        ):
+            open_table(str(path))
 
 
 class TestOtherContent:
@@ -166,10 +207,11 @@ class TestOtherContent:
             ("t.rds", "readRDS"),
             ("t.jpg", "examples/images"),
             ("t.odt", "Save the table in one of these formats."),
+            ("t.tgz", "an archive of files. Extract it"),
         ],
     )
     def test_of_a_kind_that_is_not_read(self, tmp_path, name, message):
-        (tmp_path / name).write_bytes(b"a,b\n1,2\n")
+        (tmp_path / name).write_bytes(b"a,b\n1,2\0\n")
         with pytest.raises(ConfigError, match=re.escape(message)):
             open_table(str(tmp_path / name))
 

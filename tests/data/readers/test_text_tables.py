@@ -113,7 +113,9 @@ class TestHeaders:
 
 
 class TestUnnamedColumns:
-    @pytest.mark.parametrize("index", [[*range(60)], [*range(60, 0, -1)]])
+    @pytest.mark.parametrize(
+        "index", [[*range(60)], [*range(60, 0, -1)], [*range(30)] * 2, [*range(10, 70, 2)] * 2]
+    )
     def test_an_index_is_left_out(self, load, index):
         frame = pl.DataFrame({"": index, "x": [i * 0.5 for i in range(60)], "y": ["a", "b", "c"] * 20})
         with pytest.warns(
@@ -123,7 +125,10 @@ class TestUnnamedColumns:
 
     def test_other_columns_are_features(self, load):
         frame = pl.DataFrame({"": [1, 2] * 30, "x": [i * 0.5 for i in range(60)], "y": ["a", "b", "c"] * 20})
-        assert load(frame).columns == ("column 0", "x")
+        with pytest.warns(
+            ls.LossSelectWarning, match=r"no name and is used .* 'column 0'.*data.exclude.*index_column"
+        ):
+            assert load(frame).columns == ("column 0", "x")
         assert load(frame, exclude=["column 0"]).columns == ("x",)
 
     def test_an_empty_column_is_left_out(self, load):

@@ -1,0 +1,89 @@
+"""Reader of ARFF files, as Weka, OpenML, Mulan and KEEL write them."""
+
+import re
+from typing import Any
+
+import polars as pl
+
+from lossselect.exceptions import DataError
+from lossselect.utils.checks import show
+
+TEXT = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
+ATTRIBUTE = re.compile(rf"^\s*@attribute\s+({TEXT}|[^\s{{]+)\s*(.*?)\s*$", re.IGNORECASE)
+NUMERIC = re.compile(r"(numeric|real|integer)\b", re.IGNORECASE)
+
+
+def read_arff(text: str, file: Any) -> pl.DataFrame:
+    """Return the rows of an ARFF file, dense or sparse; nominal values, text and dates are text.
+
+    Raises:
+        DataError: a line is invalid.
+    """
+    kinds: dict[str, str] = {}
+    lines = iter(text.splitlines())
+    for line in lines:
+        if re.match(r"\s*@data\b", line, re.IGNORECASE):
+            break
+        if found := ATTRIBUTE.match(line):
+            name = _unquote(found[1])
+            if name in kinds:
+                raise DataError(f"{file} has more than one attribute {name!r}. Rename one.", column=name)
+            kinds[name] = found[2]
+    else:
+        raise DataError(f"{file} has no line @data, as an ARFF file has. Write or copy it again.")
+    nominal = [kind.strip("{} ") if kind[:1] == "{" else "" for kind in kinds.values()]
+    values = [[_unquote(value) for value in _split(kind)] if kind else [] for kind in nominal]
+    # a cell that a sparse row does not list is 0, or the first nominal value
+    empty = [options[0] if options else "0" for options in values]
+    rows = [row for line in lines if (row := _read_row(line, empty, file))]
+    columns = []
+    for i, (name, kind) in enumerate(kinds.items()):
+        column = pl.Series(name, [row[i] for row in rows], dtype=pl.String)
+        if NUMERIC.match(kind):
+            numbers = column.cast(pl.Float64, strict=False)
+            invalid = numbers.is_null() & column.is_not_null()
+            columns.append(numbers)
+        else:
+            invalid = ~column.is_in(values[i]) if values[i] else column.is_null() & False
+            columns.append(column)
+        if (invalid := invalid.fill_null(False)).any():
+            first = invalid.arg_max() or 0
+            cell = column[first]
+            problem = f" is {show(cell)}, but the attribute is declared as {show(kind)}. Correct {file}."
+            raise DataError.at(first, name, problem, cell)
+    return pl.DataFrame(columns)
+
+
+def _read_row(line: str, empty: list[str], file: Any) -> list[str | None] | None:
+    """Return the cells of a line, None where missing; None for a comment or an empty line."""
+    line = line.strip()
+    if not line or line.startswith("%"):
+        return None
+    row: list[str | None] = [*empty]
+    if line.startswith("{"):
+        for entry in [entry.split(None, 1) for entry in _split(line.strip("{} ")) if entry]:
+            if len(entry) != 2 or not entry[0].isdecimal() or int(entry[0]) >= len(row):
+                raise DataError(
+                    f"{file} has the line {show(line)}, but {show(' '.join(entry))} is not a cell."
+                )
+            row[int(entry[0])] = None if entry[1] == "?" else _unquote(entry[1])
+        return row
+    cells = _split(line)
+    if len(cells) != len(row):
+        raise DataError(
+            f"{file} has a line with {len(cells)} cells, but {len(row)} attributes: {show(line)}."
+        )
+    return [None if cell in ("?", "<null>") else _unquote(cell) for cell in cells]
+
+
+def _split(line: str) -> list[str]:
+    """Return the cells between commas, with their quotes."""
+    if "'" not in line and '"' not in line:
+        return [cell.strip() for cell in line.split(",")]
+    cells = [cell.strip() for cell in re.findall(rf"((?:{TEXT}|[^,])*)(?:,|$)", line)]
+    return cells if line.endswith(",") else cells[:-1]
+
+
+def _unquote(cell: str) -> str:
+    is_quoted = len(cell) > 1 and cell[0] in "'\"" and cell[0] == cell[-1]
+    return re.sub(r"\\(.)", r"\1", cell[1:-1]) if is_quoted else cell
