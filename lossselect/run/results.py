@@ -54,6 +54,10 @@ RESULTS = (
 MAX_SHOWN = 2_000_000  # outputs (rows x classes) in a report's figures
 
 
+WRITTEN_ROWS = 1 << 17
+"""Number of rows of predictions.csv that are written at once."""
+
+
 def remove_results(folder: Path) -> None:
     """Remove the results of an earlier run in the same folder, as this run may end without any."""
     for name in RESULTS:
@@ -246,14 +250,18 @@ def save_predictions(
             "returned NaN for them. Their cells are empty, and the metrics are NaN. Check these rows for "
             "extreme values.",
         )
-    count = len(missing)
-    columns: dict[str, Any] = {"row": range(count)}
-    if isinstance(data, TensorData):  # trainer.limit_predict_batches may leave out the last rows
-        columns["row"] = data.splits.rows_in_file("test")[:count]
-        columns["target"] = _decode_targets(task, data, count)
-    columns |= (top_columns if "top" in outputs else prediction_columns)(task, **outputs)
-    with atomic_write(folder / "predictions.csv") as path:
-        escape_formula(columns).write_csv(path)
+    make_columns = top_columns if "top" in outputs else prediction_columns
+    with atomic_write(folder / "predictions.csv") as path, path.open("wb") as file:
+        # in parts, as text takes much more memory than numbers; trainer.limit_predict_batches may leave out
+        # the last rows
+        for start in range(0, len(missing), WRITTEN_ROWS):
+            part = slice(start, min(start + WRITTEN_ROWS, len(missing)))
+            columns: dict[str, Any] = {"row": range(part.start, part.stop)}
+            if isinstance(data, TensorData):
+                columns["row"] = data.splits.rows_in_file("test")[part]
+                columns["target"] = _decode_targets(task, data, part)
+            columns |= make_columns(task, **{name: output[part] for name, output in outputs.items()})
+            escape_formula(columns).write_csv(file, include_header=start == 0)
     return "predictions.csv"
 
 
@@ -301,9 +309,9 @@ def _gather_batches(batches: list[dict[str, Tensor]], in_blocks: bool) -> list[d
     return [row for turn in zip_longest(*rows) for row in turn if row is not None]
 
 
-def _decode_targets(task: Task, data: TensorData, count: int) -> list[str | None]:
-    """Return the decoded target of the first `count` test rows."""
-    labels, rows = data.splits.labels, data.splits.rows["test"][:count]
+def _decode_targets(task: Task, data: TensorData, part: slice) -> list[str | None]:
+    """Return the decoded target of a part of the test rows."""
+    labels, rows = data.splits.labels, data.splits.rows["test"][part]
     if isinstance(labels, SparseLabels):  # without creating a dense matrix
         return format_cells(labels.select(rows).to_lists(task.names))
     return format_cells(task.decode(task.to_hard_labels(task.encode(labels[rows.numpy()]))))
