@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.arguments import find_value, guess, order_arguments
 from lossselect.cli.console import print_errors_in_one_line, print_warnings_in_one_line
+from lossselect.data.readers.suffixes import ARRAYS, LIBSVM
 from lossselect.exceptions import ConfigError, LossSelectError
 from lossselect.run.validation import SETTINGS, check_data
 from lossselect.utils.atomic_write import atomic_write, check_output
@@ -33,7 +34,7 @@ Show rows, columns and labels of a file, what becomes of each column, and the se
 
 Nothing is trained. If the file cannot be trained on as it is, the columns are shown before the error.
 
-  data.path=FILE       a table (data=table), or a .npy or .npz (data=arrays)
+  data.path=FILE       a table (data=table), or a .npy, .npz or libsvm file (data=arrays)
   data.NAME=VALUE      any other setting of data=table or data=arrays; docs/data.md describes them
   task=NAME            binary, multiclass, multilabel or auto (the default)
   seed=0               seed of the split
@@ -55,7 +56,8 @@ def main() -> None:
 
 def _add_defaults(arguments: Sequence[str]) -> list[str]:
     """Return the arguments after `task=auto` and `data=table` or `data=arrays`, unless they contain these."""
-    kind = "arrays" if find_value("data.path", arguments).lower().endswith((".npy", ".npz")) else "table"
+    path = find_value("data.path", arguments).lower()
+    kind = "arrays" if path.endswith((*ARRAYS, *LIBSVM)) else "table"
     defaults = {"task": "auto", "data": kind}
     missing = [f"{key}={value}" for key, value in defaults.items() if not find_value(key, arguments)]
     return [*missing, *arguments]
@@ -113,7 +115,7 @@ def _load(config: Any, data: Mapping[str, Any]) -> "tuple[Overview, LossSelectEr
             with warnings.catch_warnings(action="ignore"):  # loading has issued them
                 return outline(data), error
         except LossSelectError as unreadable:  # such as a missing file
-            raise unreadable from None
+            raise (unreadable if data["name"] == "table" else error) from None
         except (KeyError, TypeError, ValueError):  # an invalid setting, or sample data
             raise error from None
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import polars as pl
 import pytest
+from scipy import sparse
 
 from lossselect.cli import main as cli
 
@@ -165,6 +166,16 @@ def test_sample_data_have_labels(data):
     code, out, _ = data("data=digits")
     assert code == 0
     assert "multiclass, 10 classes" in out
+
+
+def test_libsvm_files_and_sparse_features(data, tmp_path):
+    (tmp_path / "d.svm").write_text("1 1:0.5\n2 2:1\n1 1:1\n2 2:0.25\n" * 10)
+    code, out, _ = data("data.path=d.svm", "task=multiclass", "ignore_warnings=[duplicate_rows]")
+    assert code == 0
+    assert "multiclass, 2 classes" in out
+    assert "the positive class is unknown" in data("data.path=d.svm", "task=binary")[2]
+    sparse.save_npz(tmp_path / "x.npz", sparse.csr_array([[1.0, 0.0]] * 10))
+    assert "Set data.target to the file of the labels" in data("data.path=x.npz")[2]
 
 
 def test_help(data):

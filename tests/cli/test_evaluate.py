@@ -190,6 +190,11 @@ def test_built_in_data_from_a_table(task, name, command, run, call):
     assert (code, err) == (0, "")
     expected = pl.read_csv("run/predictions.csv")
     assert pl.read_csv("out.csv")["prediction"].to_list() == expected["prediction"].to_list()
+    if name == "breast_cancer":
+        named = pl.col("target").replace_strict(dict(enumerate(rows.class_names)))
+        pl.read_csv("test.csv").with_columns(named).write_csv("test.csv")
+        assert run("checkpoint=run", "input=test.csv", "output=named")[::2] == (0, "")
+        same_results("run", "named")
 
 
 @pytest.fixture

@@ -58,6 +58,10 @@ class TestLoad:
             load(train, val_path={"x": [1.0, 2.0], "y": ["a", "c"]})
         with pytest.raises(ValueError, match=r"has no column 'x'.*\(In .*test_path\.csv\.\)"):
             load(train, test_path={"z": [1.0, 2.0], "y": ["a", "b"]})
+        with pytest.raises(
+            ValueError, match=r"without labels, use lossselect predict\. \(In .*test_path\.csv"
+        ):
+            load(train, test_path={"x": [1.0, 2.0]})
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -287,7 +287,7 @@ class TestSuspiciousFeatures:
     @pytest.mark.parametrize(
         ("name", "cells"),
         [("who", [f"p{i // 2}" for i in range(ROWS)]), ("patient_id", [i * 7 % 30 for i in range(ROWS)])]
-        + [(name, [i // 6 for i in range(ROWS)]) for name in ("patient_nbr", "SubjectNo", "user")]
+        + [(name, [i // 6 for i in range(ROWS)]) for name in ("patient_nbr", "Patienten-Nr", "user")]
         + [("patient_id", [i // 3 + 0.0 if i else None for i in range(ROWS)])],
     )
     def test_groups(self, load, name, cells):

@@ -270,7 +270,8 @@ def _encode(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> n
     """Return the index of each row's label, -100 where it is missing."""
     texts = {label_text(value): value for value in vocabulary.values}
     # a label may be a number in one file and text in another, and 1 becomes 1.0 next to missing cells
-    known = {_drop_fraction(text): value for text, value in texts.items()} | texts
+    known = dict(zip(vocabulary.names, vocabulary.values, strict=True))  # sample data have 0 and 1 as values
+    known |= {_drop_fraction(text): value for text, value in texts.items()} | texts
     values = column.unique().drop_nulls()
     labels = [known.get(text, known.get(_drop_fraction(text))) for text in map(label_text, values)]
     if len(values) and not any(label is not None for label in labels):

@@ -176,6 +176,12 @@ def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
     rows = [_clean_row(name, i, row, options) for i, row in enumerate(rows)]
     if options.kind not in ("auto", "multilabel"):
         i = next((i for i, row in enumerate(rows) if row is not None and len(row) != 1), None)
+        if i is not None and not any(rows):
+            raise column_error(
+                name,
+                f"contains no labels, but task={options.task} requires one per row. To predict rows without "
+                "labels, use lossselect predict.",
+            )
         if i is not None:
             raise column_error(
                 name,

@@ -21,7 +21,9 @@ FEW = 20
 """Number of distinct values up to which text is categories even if most rows have a unique value."""
 LONG = 80
 """Maximum number of characters of a cell in a message."""
-_OWNERS = "patient|subject|participant|person|volunteer|donor|speaker|session|user|customer|client|household"
+_OWNERS = (
+    "patient(?:en)?|subject|participant|person|volunteer|donor|speaker|session|user|customer|client|household"
+)
 OWNER = re.compile(rf"(?i)(?:^|[\W_])(?:{_OWNERS})s?(?:[\W_]?(?:id|no|nr|nbr|num|number|code|key|index)s?)?$")
 """Pattern of the names of columns of persons and others who own several rows."""
 IDENTIFIER = re.compile(rf"(?i:(?:^|[\W_])(?:id|uuid|{_OWNERS})s?)$|[a-z]I[dD]$")
@@ -257,7 +259,7 @@ def feature_columns(
     if both := [name for name in only if name in target]:
         raise ConfigError(
             f"Column {both[0]!r} is the target (data.target) and among the features (data.features), so the "
-            "net would see the label. Remove it from data.features."
+            "net would see the label. Remove it from data.features, or choose another target."
         )
     removed = [*target, *exclude]
     columns = [name for name in dict.fromkeys(only or header) if name not in removed]

@@ -32,8 +32,8 @@ FORMATS = (
     *("%y-%m-%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %Y", "%B %Y", "%d %b", "%b %d"),
 )
 """Formats that are named if they fit the values."""
-UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([,' ]?\d{3})*([.,]\d+)? ?[%$\u20ac\u00a3]?$"
-"""Pattern of numbers that Polars reads as text: 51,627 and $9.50 and 37% and 1,5."""
+UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([.,' ]?\d{3})*([.,]\d+)? ?[%$\u20ac\u00a3]?$"
+"""Pattern of numbers that Polars reads as text: 51,627 and $9.50 and 37% and 1.234,5."""
 IMAGE = r"(?i)\.(png|jpe?g|gif|bmp|tiff?|webp|dcm)$"
 """Pattern of paths of images."""
 

@@ -222,7 +222,8 @@ class TestFeatures:
         assert features.names == ["face=a.png", "face=b.png"]
 
     @pytest.mark.parametrize(
-        "cells", [["51,627", "1,200"], ["$9.50", "$11915.50"], ["37%", "4.5%"], ["-1,5", "2,25"]]
+        "cells",
+        [["51,627", "1,200"], ["$9.50", "$11915.50"], ["37%", "4.5%"], ["-1,5", "2,25"], ["1.234,5", "86,7"]],
     )
     def test_numbers_with_units(self, cells):
         with pytest.raises(ValueError, match="column 'p' contains numbers with separators or units"):
