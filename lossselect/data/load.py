@@ -213,7 +213,7 @@ def load_own_data(
     if any(map(is_large, sources)):
         mapped, cells, folder = large_tables.transform(features, sources, tables)
         tables, method = (mapped,), f"{method}; features in {folder}"
-        unknown |= cells
+        unknown |= {file: counts for file, counts in cells.items() if file != path}
     warn_unseen_cells(unknown)
     _warn_absent(absent)
     weights = None

@@ -1,5 +1,6 @@
 """Reader of ARFF files, as Weka, OpenML, Mulan and KEEL write them."""
 
+import io
 import re
 from typing import Any
 
@@ -20,7 +21,7 @@ def read_arff(text: str, file: Any) -> pl.DataFrame:
         DataError: a line is invalid.
     """
     kinds: dict[str, str] = {}
-    lines = iter(text.splitlines())
+    lines = iter(io.StringIO(text, newline=None))  # str.splitlines divides cells with U+2028, for example
     for line in lines:
         if re.match(r"\s*@data\b", line, re.IGNORECASE):
             break
