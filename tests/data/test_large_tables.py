@@ -178,6 +178,16 @@ class TestCache:
         assert_same(splits, load_table("t.parquet", None)[0])
         assert len(folders("rows")) == 3
 
+    def test_another_setting_that_changes_only_the_rows_of_another_file(self):
+        rows = [(f"{i % 7}", "xy"[i % 2], "pq"[i % 3 > 0]) for i in range(60)]
+        for name, quote in (("t.csv", ""), ("test.csv", "'")):
+            Path(name).write_text("a,c,y\n" + "".join(f"{a},{quote}{c}{quote},{y}\n" for a, c, y in rows))
+        options = {"test_path": "test.csv", "text": []}
+        assert any("unseen" in message for message in load_table("t.csv", **options)[1])
+        splits, messages = load_table("t.csv", quote="single", **options)
+        assert_same(splits, load_table("t.csv", None, quote="single", **options)[0])
+        assert not any("unseen" in message for message in messages)
+
     def test_the_folders_of_a_file_are_limited(self):
         table().write_parquet("t.parquet")
         for seed in range(cache.KEPT + 2):
