@@ -112,6 +112,13 @@ class TestArff:
         rows = open_table(str(path)).read(["a b", "t", "class"]).rows()
         assert rows == [(1.5, "x, y", "p q"), (2.0, None, "it's")]
 
+    def test_escapes_of_weka(self, tmp_path):
+        path = tmp_path / "t.arff"
+        path.write_text(
+            "@relation r\n@attribute t string\n@attribute u string\n@data\n'a\\nb\\tc\\\\n','50\\%\u2028d'\n"
+        )
+        assert open_table(str(path)).read(["t", "u"]).rows() == [("a\nb\tc\\n", "50%\u2028d")]
+
     def test_sparse_rows(self, tmp_path):
         path = tmp_path / "t.arff"
         head = "@relation r\n@attribute a numeric\n@attribute b {no,yes}\n@attribute c{0,1}\n@data\n"
