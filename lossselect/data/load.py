@@ -173,7 +173,16 @@ def load_own_data(
     large_tables = LargeTables(Cache(cache, path))
     with count_ids(id):
         if is_large(source):
-            key = source.uses, vars(parser), categories, free_text, date_format, group, time
+            key = (
+                source.uses,
+                source.features.columns,
+                vars(parser),
+                categories,
+                free_text,
+                date_format,
+                group,
+                time,
+            )
             arrays = rows["train"], *([labels.values] if isinstance(labels.values, np.ndarray) else [])
             features, columns = large_tables.fit(source, [*key, dict(source.reading), *arrays], fit)
         else:

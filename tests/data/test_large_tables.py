@@ -178,6 +178,12 @@ class TestCache:
         assert_same(splits, load_table("t.parquet", None)[0])
         assert len(folders("rows")) == 3
 
+    def test_another_order_of_the_features(self):
+        table().write_parquet("t.parquet")
+        for names in (["large", "some"], ["some", "large"]):
+            splits, _ = load_table("t.parquet", text=[], features=names)
+            assert_same(splits, load_table("t.parquet", None, text=[], features=names)[0])
+
     def test_another_setting_that_changes_only_the_rows_of_another_file(self):
         rows = [(f"{i % 7}", "xy"[i % 2], "pq"[i % 3 > 0]) for i in range(60)]
         for name, quote in (("t.csv", ""), ("test.csv", "'")):
