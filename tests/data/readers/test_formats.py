@@ -58,6 +58,17 @@ class TestShards:
         with pytest.raises(ConfigError, match=r"The pattern .*\*\.parquet has no files"):
             open_table(str(tmp_path / "*.parquet"))
 
+    def test_json_lines_of_which_the_first_have_fewer_keys_and_other_types(self, tmp_path):
+        (tmp_path / "0.jsonl").write_text('{"x": 1, "y": []}\n' * 3000)
+        (tmp_path / "1.jsonl").write_text('{"x": 1.5, "y": ["b"], "z": "k"}\n' * 2000)
+        (tmp_path / "2.jsonl").write_text('{"y": null}\n')
+        table = open_table(str(tmp_path))
+        expected = [(1.0, [], None)] * 3000 + [(1.5, ["b"], "k")] * 2000 + [(None, None, None)]
+        assert table.read(["x", "y", "z"]).rows() == expected
+        assert pl.concat(table.batches(["x", "y", "z"], 7)).rows() == expected
+        table.convert(["x", "y", "z"], tmp_path / "t.parquet")
+        assert pl.read_parquet(tmp_path / "t.parquet").rows() == expected
+
     def test_shards_of_other_columns(self, tmp_path):
         FRAME.write_parquet(tmp_path / "0.parquet")
         FRAME.rename({"b": "other"}).write_parquet(tmp_path / "1.parquet")
