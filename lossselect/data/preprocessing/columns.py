@@ -244,7 +244,8 @@ def warn_if_index(column: pl.Series) -> None:
             warn("index_column", f"{problem} Leave it out ({exclude}).")
         return
     span = int(column.max()) - int(column.min())  # type: ignore[arg-type]
-    if not (span == len(column) - 1 or column.is_sorted() or IDENTIFIER.search(column.name)):
+    is_named = IDENTIFIER.search(column.name) or INDEX.fullmatch(column.name)
+    if not (span == len(column) - 1 or column.is_sorted() or is_named):
         return  # amounts, for example, may be different in all rows
     counts = (column.diff().drop_nulls() == 1).all()
     problem = "counts the rows" if counts else "has a different integer in each row, as an identifier does"

@@ -247,6 +247,11 @@ class TestFeatures:
         assert rows[torch.arange(3)].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
         assert unknown == {"c": 1}
 
+    @pytest.mark.parametrize("name", ["Unnamed: 0", "index"])
+    def test_an_index_in_another_order(self, name):
+        with pytest.warns(ls.LossSelectWarning, match="has a different integer in each row.*index_column"):
+            features_of({name: [7 * i % 61 for i in range(50)], "x": numbers(50)})
+
     def test_a_code_does_not_depend_on_the_other_cells_of_its_part(self):
         features, train, _ = features_of({"c": [1.0, 0.5, 1.0]}, categorical=["c"])
         rows, unknown = features.transform(pl.DataFrame({"c": [1.0]}), "t")

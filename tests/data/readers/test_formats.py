@@ -7,7 +7,10 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+from table_cases import OPTIONS
 
+import lossselect as ls
+from lossselect.data.load import load_own_data
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import ConfigError, DataError
@@ -33,6 +36,25 @@ def test_formats_of_polars(tmp_path, name):
     (tmp_path / name).write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="cannot be read as"):
         open_table(path).read(["a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("t.parquet", "__index_level_0__"), ("t.arrow", "__index_level_0__"), ("t.xlsx", "")]
+)
+def test_an_index_of_pandas_is_left_out(tmp_path, name, column):
+    frame = pl.DataFrame({"x": [0.5, 1, 2] * 20, "y": ["a", "b", "c"] * 20})
+    frame = frame.with_columns(pl.Series([7 * i % 61 for i in range(60)]).alias(column))
+    if name == "t.xlsx":
+        with pytest.importorskip("xlsxwriter").Workbook(tmp_path / name) as book:
+            sheet = book.add_worksheet()
+            for i, row in enumerate([frame.columns, *frame.rows()]):
+                sheet.write_row(i, 0, row)
+    else:
+        WRITERS[name](frame, str(tmp_path / name))
+    options = {**OPTIONS, "path": str(tmp_path / name), "target": "y"}
+    with pytest.warns(ls.LossSelectWarning, match=r"no name and a different integer.*index_column"):
+        splits = load_own_data("table", task={"name": "multiclass"}, **options)
+    assert splits.columns == ("x",)
 
 
 class TestShards:
