@@ -81,7 +81,8 @@ def _has_type(value: Any, expected: Any) -> bool:
 def _describe_type(expected: Any) -> str:
     """Return a description of an annotation, such as "an integer, or null"."""
     options = get_args(expected) if get_origin(expected) in (Union, types.UnionType) else [expected]
-    names = [WORDS[option] for option in options if option in WORDS]
+    # in a fixed order: typing may return an equal union, in the order in which it was first created
+    names = [word for option, word in WORDS.items() if option in options]
     choices = [str(c) for option in options if get_origin(option) is Literal for c in get_args(option)]
     if choices:
         names.insert(0, f"one of {', '.join(dict.fromkeys(choices))}")

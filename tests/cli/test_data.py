@@ -110,7 +110,7 @@ def test_unreadable_files(content, message, data, tmp_path):
         (["data.path=a.csv", "+x=1"], "Unknown setting 'x'"),
         (["a.csv"], "use data=table data.path=a.csv"),
         (["data=table"], "A file is required"),
-        (["data.path=a.csv", "+data._target_=os.system"], "data=table has no option '_target_'"),
+        (["data.path=a.csv", "+data._target_=os.system"], "got a data module"),
         (["data.path=a.csv", "data.target=y", "output=a.csv"], "output=a.csv is data.path"),
         (["data.path=a.csv", "data.target=y", "output=o.txt"], "must end in .json or .csv"),
         (

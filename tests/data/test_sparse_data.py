@@ -197,7 +197,7 @@ class TestSplits:
         [
             ({"group": "patients"}, r"has no array 'patients' \(data\.group\)\. Did you mean 'patient'\?"),
             ({"group": "X"}, r"The array of data\.group must contain .* of shape \(200,\), got float64"),
-            ({"split": "fold"}, "Set the fold that forms the test split, such as data.test_fold=0"),
+            ({"split": "fold"}, "Set the one that forms the test split, such as data.test_fold=0"),
             ({"time": "word"}, "word"),
         ],
     )

@@ -23,13 +23,13 @@ from lossselect.run.trainer import build_trainer
         ("+trainer.profiler=true", "trainer.profiler must be a string, or null, got True."),
         (
             "trainer.devices={a:1}",
-            "trainer.devices must be a list of integers, or a string, or an integer, got",
+            "trainer.devices must be an integer, or a string, or a list of integers, got",
         ),
         (
             "trainer.devices=true",
-            "trainer.devices must be a list of integers, or a string, or an integer, got",
+            "trainer.devices must be an integer, or a string, or a list of integers, got",
         ),
-        ("trainer.devices=[a]", "or a string, or an integer, got ['a']."),
+        ("trainer.devices=[a]", "or a string, or a list of integers, got ['a']."),
         ("+trainer.max_time={hours:x}", "or a mapping of integers, or null, got {'hours': 'x'}."),
         ("trainer.accelerator=[1]", "trainer.accelerator must be a string, got [1]."),
         ("+trainer.strategy=5", "trainer.strategy must be a string, got 5."),

@@ -456,7 +456,6 @@ def libsvm(draw: Random) -> Layout:
         {"news20.libsvm": "\n".join(lines).encode()},
         ["task=multiclass data=arrays data.path=news20.libsvm"],
         labels,
-        pending="sparse formats",
     )
 
 
@@ -469,7 +468,6 @@ def libsvm_multilabel(draw: Random) -> Layout:
         ["task=multilabel data=arrays data.path=rcv1.svm"],
         [{*s} for s in sets],
         classes=[*"0123"],
-        pending="sparse formats",
     )
 
 
@@ -483,7 +481,6 @@ def extreme_classification(draw: Random) -> Layout:
         ["task=multilabel data=arrays data.path=train.txt"],
         [{*s} for s in sets],
         classes=[*"0123"],
-        pending="sparse formats",
     )
 
 
@@ -500,7 +497,6 @@ def sparse_npz(draw: Random) -> Layout:
         {"X.npz": output.getvalue(), "y.npy": target.getvalue()},
         ["task=multiclass data=arrays data.path=X.npz data.target=y.npy"],
         labels,
-        pending="sparse formats",
     )
 
 
@@ -533,12 +529,14 @@ def npz_one_hot(draw: Random) -> Layout:
 def npz_with_two_splits(draw: Random) -> Layout:
     labels = draw.choice([0, 1, 2])
     inputs, columns = arrays(draw)
-    content = saved(X_train=inputs, y_train=labels, X_test=np.zeros((9, 3)), y_test=[0] * 9)
+    cut = len(labels) - 30
+    content = saved(X_train=inputs[:cut], y_train=labels[:cut], X_test=inputs[cut:], y_test=labels[cut:])
     return Layout(
         {"d.npz": content},
-        ["task=multiclass data=arrays data.path=d.npz", "data.features=X_train", "data.target=y_train"],
+        ["task=multiclass data=arrays data.path=d.npz"],
         labels,
         columns,
+        splits=[None] * cut + ["test"] * 30,
     )
 
 
