@@ -233,7 +233,7 @@ class TestCache:
         table().drop("text").write_parquet("t.parquet")
         Path("count.py").write_text(COUNT)
         printed = run_ranks(["count.py"], 2, tmp_path)
-        assert printed[0] == printed[1] == "(1000, 17)\n"
+        assert printed[0] == printed[1] == "(1000, 18)\n"
         assert Path("writes").read_text() == "x"
 
     def test_too_little_space(self, monkeypatch):
