@@ -173,7 +173,16 @@ def load_own_data(
     large_tables = LargeTables(Cache(cache, path))
     with count_ids(id):
         if is_large(source):
-            key = source.uses, vars(parser), categories, free_text, date_format, group, time
+            key = (
+                source.uses,
+                source.features.columns,
+                vars(parser),
+                categories,
+                free_text,
+                date_format,
+                group,
+                time,
+            )
             arrays = rows["train"], *([labels.values] if isinstance(labels.values, np.ndarray) else [])
             features, columns = large_tables.fit(source, [*key, dict(source.reading), *arrays], fit)
         else:
@@ -213,7 +222,7 @@ def load_own_data(
     if any(map(is_large, sources)):
         mapped, cells, folder = large_tables.transform(features, sources, tables)
         tables, method = (mapped,), f"{method}; features in {folder}"
-        unknown |= cells
+        unknown |= {file: counts for file, counts in cells.items() if file != path}
     warn_unseen_cells(unknown)
     _warn_absent(absent)
     weights = None

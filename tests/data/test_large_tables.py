@@ -46,6 +46,7 @@ def table(rows=ROWS):
             "flag": rng.random(rows) < 0.5,
             "day": [f"2024-{m:02}-{d:02}" for m, d in rng.integers(1, 13, (rows, 2)).tolist()],
             "text": [" ".join(row) for row in words.tolist()],
+            "half": [0.5, *rng.integers(0, 3, rows - 1).tolist()],
             "constant": ["7"] * rows,
             "number": range(rows),
             "weight": rng.random(rows),
@@ -114,6 +115,7 @@ class TestEqualsMemory:
             {"group": "patient"},
             {"categorical": ["code"], "exclude": ["constant", "number"]},
             {"sample_weight": "weight", "time": "day"},
+            {"categorical": ["half"]},
             {"text": [], "exclude": ["text"], "features": ["large", "kind"]},
             {"target": ["flag", "code"], "task": "multilabel", "positive": None, "exclude": ["y"]},
         ],
@@ -176,6 +178,22 @@ class TestCache:
         assert_same(splits, load_table("t.parquet", None)[0])
         assert len(folders("rows")) == 3
 
+    def test_another_order_of_the_features(self):
+        table().write_parquet("t.parquet")
+        for names in (["large", "some"], ["some", "large"]):
+            splits, _ = load_table("t.parquet", text=[], features=names)
+            assert_same(splits, load_table("t.parquet", None, text=[], features=names)[0])
+
+    def test_another_setting_that_changes_only_the_rows_of_another_file(self):
+        rows = [(f"{i % 7}", "xy"[i % 2], "pq"[i % 3 > 0]) for i in range(60)]
+        for name, quote in (("t.csv", ""), ("test.csv", "'")):
+            Path(name).write_text("a,c,y\n" + "".join(f"{a},{quote}{c}{quote},{y}\n" for a, c, y in rows))
+        options = {"test_path": "test.csv", "text": []}
+        assert any("unseen" in message for message in load_table("t.csv", **options)[1])
+        splits, messages = load_table("t.csv", quote="single", **options)
+        assert_same(splits, load_table("t.csv", None, quote="single", **options)[0])
+        assert not any("unseen" in message for message in messages)
+
     def test_the_folders_of_a_file_are_limited(self):
         table().write_parquet("t.parquet")
         for seed in range(cache.KEPT + 2):
@@ -215,7 +233,7 @@ class TestCache:
         table().drop("text").write_parquet("t.parquet")
         Path("count.py").write_text(COUNT)
         printed = run_ranks(["count.py"], 2, tmp_path)
-        assert printed[0] == printed[1] == "(1000, 17)\n"
+        assert printed[0] == printed[1] == "(1000, 18)\n"
         assert Path("writes").read_text() == "x"
 
     def test_too_little_space(self, monkeypatch):

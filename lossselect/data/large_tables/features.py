@@ -74,7 +74,9 @@ class LargeTables:
                             counts[name] = counts.get(name, 0) + count
             _write(folder, {"unknown": unknown, "warnings": messages})
 
-        key = digest([identify_files(source.files) for source in sources], features.to_dict())
+        # the settings, because the same features may be read from other cells of a further file
+        files = [(identify_files(source.files), dict(source.reading)) for source in sources]
+        key = digest(files, features.to_dict())
         size = num_rows * (4 * (len(features.numbers) + len(features.categories)) + 8)
         folder = self.cache.get("rows", key, build, size)
         rows = map_rows(folder, features)

@@ -114,10 +114,18 @@ class CellParser:
         lookup(dict.fromkeys(("error", "missing")), self.nan, "data.nan")
 
     def text(self, column: pl.Series) -> pl.Series:
-        """Return trimmed text, null where missing; integers are written without a fraction."""
+        """Return trimmed text, null where missing; integers are written without a fraction.
+
+        The text of a cell does not depend on other cells, because large tables are read in parts.
+        """
         _check_type(column, "categories")
-        column = restore_integers(column)
-        return set_null(column.cast(pl.String).str.strip_chars(), [*self.null_values, ""])
+        text = column.cast(pl.String)
+        if column.dtype.is_float():
+            column = column.fill_nan(None)
+            whole = (column == column.round()).fill_null(False)
+            integers = column.set(~whole, None).cast(pl.Int64, strict=False).cast(pl.String)
+            text = integers.zip_with(integers.is_not_null(), column.cast(pl.String))
+        return set_null(text.str.strip_chars(), [*self.null_values, ""])
 
     def numbers(self, column: pl.Series, first_row: int = 0) -> pl.Series:
         """Return float64, null where missing."""
@@ -205,7 +213,7 @@ def restore_integers(column: pl.Series) -> pl.Series:
     if not column.dtype.is_float():
         return column
     column = column.fill_nan(None)
-    whole = column.is_finite().all() and (column == column.round()).all()
+    whole = (column.abs() < 2.0**63).all() and (column == column.round()).all()
     return column.cast(pl.Int64) if whole else column
 
 
@@ -238,7 +246,8 @@ def warn_if_index(column: pl.Series) -> None:
             warn("index_column", f"{problem} Leave it out ({exclude}).")
         return
     span = int(column.max()) - int(column.min())  # type: ignore[arg-type]
-    if not (span == len(column) - 1 or column.is_sorted() or IDENTIFIER.search(column.name)):
+    is_named = IDENTIFIER.search(column.name) or INDEX.fullmatch(column.name)
+    if not (span == len(column) - 1 or column.is_sorted() or is_named):
         return  # amounts, for example, may be different in all rows
     counts = (column.diff().drop_nulls() == 1).all()
     problem = "counts the rows" if counts else "has a different integer in each row, as an identifier does"

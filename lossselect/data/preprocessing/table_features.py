@@ -196,9 +196,10 @@ class Features:
         for category, text in zip(self.categories, texts, strict=True):
             code = _category_codes(text, category)
             if code.null_count() > text.null_count():
-                # missing cells turn integers into floats, so 1 may be written as 1.0
-                integers = text.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
-                code = code.zip_with(code.is_not_null(), _category_codes(integers, category))
+                # missing cells turn integers into floats, so 1 may be written as 1.0 in one of the files
+                for pattern, other in ((r"^([+-]?\d+)\.0+$", "${1}"), (r"^([+-]?\d+)$", "${1}.0")):
+                    written = _category_codes(text.str.replace(pattern, other), category)
+                    code = code.zip_with(code.is_not_null(), written)
             if count := code.null_count() - text.null_count():
                 unknown[category.name] = count
             missing = first + len(category.values) if category.missing else no_feature

@@ -1,5 +1,6 @@
 """Reader of ARFF files, as Weka, OpenML, Mulan and KEEL write them."""
 
+import io
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ from lossselect.utils.checks import show
 
 TEXT = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 ATTRIBUTE = re.compile(rf"^\s*@attribute\s+({TEXT}|[^\s{{]+)\s*(.*?)\s*$", re.IGNORECASE)
+ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 NUMERIC = re.compile(r"(numeric|real|integer)\b", re.IGNORECASE)
 
 
@@ -20,7 +22,7 @@ def read_arff(text: str, file: Any) -> pl.DataFrame:
         DataError: a line is invalid.
     """
     kinds: dict[str, str] = {}
-    lines = iter(text.splitlines())
+    lines = iter(io.StringIO(text, newline=None))  # str.splitlines divides cells with U+2028, for example
     for line in lines:
         if re.match(r"\s*@data\b", line, re.IGNORECASE):
             break
@@ -86,4 +88,6 @@ def _split(line: str) -> list[str]:
 
 def _unquote(cell: str) -> str:
     is_quoted = len(cell) > 1 and cell[0] in "'\"" and cell[0] == cell[-1]
-    return re.sub(r"\\(.)", r"\1", cell[1:-1]) if is_quoted else cell
+    if not is_quoted:
+        return cell
+    return re.sub(r"\\(.)", lambda found: ESCAPES.get(found[1], found[1]), cell[1:-1])

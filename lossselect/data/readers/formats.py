@@ -122,7 +122,10 @@ def _scan_arrow(source: Any, options: TableOptions) -> pl.LazyFrame:
 
 
 def _scan_json_lines(source: Any, options: TableOptions) -> pl.LazyFrame:
-    return pl.scan_ndjson(source, infer_schema_length=None)
+    # Polars takes the columns and types of several files from the first one, and drops other cells
+    files = source if isinstance(source, list) else [source]
+    scans = [pl.scan_ndjson(file, infer_schema_length=None) for file in files]
+    return scans[0] if len(scans) == 1 else pl.concat(scans, how="diagonal_relaxed")
 
 
 def _read_json(source: Any, options: TableOptions) -> pl.LazyFrame:

@@ -114,6 +114,9 @@ def read_libsvm(path: str, train: Mapping[str, Any] | None = None, with_queries:
         queries = _read_queries(
             lines if with_queries else islice(lines, 1), path, with_queries and train is None
         )
+        if not header and any(len(row) != 1 for row in labels):
+            opened.seek(start)
+            _check_empty_lines(opened, path)
     if not labels:
         raise DataError(f"{path} has no rows. Add at least one.")
     first_index = 0 if header or (matrix.nnz and matrix.indices.min() == 0) else 1
@@ -175,6 +178,22 @@ def _read_queries(lines: Iterable[bytes], path: str, required: bool) -> np.ndarr
             row=row,
         )
     return np.array([int(query[1]) for query in found if query], dtype=np.int64)
+
+
+def _check_empty_lines(opened: BinaryIO, path: str) -> None:
+    """Raise a DataError for an empty line between rows, which may be a row without labels and features."""
+    row, empty = 0, None
+    for line in opened:
+        if not line.strip():
+            empty = row if empty is None else empty
+        elif line.partition(b"#")[0].strip():
+            if empty is not None:
+                raise DataError(
+                    f"Row {empty} of {path} is an empty line. If it is a row that has neither labels nor "
+                    "features, the rows after it would be counted wrongly. Remove the line.",
+                    row=empty,
+                )
+            row += 1
 
 
 def _check_header(header: Sequence[int], matrix: Any, path: str) -> None:

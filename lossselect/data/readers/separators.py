@@ -58,10 +58,10 @@ def _replace(separator: str, line: str) -> str:
     return line.replace(separator, UNIT_SEPARATOR)
 
 
-def without_comments(lines: list[str], comment: str) -> Iterator[str]:
+def without_comments(lines: list[str], comment: str, quote: str | None) -> Iterator[str]:
     """Yield the lines, empty in place of comments; a line within a quoted cell is not a comment."""
     is_quoted = False
     for line in lines:
         is_comment = not is_quoted and line.lstrip().startswith(comment)
-        is_quoted ^= not is_comment and line.count('"') % 2 == 1
+        is_quoted ^= not is_comment and quote is not None and line.count(quote) % 2 == 1
         yield "\n" if is_comment else line

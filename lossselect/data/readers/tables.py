@@ -1,5 +1,6 @@
 """Tables: their rows, their columns, and the settings for reading them. Rows are counted from 0."""
 
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ CELL_BYTES = 24
 """Estimated memory of a cell and its feature in bytes: two copies as float64, one as float32, and others."""
 GROUP_BYTES = 1 << 28
 """Maximum size of the columns or rows of a file that are read at once, unless one column is larger."""
+UNNAMED = re.compile(r"__index_level_\d+__|__UNNAMED__\d+")
+"""Names that pandas gives to an index in Parquet, and Polars to a column without a name in Excel."""
 TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment", "quote", "skip_lines")
 """Settings for reading text."""
 
@@ -149,7 +152,7 @@ class Table:
     """
 
     unnamed: tuple[str, ...] = ()
-    """Names given to columns whose name is empty in the file."""
+    """Names given to columns whose name is empty in the file, or an index of pandas."""
 
     def __init__(
         self, file: Path, form: str, rows: Callable[[], pl.LazyFrame], files: Sequence[Path], size: int
@@ -157,6 +160,7 @@ class Table:
         self.file, self.form, self._scan_rows, self.files, self.size = file, form, rows, files, size
         with self._errors():
             self.header = self._rows().collect_schema().names()
+        self.unnamed = tuple(filter(UNNAMED.fullmatch, self.header))
         self._check_header()
 
     def read(

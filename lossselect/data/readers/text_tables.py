@@ -91,14 +91,15 @@ class TextTable(Table):
         if comment is None and declared is None and not skipped and not re.match(r"\s*\n", start):
             return
         with self._open_bytes() as file:
-            lines = file.read().decode("utf-8-sig").splitlines(keepends=True)
+            # str.splitlines would also divide lines at characters such as U+0085 and U+2028
+            lines = [*io.StringIO(file.read().decode("utf-8-sig"), newline="")]
         lines[:skipped] = [""] * min(skipped, len(lines))
         if declared:
             lines[0] = ""
             if self.options.separator is None:
                 self.options = TableOptions(**{**vars(self.options), "separator": declared[1]})
         if comment is not None:
-            others = [*without_comments(lines, comment)]
+            others = [*without_comments(lines, comment, self.quote)]
             first = next((i for i, line in enumerate(others) if line.strip()), len(others))
             self.last_comment = next((line for line in reversed(lines[:first]) if line.strip()), "")
             lines = others

@@ -238,7 +238,8 @@ class TestFeatures:
     def test_codes_that_are_floats(self):
         parse = CellParser().text
         assert parse(pl.Series("c", [1.0, NAN, 2.0])).to_list() == ["1", None, "2"]
-        assert parse(pl.Series("c", [1.0, float("inf")])).to_list() == ["1.0", "inf"]
+        assert parse(pl.Series("c", [1.0, float("inf")])).to_list() == ["1", "inf"]
+        assert parse(pl.Series("c", [1.0, 0.5, None, 1e20])).to_list() == ["1", "0.5", None, "1e+20"]
 
     def test_a_code_of_1_may_be_written_as_a_float(self):
         frame = pl.DataFrame({"c": ["1", "2", "007"]})
@@ -246,6 +247,19 @@ class TestFeatures:
         rows, unknown = features.transform(pl.DataFrame({"c": ["2.0", "7.0", None]}), "t")
         assert rows[torch.arange(3)].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
         assert unknown == {"c": 1}
+
+    @pytest.mark.parametrize("name", ["Unnamed: 0", "index"])
+    def test_an_index_in_another_order(self, name):
+        with pytest.warns(ls.LossSelectWarning, match="has a different integer in each row.*index_column"):
+            features_of({name: [7 * i % 61 for i in range(50)], "x": numbers(50)})
+
+    def test_a_code_does_not_depend_on_the_other_cells_of_its_part(self):
+        features, train, _ = features_of({"c": [1.0, 0.5, 1.0]}, categorical=["c"])
+        rows, unknown = features.transform(pl.DataFrame({"c": [1.0]}), "t")
+        assert torch.equal(rows[[0]], train[[0]])
+        assert unknown == {}
+        text = features_of({"c": ["1.0", "0.5", "1.0"]}, categorical=["c"])[0]
+        assert text.transform(pl.DataFrame({"c": [1, 1]}), "t")[1] == {}
 
     def test_text_that_only_resembles_dates(self):
         features, _, _ = features_of({"v": ["1.2.3", "1.2.4"], "m": ["may", "june"]})

@@ -7,7 +7,10 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+from table_cases import OPTIONS
 
+import lossselect as ls
+from lossselect.data.load import load_own_data
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import ConfigError, DataError
@@ -35,6 +38,25 @@ def test_formats_of_polars(tmp_path, name):
         open_table(path).read(["a"])
 
 
+@pytest.mark.parametrize(
+    ("name", "column"), [("t.parquet", "__index_level_0__"), ("t.arrow", "__index_level_0__"), ("t.xlsx", "")]
+)
+def test_an_index_of_pandas_is_left_out(tmp_path, name, column):
+    frame = pl.DataFrame({"x": [0.5, 1, 2] * 20, "y": ["a", "b", "c"] * 20})
+    frame = frame.with_columns(pl.Series([7 * i % 61 for i in range(60)]).alias(column))
+    if name == "t.xlsx":
+        with pytest.importorskip("xlsxwriter").Workbook(tmp_path / name) as book:
+            sheet = book.add_worksheet()
+            for i, row in enumerate([frame.columns, *frame.rows()]):
+                sheet.write_row(i, 0, row)
+    else:
+        WRITERS[name](frame, str(tmp_path / name))
+    options = {**OPTIONS, "path": str(tmp_path / name), "target": "y"}
+    with pytest.warns(ls.LossSelectWarning, match=r"no name and a different integer.*index_column"):
+        splits = load_own_data("table", task={"name": "multiclass"}, **options)
+    assert splits.columns == ("x",)
+
+
 class TestShards:
     @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".jsonl"])
     def test_files_of_a_folder_or_a_pattern(self, tmp_path, suffix):
@@ -57,6 +79,17 @@ class TestShards:
             open_table(str(tmp_path))
         with pytest.raises(ConfigError, match=r"The pattern .*\*\.parquet has no files"):
             open_table(str(tmp_path / "*.parquet"))
+
+    def test_json_lines_of_which_the_first_have_fewer_keys_and_other_types(self, tmp_path):
+        (tmp_path / "0.jsonl").write_text('{"x": 1, "y": []}\n' * 3000)
+        (tmp_path / "1.jsonl").write_text('{"x": 1.5, "y": ["b"], "z": "k"}\n' * 2000)
+        (tmp_path / "2.jsonl").write_text('{"y": null}\n')
+        table = open_table(str(tmp_path))
+        expected = [(1.0, [], None)] * 3000 + [(1.5, ["b"], "k")] * 2000 + [(None, None, None)]
+        assert table.read(["x", "y", "z"]).rows() == expected
+        assert pl.concat(table.batches(["x", "y", "z"], 7)).rows() == expected
+        table.convert(["x", "y", "z"], tmp_path / "t.parquet")
+        assert pl.read_parquet(tmp_path / "t.parquet").rows() == expected
 
     def test_shards_of_other_columns(self, tmp_path):
         FRAME.write_parquet(tmp_path / "0.parquet")
@@ -111,6 +144,13 @@ class TestArff:
         )
         rows = open_table(str(path)).read(["a b", "t", "class"]).rows()
         assert rows == [(1.5, "x, y", "p q"), (2.0, None, "it's")]
+
+    def test_escapes_of_weka(self, tmp_path):
+        path = tmp_path / "t.arff"
+        path.write_text(
+            "@relation r\n@attribute t string\n@attribute u string\n@data\n'a\\nb\\tc\\\\n','50\\%\u2028d'\n"
+        )
+        assert open_table(str(path)).read(["t", "u"]).rows() == [("a\nb\tc\\n", "50%\u2028d")]
 
     def test_sparse_rows(self, tmp_path):
         path = tmp_path / "t.arff"

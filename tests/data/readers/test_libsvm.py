@@ -67,6 +67,19 @@ class TestRows:
         assert content.labels.tolist() == labels.nonzero()[1].tolist()
         assert content.bounds.tolist() == [0, *labels.sum(1).cumsum()]
 
+    def test_a_row_without_labels_and_features_is_not_dropped(self, tmp_path):
+        path = str(tmp_path / "a.svm")
+        dense, labels = np.eye(3)[[0, 1, 2, 0]], np.array([[1, 1], [0, 0], [0, 0], [0, 1]])
+        dump_svmlight_file(dense, labels, path, multilabel=True)
+        assert len(read_libsvm(path).bounds) == 5
+        dump_svmlight_file(dense * [[1], [1], [0], [1]], labels, path, multilabel=True)
+        with pytest.raises(DataError, match=r"Row 2 of .* is an empty line") as caught:
+            read_libsvm(path)
+        assert caught.value.row == 2
+
+    def test_other_empty_lines_of_several_labels(self, write):
+        assert read_libsvm(write("1,2 1:1\n# a\n3 1:2 # b\n\n \n")).labels.tolist() == [1, 2, 3]
+
     @pytest.mark.parametrize(("compress", "suffix"), [(gzip.compress, ".gz"), (bz2.compress, ".bz2")])
     def test_compressed(self, compress, suffix, write):
         path = write(compress(HEADER.encode()), f"a.txt{suffix}")

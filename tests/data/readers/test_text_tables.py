@@ -195,6 +195,14 @@ class TestLines:
         content = 'a,b\n1,"x\n# y"\n# 2,"z\n3,w\n'
         assert read(content, comment="#").rows() == [(1, "x\n# y"), (3, "w")]
 
+    @pytest.mark.parametrize(("quote", "inches"), [("none", '5"'), ("single", "'5\"'")])
+    def test_other_quotes_do_not_hide_a_comment(self, read, quote, inches):
+        content = f"a,b\n{inches},x\n# c,d\n3,w\n"
+        assert read(content, comment="#", quote=quote).rows() == [('5"', "x"), ("3", "w")]
+
+    def test_a_line_separator_of_unicode_is_part_of_a_cell(self, read):
+        assert read("a,b\n1,x\u2028# y\n3,w\n", comment="#").rows() == [(1, "x\u2028# y"), (3, "w")]
+
     def test_a_row_after_comments_is_counted(self, read):
         with pytest.raises(ConfigError, match=r"Row 1 of .* \(line 4\) has 3 cells"):
             read("# Iris\na,b\n1,2\n3,4,5\n", comment="#")
