@@ -1,6 +1,7 @@
 """Tests of tables that are larger than the memory, and of the cache of their features."""
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -193,6 +194,16 @@ class TestCache:
         splits, messages = load_table("t.csv", quote="single", **options)
         assert_same(splits, load_table("t.csv", None, quote="single", **options)[0])
         assert not any("unseen" in message for message in messages)
+
+    def test_a_file_overwritten_with_the_same_size_and_time_is_converted_again(self):
+        table().write_csv("t.csv")
+        stat = os.stat("t.csv")
+        load_table("t.csv")
+        content = Path("t.csv").read_text().replace("movie", "bread")
+        Path("t.csv").write_text(content)
+        os.utime("t.csv", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert os.stat("t.csv").st_size == stat.st_size
+        assert_same(load_table("t.csv")[0], load_table("t.csv", None)[0])
 
     def test_the_folders_of_a_file_are_limited(self):
         table().write_parquet("t.parquet")

@@ -26,9 +26,11 @@ def default_cache() -> Path:
 
 
 def identify_files(files: Sequence[Path]) -> list[list[Any]]:
-    """Return the path, size and time of modification of each file."""
+    """Return the path, size, inode and times of each file; writing changes `st_ctime_ns` in any case."""
     stats = [(file.resolve(), file.stat()) for file in files]
-    return [[str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino] for path, stat in stats]
+    return [
+        [str(path), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns] for path, stat in stats
+    ]
 
 
 def digest(*values: Any) -> str:
