@@ -257,9 +257,8 @@ def warn_likely_splits(frame: pl.DataFrame, has_groups: bool) -> None:
                 fix += f" and the number of the test split, such as {setting('data.test_fold', column.max())}"
             warn(
                 "likely_split_column",
-                f"Column {name!r} seems to contain the split of each row. If it does, set {fix}. If it "
-                "is useless "
-                f"as a feature, set {exclude}.",
+                f"Column {name!r} seems to contain the split of each row. If it does, set {fix}. If it is "
+                f"useless as a feature, set {exclude}.",
             )
         elif not has_groups and _is_likely_group(column):
             warn(
@@ -291,6 +290,8 @@ def _is_likely_split(column: pl.Series) -> bool:
 
 def _is_likely_group(column: pl.Series) -> bool:
     is_text = column.dtype in TEXT
+    if not is_text and not (OWNER.search(column.name) or IDENTIFIER.search(column.name)):
+        return False
     column = restore_integers(column)  # ids are floats next to missing cells
     if not is_text and not column.dtype.is_integer():
         return False

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -305,10 +304,11 @@ class TextTable(Table):
         return DataError(f"{self.file} cannot be read as a table: {first_line(error)}.{quotes}")
 
     def _has(self, mark: bytes) -> bool:
+        """Return whether the text contains a byte."""
         if self.content is not None:
             return mark in self.content
-        with self.file.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            return content.find(mark) >= 0
+        with self.file.open("rb") as file:
+            return any(mark in block for block in iter(lambda: file.read(1 << 20), b""))
 
     def _check_quotes(self, height: int) -> None:
         """Raise DataError if quotation marks join lines each of which has the cells of a row.
