@@ -12,7 +12,7 @@ from lossselect.cli.predict import READING, parse_reading
 from lossselect.decision.text import change_threshold, describe_decision, find_source, split_list
 from lossselect.exceptions import ConfigError
 from lossselect.utils.atomic_write import new_folder
-from lossselect.utils.checks import check_int
+from lossselect.utils.checks import check_float, check_int
 from lossselect.utils.structure import COUNT, check_structure
 from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import warn
@@ -34,6 +34,8 @@ def evaluate_file(
     empty: str | None = None,
     handle_unknown: str | None = None,
     module: str | None = None,
+    max_memory: str | None = None,
+    cache: str | None = None,
     **reading: str,
 ) -> None:
     """Evaluate a checkpoint on the rows of a labelled file, and write the results to a new folder.
@@ -50,6 +52,7 @@ def evaluate_file(
         from lossselect.data.labelled_file import load_labelled
         from lossselect.data.preprocessing.preparation import Preparation
         from lossselect.export.formats import find_format
+        from lossselect.labels.values import as_number
         from lossselect.training.checkpoints.content import find_checkpoint, read_checkpoint
 
         checkpoint = str(find_checkpoint(checkpoint))
@@ -76,7 +79,10 @@ def evaluate_file(
             handle_unknown=handle_unknown,
         )
         names = () if target is None else tuple(split_list(target))
-        splits = load_labelled(input, task, preparation, labels, names, **changed)
+        limit: Any = max_memory
+        if limit is not None:
+            limit = check_float("max_memory", limit if as_number(limit) is None else as_number(limit), 0)
+        splits = load_labelled(input, task, preparation, labels, names, limit, cache, **changed)
         check_structure(stored, {"batch_size": COUNT}, "TensorData")
         size = size or max(stored["batch_size"], 1)
         _evaluate(trained, splits, size, device, folder, checkpoint, describe_decision(task, source))
@@ -109,6 +115,8 @@ COMMAND = Command(
         "empty": ("missing", "meaning of an empty cell of labels, if unlike the training: negative, missing"),
         "handle_unknown": ("ignore", "a label that no training row has: error, or ignore (treat as missing)"),
         **READING,
+        "max_memory": ("4", "GB of memory that the table may take; by default half of the free memory"),
+        "cache": ("FOLDER", "folder of the files of a larger table; by default ~/.cache/lossselect"),
         "module": ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model"),
     },
     required=("checkpoint", "input"),

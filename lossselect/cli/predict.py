@@ -96,6 +96,8 @@ READING = {
     "encoding": ("latin-1", "encoding of the input, if it differs from training"),
     "header": ("false", "whether the first line of the input contains names, if unlike training"),
     "decimal": ('","', "decimal separator of the input, if it differs from training"),
+    "quote": ("none", "quotation marks of the input, double, single or none, if unlike training"),
+    "skip_lines": ("2", "number of lines before the header, if it differs from training"),
     "comment": ('"#"', "start of lines of the input to leave out, if it differs from training"),
     "sheet": ("NAME", "sheet of an .xlsx, if it differs from training"),
 }
@@ -109,6 +111,8 @@ def parse_reading(preparation: "Preparation", settings: Mapping[str, str]) -> di
         if changed["header"] not in ("true", "false"):
             raise ConfigError(f"header must be true or false, got {changed['header']!r}.")
         changed["header"] = changed["header"] == "true"
+    if changed.get("skip_lines", "").isdecimal():
+        changed["skip_lines"] = int(changed["skip_lines"])
     check_options(changed, preparation.reading, f"A model of {preparation.source}")
     return changed
 

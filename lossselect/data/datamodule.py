@@ -59,7 +59,8 @@ class TensorData(LightningDataModule):
         """Move the rows to the training device if it has enough memory."""
         device = torch.device("cpu")
         if self.trainer:
-            self.seed = self.trainer.strategy.broadcast(self.seed)
+            order = self.seed, self.in_chunks  # in_chunks depends on the memory of the machine
+            self.seed, self.in_chunks = self.trainer.strategy.broadcast(order)
             device = self.trainer.strategy.root_device
         has_room = _has_room(device, *self._on_cpu)
         self._move(device if has_room else torch.device("cpu"), pins=device.type == "cuda" and not has_room)

@@ -1,5 +1,6 @@
 """Reading of a labelled file for the evaluation of a trained model, with the settings of its run."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def load_labelled(
     preparation: Preparation,
     labels: LabelSettings,
     target: tuple[str, ...] = (),
+    max_memory: float | None = None,
+    cache: str | None = None,
     **reading: Any,
 ) -> Splits:
     """Return the rows of a labelled file as a test split.
@@ -40,6 +43,8 @@ def load_labelled(
         preparation: The preparation of the features.
         labels: The settings of the labels.
         target: The names of the target columns, if they differ from those of the training.
+        max_memory: GB of memory that a table may take, by default half of the free memory.
+        cache: The folder of the files of a larger table.
         reading: Settings for reading the file that differ from those of the training.
 
     Raises:
@@ -49,20 +54,24 @@ def load_labelled(
     # the labels of a .npy file are in another file, so that they have no name
     stored = () if Path(path).suffix.lower() == ".npy" else labels.target
     names = labels.rename(target) if target else stored
-    source = _read(path, preparation, labels, names, {**preparation.reading, **reading})
+    memory = {"max_memory": max_memory, "cache": cache}
+    source = _read(path, preparation, labels, names, {**preparation.reading, **reading}, memory)
     values = parse_labels(source, labels.options).values
-    features, unseen = _transform(source, preparation)
+    features, unseen = _transform(source, preparation, cache)
     warn_unseen_cells(unseen)
     rows = {"test": torch.arange(len(features))}
     weights = None if source.weights is None else torch.tensor(source.weights).float()
     return Splits(path, features, values, task.names, rows, {}, weights=weights)
 
 
-def _transform(source: Source, preparation: Preparation) -> tuple[TableRows, dict[str, dict[str, int]]]:
+def _transform(
+    source: Source, preparation: Preparation, cache: str | None
+) -> tuple[TableRows, dict[str, dict[str, int]]]:
     """Return the features, and the number of cells of each column that are unlike the training rows."""
     if is_large(source):
-        large_tables = LargeTables(Cache(None, source.path))
-        return large_tables.transform(preparation.features, [source], [None])[:2]
+        large_tables = LargeTables(Cache(cache, source.path))
+        table, counts, _ = large_tables.transform(preparation.features, [source], [None])
+        return table, {source.path: counts[0]}
     if isinstance(source.features, np.ndarray):
         rows, unseen = transform_array(source.features, preparation.features)
     else:
@@ -72,7 +81,12 @@ def _transform(source: Source, preparation: Preparation) -> tuple[TableRows, dic
 
 
 def _read(
-    path: str, preparation: Preparation, labels: LabelSettings, names: tuple[str, ...], reading: Any
+    path: str,
+    preparation: Preparation,
+    labels: LabelSettings,
+    names: tuple[str, ...],
+    reading: Any,
+    memory: Mapping[str, Any],
 ) -> Source:
     preparation.check_source(path)
     features, weight = preparation.features, labels.sample_weight
@@ -106,6 +120,7 @@ def _read(
         roles={},
         labels=labels.options,
         as_text=[*(c.name for c in features.categories), *(c.name for c in features.texts)],
+        **memory,
         **reading,
     )
     if not is_large(source):

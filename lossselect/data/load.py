@@ -134,6 +134,11 @@ def load_own_data(
         _warn_missing_numbers(labels, parser)
     options = replace(options, task=labels.task, fitted=labels)
     statistics = summarize_others(source, parser)
+    # of a table, the names of the columns, which may be in a file; of a file of features, `target` is a path
+    has_labels = not is_table and not (is_libsvm(path) or has_only_features(path))
+    target = as_names(reading.get("target")) if has_labels else []
+    columns_of_labels: Any = source.labels if is_table else ()
+    target = [column.name for column in columns_of_labels] or target
     source = replace(source, labels=[])  # not needed any more, and possibly large
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
@@ -222,7 +227,7 @@ def load_own_data(
     if any(map(is_large, sources)):
         mapped, cells, folder = large_tables.transform(features, sources, tables)
         tables, method = (mapped,), f"{method}; features in {folder}"
-        unknown |= {file: counts for file, counts in cells.items() if file != path}
+        unknown |= {part.path: counts for part, counts in zip(sources[1:], cells[1:], strict=True) if counts}
     warn_unseen_cells(unknown)
     _warn_absent(absent)
     weights = None
@@ -230,9 +235,6 @@ def load_own_data(
         weights = torch.from_numpy(np.concatenate([part.weights for part in sources])).float()
     form = "sparse matrix" if isinstance(features, SparseFeatures) else name
     preparation = Preparation(form, features, source.reading).to_dict()
-    # of a file of features, the target is the path of the training labels
-    has_labels = is_table or not (is_libsvm(path) or has_only_features(path))
-    target = as_names(reading.get("target")) if has_labels else []
     settings = LabelSettings((*dict.fromkeys(target),), source.listed, reading.get("sample_weight"), options)
     preparation["labels"] = settings.to_dict()
     table = TableRows.concatenate(tables)

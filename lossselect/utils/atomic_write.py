@@ -71,8 +71,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise ConfigError(f"output={path} already exists. Choose another output, or remove it.")
     if not path.parent.is_dir():
         raise FileMissingError(f"The folder {path.parent} of output={path} does not exist. Create it.")
-    temporary = path.with_name(f".{path.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     temporary.mkdir()
     try:
         yield temporary

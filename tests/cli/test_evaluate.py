@@ -121,6 +121,27 @@ def test_the_test_rows_of_a_run_have_the_same_results(
     same_results("run", "renamed")
 
 
+@pytest.mark.filterwarnings("ignore::lossselect.LossSelectWarning")
+def test_names_of_labels_in_a_file(command, run, call, tmp_path):
+    path = write(tmp_path, [], ["is sport", "is news"])
+    pl.read_csv(path).fill_null("o").write_csv(path)
+    names = '<label name="is sport"></label><label name="is news"></label>'
+    Path("labels.xml").write_text(f"<labels>{names}</labels>")
+    lines = Path(path).read_text()
+    Path(path).write_text(f"A title\n{lines}")
+    settings = [f"data.path={path}", "data.target=labels.xml", "data.skip_lines=1", "data.missing=o"]
+    code, _, err = command("task=multilabel", "data=table", *settings, *SHORT)
+    assert code == 0, err
+    rows = pl.read_csv("run/predictions.csv")["row"].to_list()
+    pl.read_csv(path, skip_lines=1, infer_schema=False)[rows].write_csv("test.csv")
+    code, _, err = run("checkpoint=run", "input=test.csv", "skip_lines=0")
+    assert (code, err) == (0, "")
+    same_results("run", "evaluation")
+    arguments = ["checkpoint=run", "input=test.csv", "output=out.csv"]
+    assert call(predict.main, "predict.py", *arguments, "skip_lines=x")[0] == 1
+    assert call(predict.main, "predict.py", *arguments, "skip_lines=0", "quote=double")[0] == 0
+
+
 def test_arrays_and_sparse_labels(command, run, tmp_path):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(COUNT, 3))
@@ -327,12 +348,13 @@ def test_another_threshold(command, run, call, tmp_path):
     assert Path("run/checkpoints/best.ckpt").read_bytes() == saved
 
 
-def test_a_file_that_is_larger_than_the_memory(trained, run, monkeypatch, tmp_path):
+def test_a_file_that_is_larger_than_the_memory(trained, run):
     assert run("checkpoint=run", "input=data.csv", "output=small")[0] == 0
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    monkeypatch.setattr("lossselect.data.sources.max_memory_of_table", lambda _: 0)
-    assert run("checkpoint=run", "input=data.csv", "output=large")[0] == 0
-    assert [*Path("caches").glob("lossselect/*/rows-*")]
+    code, _, err = run("checkpoint=run", "input=data.csv", "output=large", "max_memory=0 GB")
+    assert (code, "max_memory must be a number >= 0, got '0 GB'" in err) == (1, True)
+    memory = ["max_memory=0", "cache=caches"]
+    assert run("checkpoint=run", "input=data.csv", "output=large", *memory)[0] == 0
+    assert [*Path("caches").glob("*/rows-*")]
     same_results("small", "large")
 
 

@@ -205,6 +205,22 @@ class TestCache:
         assert os.stat("t.csv").st_size == stat.st_size
         assert_same(load_table("t.csv")[0], load_table("t.csv", None)[0])
 
+    def test_a_file_under_another_name_of_its_folder(self):
+        table().write_parquet("t.parquet")
+        expected = load_table("./t.parquet", val_path="./t.parquet")[1]
+        assert load_table("t.parquet", val_path="t.parquet")[1] == expected
+        assert len(folders("rows")) == 1
+
+    def test_tables_in_use_are_not_deleted(self):
+        table().write_csv("t.csv")
+        for name in ("large", "some", "code", "weight", "patient"):
+            load_table("t.csv", features=[name], text=[])
+        assert len(folders("table")) == 5
+        for folder in folders("table"):
+            os.utime(folder, (0, 0))
+        load_table("t.csv", features=["day"], text=[])
+        assert len(folders("table")) == cache.KEPT
+
     def test_the_folders_of_a_file_are_limited(self):
         table().write_parquet("t.parquet")
         for seed in range(cache.KEPT + 2):

@@ -192,6 +192,13 @@ class TestSplits:
         with pytest.warns(LossSelectWarning, match="have rows in the training split and in the validation"):
             load("d.npz", val_path="v.npz", group="patient")
 
+    def test_folds_of_validation_and_test(self):
+        matrix, labels = make()
+        np.savez("d.npz", X=matrix.toarray(), y=labels, fold=np.arange(N) % 5)
+        splits = load("d.npz", split="fold", test_fold=3, val_fold=4)
+        assert {int(row) % 5 for row in splits.rows["test"]} == {3}
+        assert {int(row) % 5 for row in splits.rows["val"]} == {4}
+
     @pytest.mark.parametrize(
         ("settings", "message"),
         [

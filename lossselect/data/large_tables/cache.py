@@ -5,17 +5,22 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from lossselect.exceptions import LossSelectError, StorageError
 
-FORMAT = 2
+FORMAT = 3
 """Version of the content of the folders, which is part of each hash."""
+IN_USE_SECONDS = 7 * 24 * 3600
+"""Age of a converted table after which no run uses it any more."""
 KEPT = 3
 """Maximum number of folders of a kind for a data file; those used the longest ago are deleted."""
 
@@ -36,7 +41,7 @@ def identify_files(files: Sequence[Path]) -> list[list[Any]]:
 def digest(*values: Any) -> str:
     """Return a hash of arrays and of values that JSON can represent."""
     state = hashlib.blake2b(digest_size=12)
-    for value in (FORMAT, *values):
+    for value in (FORMAT, version("lossselect"), pl.__version__, *values):
         if isinstance(value, np.ndarray):
             state.update(f"{value.dtype} {value.shape}".encode())
             state.update(np.ascontiguousarray(value).data)
@@ -76,12 +81,11 @@ class Cache:
         entry = self.folder / f"{kind}-{key}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.folder).free
             with FileLock(self.folder / ".lock"):
                 if entry.is_dir():
                     os.utime(entry)
                     return entry
-                if size > free:
+                if size > (free := shutil.disk_usage(self.folder).free):
                     raise StorageError(
                         f"The data are larger than the memory and need {size / 1e9:.1f} GB in {self.folder}, "
                         f"but only {free / 1e9:.1f} GB are free. Set data.cache to a folder on another disk."
@@ -97,16 +101,21 @@ class Cache:
             is_elsewhere = error.filename and not str(error.filename).startswith(str(self.folder))
             if isinstance(error, LossSelectError) or is_elsewhere:
                 raise
+            problem = error.strerror or error
             raise StorageError(
-                f"{self.folder} cannot be written ({error.strerror}). Set data.cache to another folder."
+                f"{self.folder} cannot be written ({problem}). Set data.cache to another folder."
             ) from None
         return entry
 
     def _remove_old(self, kind: str) -> None:
-        """Delete the folders used the longest ago; a mapped file that is deleted stays readable."""
+        """Delete the folders used the longest ago.
+
+        A mapped file that is deleted stays readable; a converted table is opened several times in a run.
+        """
         folders = sorted(self.folder.glob(f"{kind}-*"), key=lambda folder: folder.stat().st_mtime)
         for folder in folders[:-KEPT]:
-            shutil.rmtree(folder, ignore_errors=True)
+            if kind != "table" or time.time() - folder.stat().st_mtime > IN_USE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
         for folder in self.folder.glob(".part-*"):  # of killed processes: this one holds the lock
             with suppress(OSError):
                 shutil.rmtree(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lossselect.data.large_tables.cache import Cache, digest, identify_files
-from lossselect.data.large_tables.mapped_rows import map_rows, open_writer
+from lossselect.data.large_tables.mapped_rows import count_numbers, map_rows, open_writer
 from lossselect.data.overview import Column
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
@@ -46,7 +46,7 @@ class LargeTables:
 
     def transform(
         self, features: Features, sources: Sequence[Source], tables: Sequence[TableRows | None]
-    ) -> tuple[TableRows, dict[str, dict[str, int]], str]:
+    ) -> tuple[TableRows, list[dict[str, int]], str]:
         """Return the features of all rows, mapped from files.
 
         Args:
@@ -60,13 +60,12 @@ class LargeTables:
         num_rows = sum(len(source.features) for source in sources)
 
         def build(folder: Path) -> None:
-            unknown: dict[str, dict[str, int]] = {}
+            unknown: list[dict[str, int]] = [{} for _ in sources]
             with _record_warnings() as messages, open_writer(folder) as writer:
-                for source, table in zip(sources, tables, strict=True):
+                for source, table, counts in zip(sources, tables, unknown, strict=True):
                     if table is not None:
                         writer.append(table)
                         continue
-                    counts = unknown.setdefault(source.path, {})
                     for first, frame in source.features.batches():
                         rows, cells = features.transform(frame, source.path, first)
                         writer.append(rows)
@@ -77,7 +76,7 @@ class LargeTables:
         # the settings, because the same features may be read from other cells of a further file
         files = [(identify_files(source.files), dict(source.reading)) for source in sources]
         key = digest(files, features.to_dict())
-        size = num_rows * (4 * (len(features.numbers) + len(features.categories)) + 8)
+        size = num_rows * (4 * (count_numbers(features) + len(features.categories)) + 8)
         folder = self.cache.get("rows", key, build, size)
         rows = map_rows(folder, features)
         if len(rows) != num_rows:

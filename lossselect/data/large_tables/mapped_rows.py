@@ -44,14 +44,18 @@ def open_writer(folder: Path) -> Iterator[RowWriter]:
         yield RowWriter({name: stack.enter_context((folder / name).open("wb")) for name in (*FILES, *WORDS)})
 
 
+def count_numbers(features: Features) -> int:
+    """Return the number of features that are numbers, with the indicators of missing cells."""
+    numbers = sum(len(number.features) for number in features.numbers)
+    return numbers + sum(len(date.features) for date in features.dates)
+
+
 def map_rows(folder: Path, features: Features) -> TableRows:
     """Return the rows that a `RowWriter` has written into the folder; the system reads them when needed."""
     hashes = pl.Series(np.fromfile(folder / "hashes", np.uint64))
     num_rows, width = len(hashes), len(features.names)
     num_words = sum(len(text.terms) for text in features.texts)
-    num_numbers = sum(len(number.features) for number in features.numbers)
-    num_numbers += sum(len(date.features) for date in features.dates)
-    numbers = _map(folder / "numbers", torch.float32, num_rows, num_numbers)
+    numbers = _map(folder / "numbers", torch.float32, num_rows, count_numbers(features))
     codes = _map(folder / "codes", torch.int32, num_rows, len(features.categories))
     words: Any = None
     if num_words:

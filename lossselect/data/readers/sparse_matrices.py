@@ -9,6 +9,8 @@ from lossselect.data.readers.sparse_labels import check_array, check_bounds
 from lossselect.exceptions import DataError
 from lossselect.utils.devices import free_memory
 
+MAX_EMPTY_ROWS = 10_000
+"""Maximum number of rows for each value of a matrix, as a few bytes may claim any number of rows."""
 MAX_MEMORY_SHARE = 0.25
 """Fraction of the free memory that the names and the statistics of all columns may take."""
 BYTES_PER_COLUMN = 200
@@ -50,6 +52,10 @@ def read_sparse_matrix(arrays: Mapping[str, np.ndarray], path: str) -> Any:
         )
     block = np.maximum(values.shape[1:], 1) if form == "bsr" else np.ones(2, dtype=np.int64)
     limits = shape // block
+    if form == "coo" and shape[0] > MAX_EMPTY_ROWS * (len(values) + 1000):
+        raise DataError(
+            f"{path} has the shape {tuple(shape)}, but only {len(values)} values. Write the file again."
+        )
     bounds = None if form == "coo" else check_array(arrays, "indptr", path)
     if bounds is not None:
         check_bounds(bounds, len(values), int(limits[1 if form == "csc" else 0]), path)

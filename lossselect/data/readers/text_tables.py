@@ -255,16 +255,19 @@ class TextTable(Table):
             return
         texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
         patterns = POINT, UNCLEAR_POINT
-        counts = pl.concat([frame.select(texts.str.contains(text).sum()) for text in patterns]).collect()
+        sums = [frame.select(texts.str.contains(text).sum()) for text in patterns]
+        counts = pl.concat(sums).collect(engine="streaming")
         for column in counts:
             if 0 < column[0] == column[1]:
                 name = column.name
                 cells = by_name(name)
-                cell = frame.select(cells.filter(cells.str.contains(POINT)).first()).collect()
+                cell = frame.select(cells.filter(cells.str.contains(POINT)).first()).collect(
+                    engine="streaming"
+                )
                 raise DataError(
-                    f"Column {name!r} of {self.file} contains {cell.item()!r}, and data.decimal=','. If "
-                    "the point "
-                    "separates thousands, remove it from the file. If it is a decimal point, write a comma.",
+                    f"Column {name!r} of {self.file} contains {cell.item()!r}, and data.decimal=','. If the "
+                    "point separates thousands, remove it from the file. If it is a decimal point, write a "
+                    "comma.",
                     column=name,
                     value=cell.item(),
                 )
@@ -321,7 +324,8 @@ class TextTable(Table):
         lines = self._scan(has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String})
         lines = lines.select(line.str.count_matches(self.separator, literal=True).alias("count"), line)
         lines = lines.filter(line.str.strip_chars_end("\r") != "")
-        complete, count = lines.select((pl.col("count") == expected).all(), pl.len()).collect().row(0)
+        totals = lines.select((pl.col("count") == expected).all(), pl.len())
+        complete, count = totals.collect(engine="streaming").row(0)
         joined = count - (self.options.header is not False) - height
         if complete and joined > 0 and expected:
             raise DataError(
