@@ -26,7 +26,7 @@ class TensorData(LightningDataModule):
     """Loaders over splits in memory; labels are encoded once, and checked unless `counts` is passed.
 
     If a GPU has enough memory, rows and labels are stored there, so that no batch is copied to it. Rows of a
-    mapped file, free text and sparse labels stay on the CPU.
+    .npy file, free text, sparse features and sparse labels stay on the CPU.
 
     Args:
         splits: Features, labels and rows of each split.

@@ -155,7 +155,7 @@ class LitData(LightningDataModule):
         if split in ("train", *parts) and parts:
             from litdata import train_test_split
 
-            # a little less than the rest, because litdata rejects a sum that rounding makes larger than 1
+            # litdata rounds down, and rejects a sum that rounding makes larger than 1
             shares = [*parts.values(), 1 - sum(parts.values()) - 1e-9]
             datasets = train_test_split(dataset, shares, seed=self.seed)
             dataset = datasets[[*parts, "train"].index(split)]

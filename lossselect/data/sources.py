@@ -243,9 +243,8 @@ def _is_index(column: pl.Series, path: str) -> bool:
         warn(
             "index_column",
             f"A column of {path} has no name and a different integer in each row, or counts the rows of "
-            "several "
-            f"joined tables, like an index of pandas. It is left out. To use it, name it {column.name!r} in "
-            "data.features.",
+            f"several joined tables, like an index of pandas. It is left out. To use it, name it "
+            f"{column.name!r} in data.features.",
         )
         return True
     exclude = format_setting("data.exclude", [column.name])

@@ -81,12 +81,16 @@ class LoadedData(NamedTuple):
 
 def load_data(config: DictConfig) -> LoadedData:
     """Return the data that the config names; cached, because the check of the config reads them first."""
+    from lossselect.data.readers.formats import list_files
+
     options = to_plain(config.data)
     options.pop("batch_size")
     # overwriting a file changes its times, and replacing it also its inode; `st_ctime_ns` changes even if
     # the modification time is copied from another file
     versions = []
-    for value in options.values():
+    paths = [options.get(name) for name in ("path", "val_path", "test_path")]
+    files = [file for path in paths if isinstance(path, str) for file in list_files(path)]
+    for value in (*options.values(), *files):
         with suppress(OSError, TypeError, ValueError):  # not a path, or the file does not exist
             stat = Path(value).stat()
             versions.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))

@@ -624,6 +624,15 @@ class TestAFileThatChanges:
         assert path.stat().st_size == size
         assert load_data(config).task.class_names == ("may", "no")
 
+    @pytest.mark.parametrize("pattern", ["", "/part-*.jsonl"])
+    def test_a_file_of_a_folder_or_a_pattern_that_is_overwritten(self, pattern, tmp_path):
+        config = self.config(name="table", path=f"{tmp_path}{pattern}", target="y", positive="no")
+        for label in ("yes", "may"):
+            for part in range(2):
+                frame = pl.DataFrame({"a": range(20), "y": [label, "no"] * 10})
+                frame.write_ndjson(tmp_path / f"part-{part}.jsonl")
+            assert load_data(config).task.class_names == (label, "no")
+
     def test_another_file_with_the_same_modification_time(self, tmp_path):
         path = tmp_path / "t.csv"
         config = self.config(name="table", path=str(path), target="y", positive="no")

@@ -81,12 +81,12 @@ class LabelSettings:
             del options[name]
         if fitted is None:
             raise ValueError("The labels have not been fitted.")
-        is_matrix = "columns" if np.ndim(fitted.values) > 1 else "single"
+        form = "columns" if np.ndim(fitted.values) > 1 else "single"
         return {
             "target": [*self.target],
             "listed": self.listed,
             "sample_weight": self.sample_weight,
-            "form": "sparse" if isinstance(fitted.values, SparseLabels) else is_matrix,
+            "form": "sparse" if isinstance(fitted.values, SparseLabels) else form,
             "notation": fitted.notation,
             "vocabulary": fitted.vocabulary.to_dict() if fitted.vocabulary else None,
             "options": {k: [*v] if isinstance(v, list | tuple) else v for k, v in options.items()},

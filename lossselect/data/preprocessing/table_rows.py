@@ -54,7 +54,7 @@ class TableRows:
 
     @property
     def is_movable(self) -> bool:
-        """Return whether `to` can move the rows: not if they are in a file or have sparse words."""
+        """Return whether `to` can move the rows: not if they are in a .npy file or have sparse words."""
         return isinstance(self.numbers, Tensor) and self.words is None
 
     def to(self, device: torch.device) -> "TableRows":

@@ -86,11 +86,15 @@ def _check_kind(file: Path, form: str | None, options: TableOptions) -> None:
         raise kind_error(file, kind, f"{form} content" if form else "text")
 
 
+def list_files(path: str) -> list[Path]:
+    """Return the files in a folder, or those that match a pattern, without hidden ones, ordered by name."""
+    names = glob.glob(f"{glob.escape(path)}/**/*" if Path(path).is_dir() else path, recursive=True)
+    return sorted(file for file in map(Path, names) if file.is_file() and file.name[0] not in "._")
+
+
 def _open_shards(path: str) -> Table:
     """Return the table in all files of a folder, or in those that match a pattern, ordered by name."""
-    is_folder = Path(path).is_dir()
-    names = glob.glob(f"{glob.escape(path)}/**/*" if is_folder else path, recursive=True)
-    files = sorted(file for file in map(Path, names) if file.is_file() and file.name[0] not in "._")
+    is_folder, files = Path(path).is_dir(), list_files(path)
     forms = {FORMATS.get(file.suffix.lower(), file.suffix) for file in files}
     form = forms.pop() if len(forms) == 1 else ""
     if form not in SHARDED:

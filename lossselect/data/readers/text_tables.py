@@ -383,8 +383,7 @@ class TextTable(Table):
                             fix += f" If the table starts in line {line}, set data.skip_lines={line - 1}."
                         raise ConfigError(
                             f"Row {row - len(empty)} of {self.file} (line {line}) has {count}, but the "
-                            f"{name} has "
-                            f"{len(self.header)}. {fix}"
+                            f"{name} has {len(self.header)}. {fix}"
                         )
             except csv.Error as error:
                 raise DataError(
