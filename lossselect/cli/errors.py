@@ -176,7 +176,9 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
     message += suggestion(name, available)
     message += f" {f'{owner} has' if place else 'Choose one of'}: {', '.join(available) or 'no settings'}."
     if owners := [f"{place}={variant}" for variant in _variants_with(place, name)]:
-        return f"{message} {name} is a setting of {', '.join(owners)}."
+        *others, last = owners
+        names = f"{', '.join(others)} and {last}" if others else last
+        return f"{message} {name} is a setting of {names}."
     losses = (loss for loss in LOSSES if place == "loss" and name in row_options(loss))
     return message + plus + next((f" {name} is an option of loss={loss}." for loss in losses), "")
 

@@ -156,7 +156,7 @@ MISTAKES = [
     (["task=multiclass", *table("species"), "check_only=maybe"], "check_only must be true or false, got 'maybe'."),
     (["task=multiclass", *table("species"), "ignore_warnings=[one_clas]"], "Unknown warning 'one_clas'. Did you mean 'one_class'?"),
     (["task=multiclass", "data=arrays", "data.path=arrays.npz", "data.target=z"], "has no array 'z' (data.target)."),
-    (["task=multiclass", "data.path=species.csv"], "path is a setting of data=arrays, data=litdata, data=table."),
+    (["task=multiclass", "data.path=species.csv"], "path is a setting of data=arrays, data=litdata and data=table."),
     (["task=multiclass", "data=species.csv"], "data=species.csv is a file. Set data=table data.path=species.csv"),
     (["task=multiclass", "max_epochs=3"], "Unknown setting 'max_epochs'. Set trainer.max_epochs=3."),
     (["task=multiclass", "target=y"], "Set data=table data.path=FILE data.target=y."),
