@@ -66,6 +66,7 @@ def evaluate_file(
                 "data=arrays or built-in data. Evaluate in Python: "
                 f"{content['class']}.load_from_checkpoint(path), then trainer.test on your data."
             )
+        check_structure(stored, {"batch_size": COUNT}, "TensorData")
         preparation = Preparation.stored(stored, checkpoint)
         changed = parse_reading(preparation, reading)
         trained = _load_module(checkpoint, content, module)
@@ -83,7 +84,6 @@ def evaluate_file(
         if limit is not None:
             limit = check_float("max_memory", limit if as_number(limit) is None else as_number(limit), 0)
         splits = load_labelled(input, task, preparation, labels, names, limit, cache, **changed)
-        check_structure(stored, {"batch_size": COUNT}, "TensorData")
         size = size or max(stored["batch_size"], 1)
         _evaluate(trained, splits, size, device, folder, checkpoint, describe_decision(task, source))
         if labels.sample_weight is not None and splits.weights is None:
