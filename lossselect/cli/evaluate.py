@@ -111,7 +111,10 @@ COMMAND = Command(
         ),
         "batch_size": ("64", "number of rows evaluated at once; by default that of the training"),
         "device": ("auto", "auto, cpu, cuda, ..."),
-        "missing": ("NA", "value, or list of values, that marks a missing label, if unlike the training"),
+        "missing": (
+            "NA",
+            "value, or list of values, that marks a missing label; replaces the training's",
+        ),
         "empty": ("missing", "meaning of an empty cell of labels, if unlike the training: negative, missing"),
         "handle_unknown": ("ignore", "a label that no training row has: error, or ignore (treat as missing)"),
         **READING,
