@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
-from lossselect.cli.predict import READING, parse_reading
+from lossselect.cli.predict import READING, parse_batch_size, parse_reading
 from lossselect.decision.text import change_threshold, describe_decision, find_source, split_list
 from lossselect.exceptions import ConfigError
 from lossselect.utils.atomic_write import new_folder
-from lossselect.utils.checks import check_float, check_int
+from lossselect.utils.checks import check_float
 from lossselect.utils.structure import COUNT, check_structure
 from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import warn
@@ -44,9 +44,7 @@ def evaluate_file(
         ConfigError: an argument is not valid, or the checkpoint cannot evaluate a file.
         DataError: the file has other columns than the training, or no valid labels.
     """
-    size = None
-    if batch_size is not None:
-        size = check_int("batch_size", int(batch_size) if batch_size.isdecimal() else batch_size, 1)
+    size = None if batch_size is None else parse_batch_size(batch_size)
     with new_folder(Path(output)) as folder:
         from lossselect.data.label_parsing.settings import LabelSettings
         from lossselect.data.labelled_file import load_labelled
@@ -80,9 +78,10 @@ def evaluate_file(
             handle_unknown=handle_unknown,
         )
         names = () if target is None else tuple(split_list(target))
-        limit: Any = max_memory
-        if limit is not None:
-            limit = check_float("max_memory", limit if as_number(limit) is None else as_number(limit), 0)
+        limit = None
+        if max_memory is not None:
+            number = as_number(max_memory)
+            limit = check_float("max_memory", max_memory if number is None else number, 0)
         splits = load_labelled(input, task, preparation, labels, names, limit, cache, **changed)
         size = size or max(stored["batch_size"], 1)
         _evaluate(trained, splits, size, device, folder, checkpoint, describe_decision(task, source))

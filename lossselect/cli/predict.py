@@ -15,7 +15,6 @@ from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.atomic_write import atomic_write, check_output
 from lossselect.utils.checks import check_int, check_options
 from lossselect.utils.terminal import print_safely
-from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:
     import polars as pl
@@ -44,9 +43,10 @@ def predict_file(
     """
     import torch
 
+    from lossselect.data.load import warn_unseen_cells
     from lossselect.reporting import tables
 
-    size = check_int("batch_size", int(batch_size) if batch_size.isdecimal() else batch_size, 1)
+    size = parse_batch_size(batch_size)
     if trust not in ("true", "false"):
         raise ConfigError(f"trust must be true or false, got {trust!r}.")
     destination = Path(output)
@@ -75,12 +75,7 @@ def predict_file(
             first += len(rows)
         if not first:
             raise DataError(f"{input} has no rows. Add at least one.")
-    for name, count in unknown.items():
-        warn(
-            "unseen_category",
-            f"{count} cells of column {name!r} are missing, which no training cell is, or have a category "
-            "that no training row has. The net gets the column's mean or no category for them.",
-        )
+    warn_unseen_cells({input: unknown})
     if missing:
         raise DataError(
             f"{len(missing)} of {first} rows in {output} have no prediction, because the net returned NaN "
@@ -89,6 +84,11 @@ def predict_file(
             row=missing[0],
         )
     print_safely(f"{describe_decision(task, source)}\nSaved {first} rows in {output}")
+
+
+def parse_batch_size(text: str) -> int:
+    """Return the number of rows of a batch; raise an error unless it is an integer >= 1."""
+    return check_int("batch_size", int(text) if text.isdecimal() else text, 1)
 
 
 READING = {

@@ -102,9 +102,7 @@ class Preparation:
     def check_width(self, width: int, path: str) -> None:
         """Raise a DataError unless an array has as many columns as that of the training."""
         if width != self.reading["width"]:
-            raise DataError(
-                f"Expected {self.reading['width']} features per row as in training, got {width} in {path}."
-            )
+            raise width_error(width, self.reading["width"], path)
 
     def check_header(self, header: list[str], path: str, has_header: bool | None) -> None:
         """Raise a DataError if a column of the model is missing, perhaps because the file has no header."""
@@ -145,8 +143,7 @@ class Preparation:
         if self.reading["first_index"] is not None:
             return read_libsvm(path, self.reading).features
         matrix = read_sparse_features(path)
-        if matrix.shape[1] != self.reading["width"]:
-            raise width_error(matrix.shape[1], self.reading["width"], path)
+        self.check_width(matrix.shape[1], path)
         return matrix
 
     def to_dict(self) -> dict[str, Any]:
