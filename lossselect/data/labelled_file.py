@@ -20,7 +20,7 @@ from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions
 from lossselect.data.sources import Source, read_array_source, read_table
 from lossselect.data.splits import Splits
-from lossselect.exceptions import CheckpointError, DataError
+from lossselect.exceptions import CheckpointError, ConfigError, DataError
 from lossselect.tasks.registry import Task
 from lossselect.utils.checks import shorten
 
@@ -111,6 +111,11 @@ def _read(
             f"{path} has no column {missing[0]!r}, which contains the labels. It has: "
             f"{shorten(table.header)}. If the labels are in another column, set target=COLUMN. To predict "
             "rows without labels, use lossselect predict."
+        )
+    if shared := [name for name in names if name in features.columns]:
+        raise ConfigError(
+            f"Column {shared[0]!r} (target) is a feature of the model, so it cannot contain the labels. Set "
+            "target to the column of the labels."
         )
     source = read_table(
         path,

@@ -91,6 +91,8 @@ def read_table(
         skipped = table.find_line(targets[0]) if isinstance(table, TextTable) else None
         if skipped:
             error.add(f"If the names are in line {skipped + 1}, set data.skip_lines={skipped}.")
+        if labels.fitted is not None:
+            error.add("To predict rows without labels, use lossselect predict.")
         raise
     check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:

@@ -268,7 +268,7 @@ def feature_columns(
     if both := [name for name in only if name in target]:
         raise ConfigError(
             f"Column {both[0]!r} is the target (data.target) and among the features (data.features), so the "
-            "net would see the label. Remove it from data.features, or choose another target."
+            "net would see the label. Remove it from data.features."
         )
     removed = [*target, *exclude]
     columns = [name for name in dict.fromkeys(only or header) if name not in removed]

@@ -119,8 +119,6 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
     elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
         separator = format_setting("data.separator", candidates[0])
         message += f" If {candidates[0]!r} separates the columns, set {separator}."
-    elif source == "data.target" and not similar:
-        message += " To predict rows without labels, use lossselect predict."
     raise DataError(message)
 
 
