@@ -449,8 +449,9 @@ class TestPredict:
             code, _, err = run(f"checkpoint={trained}", "input=new.csv", "output=out.csv", "batch_size=50")
         assert code == 0
         assert err == (
-            "Warning: 120 cells of column 'colour' are missing, which no training cell is, or have a category "
-            "that no training row has. The net gets the column's mean or no category for them.\n"
+            "Warning: Some cells are missing in columns that have no missing training cells, or have a category "
+            "that no training row has: 120 in column 'colour' of new.csv. The net gets the column's mean or no "
+            "category for them.\n"
         )
 
     @pytest.mark.parametrize(
