@@ -12,9 +12,9 @@ from polars import selectors
 
 from lossselect.data.preprocessing.standardizer import Standardizer, standardize
 from lossselect.data.readers.tables import check_columns
-from lossselect.exceptions import ConfigError, DataError
+from lossselect.exceptions import CheckpointError, ConfigError, DataError
 from lossselect.labels.values import as_number
-from lossselect.utils.checks import format_setting, lookup, shorten, show
+from lossselect.utils.checks import check_float, format_setting, lookup, shorten, show
 from lossselect.utils.warnings import warn
 
 FEW = 20
@@ -52,6 +52,12 @@ class Number:
     def features(self) -> list[str]:
         """Names of its features."""
         return [self.name, f"{self.name} missing"] if self.missing else [self.name]
+
+    def check(self) -> None:
+        """Raise an error unless mean and standard deviation are finite, the latter > 0."""
+        check_float(f"The mean of column {self.name!r}", self.mean)
+        if check_float(f"The standard deviation of column {self.name!r}", self.std, 0) == 0:
+            raise CheckpointError(f"The standard deviation of column {self.name!r} must be > 0.")
 
 
 class NumberFeatures:
@@ -101,6 +107,11 @@ class Category:
     def features(self) -> list[str]:
         """Names of its features."""
         return [f"{self.name}={value}" for value in self.values] + [f"{self.name} missing"] * self.missing
+
+    def check(self) -> None:
+        """Raise a CheckpointError if a category occurs twice."""
+        if len({*self.values}) < len(self.values):
+            raise CheckpointError(f"The categories of column {self.name!r} must differ.")
 
 
 @dataclass(frozen=True)

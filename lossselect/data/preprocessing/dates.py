@@ -18,8 +18,8 @@ from lossselect.data.preprocessing.columns import (
     fitted_numbers,
 )
 from lossselect.data.preprocessing.standardizer import Standardizer
-from lossselect.exceptions import DataError
-from lossselect.utils.checks import format_setting, show
+from lossselect.exceptions import CheckpointError, DataError
+from lossselect.utils.checks import format_setting, lookup, show
 
 TIME = (
     r"(?:(?:[Tt]|,? +)(?<hour>\d{1,2}):(?<minute>\d{2})(?::(?<second>\d{2})(?<fraction>\.\d+)?)?"
@@ -86,6 +86,14 @@ class Date:
         """Return the numbers of each part, null where the date is missing."""
         dates = parse_dates(column, self.format, parser, first_row)
         return _parts(dates, self.origin, [part.name for part in self.parts])
+
+    def check(self) -> None:
+        """Raise an error unless the parts are the days and others of PARTS, with valid numbers."""
+        if not self.parts or self.parts[0].name != "days":
+            raise CheckpointError(f"The first part of column {self.name!r} must be 'days'.")
+        for part in self.parts:
+            lookup(PARTS, part.name, "part of a date")
+            part.check()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, which `from_dict` accepts."""

@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.preprocessing.columns import column_error
+from lossselect.exceptions import CheckpointError
+from lossselect.utils.checks import check_float
 from lossselect.utils.warnings import warn
 
 MAX_TERMS = 5000
@@ -40,6 +42,13 @@ class Text:
     def features(self) -> list[str]:
         """Names of its features."""
         return [f"{self.name}: {term}" for term in self.terms]
+
+    def check(self) -> None:
+        """Raise an error unless there are different terms, each with a finite idf."""
+        if len({*self.terms}) != len(self.idf) or not self.terms:
+            raise CheckpointError(f"Column {self.name!r} must have an idf for each of its terms.")
+        for idf in self.idf:
+            check_float(f"The idf of column {self.name!r}", idf)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, which `from_dict` accepts."""
