@@ -290,7 +290,7 @@ def read_array_source(
     columns = {role: pl.Series(roles.get(role, "X_train, X_test"), array) for role, array in arrays.items()}
     reading: dict[str, Any] = {"features": features, "width": inputs.shape[1]}
     if not isinstance(inputs, np.ndarray):
-        reading = {"width": inputs.shape[1], "first_index": None, "num_labels": None}
+        reading = {"width": inputs.shape[1], "first_index": None, "rate_of_index_0": None, "num_labels": None}
     return Source(path, inputs, values, False, reading, weights, columns)
 
 

@@ -55,6 +55,7 @@ WARNINGS = {
     "outputs_look_like_probabilities": "logits that all lie between 0 and 1, like probabilities",
     "tied_annotators": "rows whose annotators are tied (data.annotators=majority), whose labels are missing",
     "unseen_category": "feature cells of an unknown category, or missing in a column complete in training",
+    "shifted_indices": "a libsvm file whose indices seem to start at 1, whereas those of training start at 0",
     "unseen_feature": "indices of a libsvm file above those of the training file, which are left out",
     "untested_lightning": "an untested version of Lightning, for which steps_per_execution becomes 1",
     "untuned_threshold": "labels without a validation positive, whose thresholds are not tuned",

@@ -38,7 +38,12 @@ SOURCES: dict[str, tuple[Any, dict[str, Any]]] = {
     "arrays": (COLUMNS, {"features": OptionalOf(str), "width": COUNT}),
     "sparse matrix": (
         {"indices": object, "scale": object},
-        {"width": COUNT, "first_index": OptionalOf(COUNT), "num_labels": OptionalOf(COUNT)},
+        {
+            "width": COUNT,
+            "first_index": OptionalOf(COUNT),
+            "rate_of_index_0": OptionalOf((int, float)),
+            "num_labels": OptionalOf(COUNT),
+        },
     ),
 }
 """Structures of the features and of the settings for reading a file, by source.
