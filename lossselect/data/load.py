@@ -192,6 +192,8 @@ def load_own_data(
             features, columns = large_tables.fit(source, [*key, dict(source.reading), *arrays], fit)
         else:
             features, columns = fit()
+    column = source.roles.get("group")
+    groups = {} if column is None else {split: column.gather(indices) for split, indices in rows.items()}
     parts: list[tuple[Any, ...]] = [(source, transform(source)[0], labels.values)]
     starts: dict[str, int] = {}
     unknown: dict[str, dict[str, int]] = {}
@@ -221,7 +223,8 @@ def load_own_data(
         rows[part] = np.arange(starts[part], starts[part] + len(values))
         parts.append((other, converted, values))
         if "group" in other.roles:
-            warn_shared_groups(source.roles["group"].gather(rows["train"]), other.roles["group"], part)
+            groups[part] = other.roles["group"]
+    warn_shared_groups(groups)
     sources, tables, all_labels = zip(*parts, strict=True)
     method = describe_method(source.roles, {"val": val_path, "test": test_path})
     if any(map(is_large, sources)):

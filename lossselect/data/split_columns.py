@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,7 @@ from lossselect.data.label_parsing.options import Labels
 from lossselect.data.preprocessing.columns import IDENTIFIER, OWNER, TEXT, CellParser, restore_integers
 from lossselect.data.preprocessing.dates import find_format, parse_dates
 from lossselect.data.preprocessing.kinds import DATE
-from lossselect.data.splits import split_rows
+from lossselect.data.splits import SPLITS, split_rows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number, sorted_values
@@ -80,13 +81,7 @@ def find_rows(
             labels.values.select(train) if isinstance(labels.values, SparseLabels) else labels.values[train]
         )
         parts = split_rows(values, drawn, seed, labels.class_names, None if groups is None else groups[train])
-    rows = {**rows, **{split: train[part] for split, part in parts.items()}}
-    if "group" in roles:
-        for split in rows.keys() - {"train"}:
-            warn_shared_groups(
-                roles["group"].gather(rows["train"]), roles["group"].gather(rows[split]), split
-            )
-    return rows
+    return {**rows, **{split: train[part] for split, part in parts.items()}}
 
 
 def describe_method(roles: Mapping[str, pl.Series], paths: Mapping[str, str | None]) -> str:
@@ -138,6 +133,14 @@ def read_splits(column: pl.Series, folds: Mapping[str, Any] = MappingProxyType({
             raise ConfigError(
                 f"{settings} contain all folds of column {name!r}. Leave out at least one, for training."
             )
+        for value in values:
+            part = WORDS.get(value.lower(), "train")
+            if part != "train" and value not in dict(named):
+                raise ConfigError(
+                    f"Column {name!r} contains {value!r}, but with data.{named[0][1]}_fold all folds that no "
+                    f"setting names are training rows. Add {value!r} to data.test_fold or data.val_fold, or "
+                    "rename it in the file if it is a fold for training."
+                )
         split_of = {value: dict(named).get(value, "train") for value in values}
     elif all(value.lower() in FLAG_VALUES for value in values) and (flag := FLAG.search(name)):
         marked = WORDS[flag[1].lower()]
@@ -233,17 +236,26 @@ def split_by_time(times: np.ndarray, fractions: Mapping[str, float]) -> dict[str
     return {"train": remaining, **rows}
 
 
-def warn_shared_groups(train: pl.Series, other: pl.Series, split: str) -> None:
-    """Warn about groups with rows in the training split and in another split."""
-    groups = CellParser().text(other).drop_nulls().unique(maintain_order=True)
-    shared = groups.filter(groups.is_in(CellParser().text(train).drop_nulls().unique().implode()))
-    if len(shared):
-        warn(
-            "group_in_several_splits",
-            f"{len(shared)} groups of column {train.name!r}, such as {shared[0]!r}, have rows in the "
-            f"training split and in the {SPLIT_NAMES[split]} split, so its metrics partly measure "
-            "memorisation. Move each group to one split.",
-        )
+def warn_shared_groups(groups: Mapping[str, pl.Series]) -> None:
+    """Warn about groups with rows in two splits; `groups` has the group of each row of a split, if known."""
+    known = {
+        split: CellParser().text(groups[split]).drop_nulls().unique(maintain_order=True)
+        for split in SPLITS
+        if split in groups
+    }
+    for first, second in combinations(known, 2):
+        shared = known[second].filter(known[second].is_in(known[first].implode()))
+        effect = "its metrics partly measure memorisation"
+        if first == "val":
+            shared = shared.filter(~shared.is_in(known["train"].implode()))  # others have been named
+            effect = "its metrics are too good: checkpoint and thresholds are chosen with these groups"
+        if len(shared):
+            warn(
+                "group_in_several_splits",
+                f"{len(shared)} groups of column {known[first].name!r}, such as {shared[0]!r}, have rows in "
+                f"the {SPLIT_NAMES[first]} split and in the {SPLIT_NAMES[second]} split, so {effect}. Move "
+                "each group to one split.",
+            )
 
 
 def warn_likely_splits(frame: pl.DataFrame, has_groups: bool) -> None:

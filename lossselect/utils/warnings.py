@@ -42,7 +42,7 @@ WARNINGS = {
     "plateau_mode": "a ReduceLROnPlateau whose mode contradicts the metric that it monitors",
     "rounded_soft_labels": "soft labels that do not sum to 1 because they are rounded",
     "rare_class": "classes with too few rows for every split",
-    "group_in_several_splits": "groups (data.group) with rows in the training split and another one",
+    "group_in_several_splits": "groups (data.group) with rows in two splits",
     "likely_group_column": "a feature with few rows per value, which may contain groups such as patients",
     "likely_split_column": "a feature that may contain the split of each row",
     "missing_group": "rows without a group (data.group)",

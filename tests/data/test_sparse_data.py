@@ -189,8 +189,10 @@ class TestSplits:
         np.savez("v.npz", X=matrix.toarray() + 1, y=labels)  # has no groups
         assert len(load("d.npz", val_path="v.npz", group="patient").rows["val"]) == N
         np.savez("v.npz", X=matrix.toarray() + 1, y=labels, patient=patient)
-        with pytest.warns(LossSelectWarning, match="have rows in the training split and in the validation"):
+        with pytest.warns(LossSelectWarning, match="have rows in the") as caught:
             load("d.npz", val_path="v.npz", group="patient")
+        pairs = [re.findall("in the ([a-z]+) split", str(warning.message)) for warning in caught]
+        assert pairs == [["training", "validation"], ["validation", "test"]]
 
     def test_folds_of_validation_and_test(self):
         matrix, labels = make()
