@@ -190,8 +190,8 @@ class TestGroups:
         group = [*range(20), *range(40, 60), *range(59, 79)]  # 59 is in both
         frame = pl.DataFrame(table(g=group, s=part))
         paths = {f"{split}_path": frame.filter(pl.col("s") == split) for split in files}
+        role = {"exclude": ["s"]} if "test" in files else {"split": "s"}
         with pytest.warns(ls.LossSelectWarning) as caught:
-            role = {"exclude": ["s"]} if "test" in files else {"split": "s"}
             load(frame.filter(~pl.col("s").is_in(files)), group="g", **role, **paths)
         message = str(caught.pop().message)
         assert "1 groups of column 'g', such as '59'" in message
