@@ -11,7 +11,7 @@ import polars as pl
 
 from lossselect.data.label_parsing.options import Labels
 from lossselect.data.preprocessing.columns import IDENTIFIER, OWNER, TEXT, CellParser, restore_integers
-from lossselect.data.preprocessing.dates import find_format, parse_dates
+from lossselect.data.preprocessing.dates import find_date_format, parse_dates
 from lossselect.data.preprocessing.kinds import DATE
 from lossselect.data.splits import SPLITS, split_rows
 from lossselect.exceptions import ConfigError, DataError
@@ -53,7 +53,7 @@ def find_rows(
         fractions: Fractions of the splits without a separate file, as in `split_rows`.
         seed: Seed of the drawn splits.
         folds: See `read_splits`.
-        date_format: See `find_format`.
+        date_format: See `find_date_format`.
 
     Raises:
         ConfigError: the columns contradict each other or the files.
@@ -199,7 +199,7 @@ def read_times(column: pl.Series, date_format: str | None) -> np.ndarray:
     """
     times = column
     if not (column.dtype.is_numeric() or column.dtype.is_temporal()):
-        times = parse_dates(column, find_format(column, date_format))
+        times = parse_dates(column, find_date_format(column, date_format))
     times = times.fill_nan(None) if times.dtype.is_float() else times
     if times.null_count():
         row, setting = times.is_null().arg_max(), format_setting("data.time", column.name)

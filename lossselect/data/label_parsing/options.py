@@ -25,7 +25,7 @@ KINDS = {
     "annotators": ("binary", "multiclass"),
 }
 """The kinds of tasks to which a setting applies."""
-FORMS = {
+TARGET_FORMS = {
     "delimiter": "lists of labels",
     "no_label": "lists of labels",
     "hierarchy": "lists of labels",
@@ -96,7 +96,7 @@ class LabelOptions:
             if self.kind not in (*KINDS[name], "auto"):
                 fix = f"Remove it, or set task={' or task='.join(KINDS[name])}."
                 raise ConfigError(f"data.{name} cannot be combined with task={self.task}. {fix}")
-        forms = {FORMS[name]: name for name in set_names if name in FORMS}
+        forms = {TARGET_FORMS[name]: name for name in set_names if name in TARGET_FORMS}
         if len(forms) > 1:
             (form, name), (other_form, other) = [*forms.items()][:2]
             raise ConfigError(
@@ -144,7 +144,7 @@ class LabelOptions:
         for name in names:
             if self._is_set(name):
                 value = getattr(self, name)
-                needed = FORMS.get(name, "lists of labels or several label columns")
+                needed = TARGET_FORMS.get(name, "lists of labels or several label columns")
                 raise ConfigError(
                     f"data.{name} applies to {needed}, but data.target is {form}. Remove "
                     f"{format_setting(f'data.{name}', value)}, or change data.target or the task."

@@ -114,9 +114,9 @@ def fit_date(
         column: The dates of all rows.
         train: Indices of the training rows.
         parser: Parser of the cells.
-        date_format: See `find_format`.
+        date_format: See `find_date_format`.
     """
-    chosen = find_format(column, date_format, parser)
+    chosen = find_date_format(column, date_format, parser)
     dates = parse_dates(column, chosen, parser).gather(train)
     if dates.null_count() == len(dates):
         return None
@@ -137,7 +137,9 @@ def _parts(dates: pl.Series, origin: int, names: list[str]) -> list[pl.Series]:
     return frame.select(parts).get_columns()
 
 
-def find_format(column: pl.Series, date_format: str | None = None, parser: CellParser | None = None) -> str:
+def find_date_format(
+    column: pl.Series, date_format: str | None = None, parser: CellParser | None = None
+) -> str:
     """Return the format of dates in text, for `parse_dates`; "ymd" for other columns.
 
     Args:

@@ -20,7 +20,7 @@ MAX_ARRAY_CELLS = 1 << 18
 """Maximum number of cells of such a sample of an array."""
 FREQUENT = 3
 """Number of most frequent values that are shown."""
-LONG = 40
+MAX_SHOWN = 40
 """Maximum number of characters of a frequent value."""
 
 
@@ -122,7 +122,7 @@ def _summarize_text(
         kind, values = "number", _format_range(numbers.min(), numbers.max())
     elif distinct <= len(sample) / 2 or distinct <= FREQUENT:  # frequent values of others mean nothing
         first = known.head(FREQUENT).rows()
-        values = ", ".join(f"{show(cell, LONG)} ({count / len(sample):.0%})" for cell, count in first)
+        values = ", ".join(f"{show(cell, MAX_SHOWN)} ({count / len(sample):.0%})" for cell, count in first)
         values += ", ..." * (distinct > FREQUENT)
     return Statistics(kind, len(column), missing, len(sample), distinct, values)
 

@@ -68,7 +68,7 @@ class Features:
             categorical: Names of columns of categories that look like another kind: codes, or text of many
                 values.
             texts: Names of columns of free text.
-            date_format: See `find_format`.
+            date_format: See `find_date_format`.
 
         Raises:
             DataError: a column cannot be a feature, or no feature varies.

@@ -18,7 +18,7 @@ MAX_FITTED = 50_000
 """Maximum number of training rows from which the words are counted, evenly spaced."""
 MAX_CHARACTERS = 100_000
 """Maximum length of a cell; the rest of a longer one is ignored."""
-BLOCK_ROWS = 1 << 14
+BLOCK_CELLS = 1 << 14
 """Number of cells that are converted at once."""
 OPTIONS: dict[str, Any] = {"ngram_range": (1, 2), "sublinear_tf": True, "dtype": np.float32}
 """Options of `TfidfVectorizer`."""
@@ -99,8 +99,8 @@ def join_words(columns: Sequence[Any]) -> Any:
 
 
 def _blocks(text: pl.Series) -> Iterator[list[str]]:
-    for start in range(0, len(text), BLOCK_ROWS):
-        yield text[start : start + BLOCK_ROWS].str.head(MAX_CHARACTERS).fill_null("").to_list()
+    for start in range(0, len(text), BLOCK_CELLS):
+        yield text[start : start + BLOCK_CELLS].str.head(MAX_CHARACTERS).fill_null("").to_list()
 
 
 def warn_if_long(text: pl.Series, first_row: int = 0) -> None:

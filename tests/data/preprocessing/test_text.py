@@ -91,7 +91,7 @@ class TestFeatures:
     def test_words_are_counted_in_limited_numbers(self, monkeypatch):
         monkeypatch.setattr(text_module, "MAX_TERMS", 3)
         monkeypatch.setattr(text_module, "MAX_FITTED", 2)
-        monkeypatch.setattr(text_module, "BLOCK_ROWS", 2)
+        monkeypatch.setattr(text_module, "BLOCK_CELLS", 2)
         frame, features = fit({"comment": ["aa bb cc dd"] * 5 + ["zz zz"] * 2})
         assert len(features.names) == 3
         assert rows_of(features, frame)[0].shape == (7, 3)
