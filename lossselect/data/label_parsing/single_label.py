@@ -127,9 +127,7 @@ def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> 
     names: tuple[str, ...] = ()
     if options.class_names is not None:
         names = make_task(options.task, class_names=options.class_names).names
-    by_text = {str(value).lower(): value for value in values} | {str(value): value for value in values}
-    found = [by_text.get(text, by_text.get(text.lower())) for text in names]
-    named = [value for value in found if value is not None]
+    named = [value for name in names if (value := _find_label(name, values)) is not None]
     if len(set(named)) == 1:
         raise ConfigError(
             f"class_names={[*names]} must be the labels of column {name!r} ({shorten(values)}). List these, "
@@ -152,11 +150,8 @@ def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> 
 def _find_positive(name: str, values: list[Any], declared: Any, pair: Sequence[Any] | None) -> Any:
     """Return the positive one of two labels: the declared one, else the second one of the pair."""
     if declared is not None:
-        for convert in (str, lambda value: str(value).lower(), as_number):
-            form = convert(str(declared))
-            matches = [value for value in values if convert(value) == form is not None]
-            if len(matches) == 1:
-                return matches[0]
+        if (found := _find_label(str(declared), values)) is not None:
+            return found
         raise ConfigError(
             f"data.positive={declared} is not among the labels of column {name!r}: {shorten(values)}."
             f"{suggestion(str(declared), map(str, values))}"
@@ -171,6 +166,16 @@ def _find_positive(name: str, values: list[Any], declared: Any, pair: Sequence[A
         missing = format_setting("data.missing", first)
         fix += f" If {first} marks missing labels, set {missing}. If it means negative, set {settings[0]}."
     raise column_error(name, f"{problem} {fix}")
+
+
+def _find_label(text: str, values: Sequence[Any]) -> Any:
+    """Return the label that a setting names, in another case or number format if it is the only one."""
+    for convert in (str, lambda value: str(value).lower(), as_number):
+        form = convert(text)
+        matches = [value for value in values if convert(value) == form is not None]
+        if len(matches) == 1:
+            return matches[0]
+    return None
 
 
 def _find_pair(values: Sequence[Any]) -> tuple[Any, Any] | None:

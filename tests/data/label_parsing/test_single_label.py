@@ -210,6 +210,8 @@ class TestSingleLabels:
             ([0, 1], {"class_names": ["neg", "pos"], "positive": 0}, ("pos", "neg"), [1, 0]),
             ([1.0, 0.0], {"positive": 1}, ("0", "1"), [1, 0]),
             (["1.0", "0.0"], {"positive": 1}, ("0.0", "1.0"), [1, 0]),
+            ([1, 0], {"class_names": ["1.0", "0.0"]}, ("1.0", "0.0"), [0, 1]),
+            ([True, False], {"class_names": ["False", "True"]}, ("False", "True"), [1, 0]),
         ],
         ids=str,
     )
@@ -249,6 +251,12 @@ class TestSingleLabels:
         np.testing.assert_array_equal(labels_of([1, 0, None], fitted=train).values, [1, 0, NAN])
         train = labels_of([5, 7, 7, 5])
         np.testing.assert_array_equal(labels_of(["7", "5"], fitted=train).values, [1, 0])
+
+    @pytest.mark.parametrize("cells", [[0, 1, 2, 2], ["0", "1", "2", "2"], [0.0, 1.0, 2.0, 2.0]])
+    def test_numbers_in_another_notation_name_the_same_label(self, cells):
+        labels = labels_of(cells, class_names=["2.0", "0.0", "1.0"])
+        assert labels.class_names == ("2.0", "0.0", "1.0")
+        assert labels.values.tolist() == [1, 2, 0, 0]
 
     def test_names_for_numbers_in_text(self):
         labels = labels_of(["0", "2", "1", "2"], class_names=["a", "b", "c"])
