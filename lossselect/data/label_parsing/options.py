@@ -182,10 +182,12 @@ class Labels:
 
 
 def is_marker(value: Any, markers: Sequence[Any]) -> bool:
-    """Return whether a label is one of the markers, as text or as a number."""
+    """Return whether a label is one of the markers, as text or as a number; true is not the number 1."""
     text, number = str(value), as_number(value)
     return any(
-        text == str(marker)
+        text.lower() == str(marker).lower()
+        if isinstance(value, bool) or isinstance(marker, bool)
+        else text == str(marker)
         or (number is not None and number == as_number(marker))
         or (marker != marker and text.lower() == "nan")  # YAML reads the name NaN as a number
         for marker in markers

@@ -317,6 +317,20 @@ class TestSingleLabels:
         with pytest.raises(ValueError, match=r"If .* marks missing labels, set "):
             labels_of(["no", "yes", marker], "binary")
 
+    @pytest.mark.parametrize(
+        ("cells", "marker", "expected"),
+        [
+            ([True, False, None, True], "true", [None, False, None, None]),
+            ([True, False, True, None], True, [None, False, None, None]),
+            (["true", "1", "2", "1"], True, [None, "1", "2", "1"]),
+            ([1, 2, 3, 1], True, [1, 2, 3, 1]),
+            ([False, True, False], 0, [False, True, False]),
+        ],
+    )
+    def test_true_is_not_the_number_1(self, cells, marker, expected):
+        column = LabelOptions("auto", missing=(marker,)).replace_missing(pl.Series("y", cells))
+        assert column.to_list() == expected
+
     def test_nan_as_a_missing_marker(self):
         labels = labels_of(["NaN", "a", "b", "a"], missing=(NAN,))
         assert labels.class_names == ("a", "b")
