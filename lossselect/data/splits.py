@@ -9,16 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-import torch
 from torch import Tensor
 
-from lossselect.data.preprocessing.columns import CellParser, Number
-from lossselect.data.preprocessing.preparation import Preparation
-from lossselect.data.preprocessing.standardizer import Standardizer, standardize
-from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
-from lossselect.data.readers.tables import TableOptions
-from lossselect.exceptions import ConfigError, DataError
+from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import SPLIT_NAMES, shorten
 from lossselect.utils.warnings import warn
@@ -99,61 +93,6 @@ class Splits:
         return Duplicates(repeated, in_train)
 
 
-def make_splits(
-    name: str,
-    features: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    columns: Sequence[str],
-    seed: int,
-    val_fraction: float,
-    test_fraction: float | None = None,
-    test_rows: np.ndarray | None = None,
-) -> Splits:
-    """Split rows, and standardise features by the mean and standard deviation of the training rows.
-
-    Args:
-        name: The data set's name.
-        features: Features (N, F).
-        labels: Class indices (N,), or 0/1 (N, L).
-        class_names: Names of the classes or labels.
-        columns: Names of the features in a table of new rows.
-        seed: Seed of the split.
-        val_fraction: Fraction of the rows that are not test rows.
-        test_fraction: Fraction of all rows, unless the data set has test rows.
-        test_rows: Indices of the data set's published test rows.
-
-    Raises:
-        ConfigError: neither `test_fraction` nor `test_rows`, or both.
-        DataError: too few rows for the fractions.
-    """
-    if (test_rows is None) == (test_fraction is None):
-        raise ConfigError(
-            f"{name} already has a test split. Set data.test_fraction=null."
-            if test_rows is not None
-            else f"{name} has no test split. Set data.test_fraction, for example data.test_fraction=0.2."
-        )
-    remaining = np.arange(len(features))
-    if test_rows is None:
-        remaining, test_rows = _split_in_two(remaining, labels, test_fraction, seed)
-    else:
-        remaining = np.setdiff1d(remaining, test_rows)
-    train, val = _split_in_two(remaining, labels, val_fraction, seed)
-    standardizer = Standardizer(columns).partial_fit(features[train])
-    mean, std = standardizer.mean, standardizer.scale
-    numbers = tuple(map(Number, columns, mean.tolist(), std.tolist(), [False] * len(columns)))
-    prepared = Preparation("table", Features(numbers, (), CellParser()), vars(TableOptions()))
-    return Splits(
-        name,
-        torch.from_numpy(standardize(features, mean, std)),
-        labels,
-        tuple(class_names),
-        {split: torch.from_numpy(rows) for split, rows in zip(SPLITS, (train, val, test_rows), strict=True)},
-        prepared.to_dict(),
-    )
-
-
 def split_rows(
     labels: np.ndarray | SparseLabels,
     fractions: Mapping[str, float],
@@ -214,14 +153,14 @@ def split_rows(
                     f"data.{split}_fraction or data.{split}_path."
                 )
             try:
-                remaining, splits[split] = _split_in_two(remaining, strata, size, seed)
+                remaining, splits[split] = split_in_two(remaining, strata, size, seed)
             except ValueError:  # a class has too few rows for a stratified split
                 warn(
                     "rare_class",
                     f"{len(remaining)} rows are too few for a stratified split of {size} rows, so the split "
                     "is random. Add rows of rare classes.",
                 )
-                remaining, splits[split] = _split_in_two(remaining, None, size, seed)
+                remaining, splits[split] = split_in_two(remaining, None, size, seed)
             count -= size
     return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), remaining])), **splits}
 
@@ -328,7 +267,7 @@ def _strata(labels: np.ndarray | SparseLabels) -> np.ndarray | None:
     return np.where(np.isnan(labels), -1, np.round(np.nan_to_num(labels))).astype(np.int64)
 
 
-def _split_in_two(
+def split_in_two(
     rows: np.ndarray, strata: np.ndarray | None, size: float | int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the remaining rows and a chosen fraction or number of rows, sorted; stratified if `strata`."""
