@@ -118,62 +118,72 @@ def read_splits(column: pl.Series, folds: Mapping[str, Any] = MappingProxyType({
     values = text.unique(maintain_order=True).to_list()
     named = [(str(fold), part) for part in folds for fold in as_list(folds[part])]
     if named:
-        for fold, part in named:
-            if fold not in values:
-                raise ConfigError(
-                    f"Column {name!r} has no fold {fold!r} (data.{part}_fold).{suggestion(fold, values)} It "
-                    f"contains: {shorten(sorted_values(values))}."
-                )
-            if dict(named)[fold] != part:
-                raise ConfigError(
-                    f"Fold {fold!r} is in data.test_fold and data.val_fold. Remove it from one of them."
-                )
-        if len(dict(named)) == len(values):
-            settings = " and ".join(f"data.{part}_fold" for part in dict.fromkeys(dict(named).values()))
-            raise ConfigError(
-                f"{settings} contain all folds of column {name!r}. Leave out at least one, for training."
-            )
-        for value in values:
-            part = WORDS.get(value.lower(), "train")
-            if part != "train" and value not in dict(named):
-                raise ConfigError(
-                    f"Column {name!r} contains {value!r}, but with data.{named[0][1]}_fold all folds that no "
-                    f"setting names are training rows. Add {value!r} to data.test_fold or data.val_fold, or "
-                    "rename it in the file if it is a fold for training."
-                )
-        split_of = {value: dict(named).get(value, "train") for value in values}
+        split_of = _splits_of_folds(name, values, named)
     elif all(value.lower() in FLAG_VALUES for value in values) and (flag := FLAG.search(name)):
         marked = WORDS[flag[1].lower()]
         others = "test" if marked == "train" else "train"
         split_of = {value: marked if FLAG_VALUES[value.lower()] else others for value in values}
-    elif all(as_number(value) is not None for value in values):
-        example = sorted_values(values)[0 if "fold" in name.lower() else -1]
-        raise ConfigError(
-            f"Column {name!r} contains numbers ({shorten(sorted_values(values))}). Set the one that forms "
-            f"the test split, such as {format_setting('data.test_fold', example)}."
-        )
     else:
-        unknown = [value for value in values if value.lower() not in WORDS]
-        if unknown:
-            row = text.index_of(unknown[0]) or 0
-            tests = [value for value in values if "test" in value.lower()] or unknown
-            fold = format_setting("data.test_fold", tests[0])
-            fix = f"Rename it, or set the values that form the test split ({fold}) and the validation split"
-            fix += (
-                f" (data.val_fold). All others are training rows. Values: {shorten(sorted_values(values))}."
-            )
-            raise DataError.at(
-                row, name, f" is {unknown[0]!r}, but a split must be {', '.join(WORDS)}. {fix}", unknown[0]
-            )
-        split_of = {value: WORDS[value.lower()] for value in values}
+        split_of = _splits_of_words(text, values)
     split = text.replace_strict(split_of)
-    found = {key: np.flatnonzero((split == key).to_numpy()) for key in ("train", "val", "test")}
+    found = {key: np.flatnonzero((split == key).to_numpy()) for key in SPLITS}
     if not len(found["train"]):
         raise DataError(
             f"Column {name!r} has no training row ({setting}). Its values: {shorten(sorted_values(values))}.",
             column=name,
         )
     return {key: rows for key, rows in found.items() if len(rows)}
+
+
+def _splits_of_folds(name: str, values: list[str], named: list[tuple[str, str]]) -> dict[str, str]:
+    """Return the split of each value of a column, of which `named` are pairs of a fold and its split."""
+    split_of = dict(named)
+    for fold, part in named:
+        if fold not in values:
+            raise ConfigError(
+                f"Column {name!r} has no fold {fold!r} (data.{part}_fold).{suggestion(fold, values)} It "
+                f"contains: {shorten(sorted_values(values))}."
+            )
+        if split_of[fold] != part:
+            raise ConfigError(
+                f"Fold {fold!r} is in data.test_fold and data.val_fold. Remove it from one of them."
+            )
+    if len(split_of) == len(values):
+        settings = " and ".join(f"data.{part}_fold" for part in dict.fromkeys(split_of.values()))
+        raise ConfigError(
+            f"{settings} contain all folds of column {name!r}. Leave out at least one, for training."
+        )
+    others = [value for value in values if value not in split_of]
+    if words := [value for value in others if WORDS.get(value.lower(), "train") != "train"]:
+        raise ConfigError(
+            f"Column {name!r} contains {words[0]!r}, but with data.{named[0][1]}_fold all folds that no "
+            f"setting names are training rows. Add {words[0]!r} to data.test_fold or data.val_fold, or give "
+            "it another name in the file."
+        )
+    return dict.fromkeys(others, "train") | split_of
+
+
+def _splits_of_words(text: pl.Series, values: list[str]) -> dict[str, str]:
+    """Return the split that each value of a column names."""
+    name, ordered = text.name, sorted_values(values)
+    if all(as_number(value) is not None for value in values):
+        example = ordered[0 if "fold" in name.lower() else -1]
+        raise ConfigError(
+            f"Column {name!r} contains numbers ({shorten(ordered)}). Set the one that forms the test split, "
+            f"such as {format_setting('data.test_fold', example)}."
+        )
+    if unknown := [value for value in values if value.lower() not in WORDS]:
+        tests = [value for value in values if "test" in value.lower()] or unknown
+        fold = format_setting("data.test_fold", tests[0])
+        raise DataError.at(
+            text.index_of(unknown[0]) or 0,
+            name,
+            f" is {unknown[0]!r}, but a split must be {', '.join(WORDS)}. Rename it, or set the values that "
+            f"form the test split ({fold}) and the validation split (data.val_fold). All others are training "
+            f"rows. Values: {shorten(ordered)}.",
+            unknown[0],
+        )
+    return {value: WORDS[value.lower()] for value in values}
 
 
 def read_groups(column: pl.Series) -> np.ndarray:

@@ -122,25 +122,7 @@ def split_rows(
         return _split_groups(groups, strata, fractions, seed, names)
     pinned = np.zeros(len(labels), dtype=bool)
     if strata is not None and strata.ndim == 1 and fractions:
-        counts = np.bincount(strata + 1)  # the first count is that of missing labels
-        few = (counts > 0) & (counts <= len(fractions))
-        if few[1:].any():
-            rare_names = shorten([names[i] for i in np.flatnonzero(few[1:]).tolist()])
-            warn(
-                "rare_class",
-                f"{few[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
-                f"({len(fractions) + 1}): {rare_names}. One row of each is in the training split, the others "
-                "are in random splits. Add rows of these classes for a stratified split.",
-            )
-        large = len(strata) > MAX_STRATIFIED
-        rare = few[strata + 1]
-        first = np.zeros(len(counts), dtype=np.int64)
-        first[strata[::-1] + 1] = np.arange(len(strata))[::-1]  # the last of several assignments is kept
-        pinned[first[(counts > 0) & (few | large)]] = True
-        others = rare & ~pinned
-        if others.sum() <= len(fractions):
-            pinned |= others
-        strata = None if large else np.where(rare, len(names), strata)  # rare classes form one stratum
+        pinned, strata = _pin_rare_classes(strata, len(fractions), names)
     remaining, count = np.flatnonzero(~pinned), len(labels)
     splits: dict[str, np.ndarray] = {}
     for split in ("test", "val"):
@@ -163,6 +145,35 @@ def split_rows(
                 remaining, splits[split] = split_in_two(remaining, None, size, seed)
             count -= size
     return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), remaining])), **splits}
+
+
+def _pin_rare_classes(
+    classes: np.ndarray, num_splits: int, names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a mask of rows that must be training rows, and the strata of all rows, None for a random split.
+
+    One row of each class with at most `num_splits` rows is a training row, of many rows one of each class.
+    """
+    counts = np.bincount(classes + 1)  # the first count is that of missing labels
+    few = (counts > 0) & (counts <= num_splits)
+    if few[1:].any():
+        rare_names = shorten([names[i] for i in np.flatnonzero(few[1:]).tolist()])
+        warn(
+            "rare_class",
+            f"{few[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
+            f"({num_splits + 1}): {rare_names}. One row of each is in the training split, the others are in "
+            "random splits. Add rows of these classes for a stratified split.",
+        )
+    large = len(classes) > MAX_STRATIFIED
+    rare = few[classes + 1]
+    first = np.zeros(len(counts), dtype=np.int64)
+    first[classes[::-1] + 1] = np.arange(len(classes))[::-1]  # the last of several assignments is kept
+    pinned = np.zeros(len(classes), dtype=bool)
+    pinned[first[(counts > 0) & (few | large)]] = True
+    others = rare & ~pinned
+    if others.sum() <= num_splits:
+        pinned |= others
+    return pinned, None if large else np.where(rare, len(names), classes)  # rare classes form one stratum
 
 
 def _split_groups(
