@@ -33,7 +33,6 @@ from lossselect.data.preprocessing.columns import (
     set_null,
 )
 from lossselect.exceptions import DataError
-from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number, plain_value
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.utils.checks import format_setting, shorten, show
@@ -91,9 +90,9 @@ def _read_tags(text: pl.Series, options: LabelOptions) -> list[Any] | None:
         return None
     cells = options.replace_missing(text.fill_null("") if options.empty == "negative" else text)
     known = cells.drop_nulls()
-    fitted = options.fitted
     # if the training labels are tags, each row of another file may have a single one
-    were_tags = fitted and _are_lists(fitted) and not any(name[:1] == "<" for name in fitted.class_names)
+    names = options.fitted.class_names if options.fitted else ()
+    were_tags = options.were_lists and not any(name.startswith("<") for name in names)
     if not known.str.contains("<").any() or not known.str.contains(r"^(<[^<>]+>)*$").all():
         return None
     if not were_tags and not known.str.contains("><").any():
@@ -103,10 +102,6 @@ def _read_tags(text: pl.Series, options: LabelOptions) -> list[Any] | None:
 
 def _has_numbers(row: list[Any]) -> bool:
     return any(isinstance(label, int | float) for label in row)
-
-
-def _are_lists(labels: Labels) -> bool:
-    return isinstance(labels.values, SparseLabels)
 
 
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
@@ -146,8 +141,7 @@ def _read_brackets(text: pl.Series, options: LabelOptions) -> list[Any] | None:
     cells = set_null(options.replace_missing(cells), ["null"])
     known = cells.drop_nulls()
     values = known.unique(maintain_order=True).to_list()
-    was_lists = options.fitted is not None and _are_lists(options.fitted)
-    was_lists = was_lists and options.hierarchy is None  # a cell may contain a single path
+    was_lists = options.were_lists and options.hierarchy is None  # a cell may contain a single path
     opened = [value for value in values if value[0] in "[{"]
     in_brackets = len(opened) == len(values) > 0
     if options.kind in ("binary", "multiclass"):

@@ -124,6 +124,11 @@ class CellParser:
     def __post_init__(self) -> None:
         lookup(dict.fromkeys(("error", "missing")), self.nan, "data.nan")
 
+    @property
+    def null_numbers(self) -> list[float]:
+        """The null values that are numbers."""
+        return [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
+
     def text(self, column: pl.Series) -> pl.Series:
         """Return trimmed text, null where missing; integers are written without a fraction.
 
@@ -155,8 +160,7 @@ class CellParser:
                     row=row + first_row,
                     value=text[row],
                 )
-        null_numbers = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
-        numbers = set_null(numbers.cast(pl.Float64), null_numbers)
+        numbers = set_null(numbers.cast(pl.Float64), self.null_numbers)
         if math.isfinite(numbers.sum() or 0):  # a quick test; a sum of finite numbers may overflow too
             return numbers
         if self.nan == "missing":
@@ -174,7 +178,7 @@ class CellParser:
 
     def number_columns(self, frame: pl.DataFrame, first_row: int = 0) -> pl.DataFrame:
         """Return `numbers` of each column; all columns are converted at once, as a loop takes much longer."""
-        marks = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
+        marks = self.null_numbers
         words = [mark for mark in self.null_values if as_number(mark) is None]
         converted: dict[str, pl.Series] = {}
         trimmed = pl.all().cast(pl.String).str.strip_chars()

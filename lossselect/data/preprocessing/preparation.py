@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 from polars.selectors import by_name
 
+from lossselect.data.preprocessing.columns import TEXT, parse_numbers
 from lossselect.data.preprocessing.sparse_features import SparseFeatures
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import array_columns, as_frame, read_features, read_sparse_features
@@ -137,13 +138,15 @@ class Preparation:
         names = [number.name for number in self.features.numbers]
         if self.reading.get("header") is not False or not names or not frame.height:
             return
-        cells = frame.select(by_name(*names)).row(0)
-        null_values = self.features.parser.null_values
-        if all(isinstance(cell, str) and _is_word(cell.strip(), null_values) for cell in cells):
+        first = frame.head(1).select(by_name(*names))
+        if all(
+            column.dtype in TEXT and parse_numbers(self.features.parser.text(column))[1] is not None
+            for column in first.iter_columns()
+        ):
             raise DataError(
                 f"The first line of {path} seems to contain names of columns "
-                f"({shorten([*map(show, cells)])}), but the model was trained on a file without a header "
-                "(data.header=false). Remove that line."
+                f"({shorten([*map(show, first.row(0))])}), but the model was trained on a file without a "
+                "header (data.header=false). Remove that line."
             )
 
     def _read_sparse(self, path: str) -> Any:
@@ -180,14 +183,3 @@ class Preparation:
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise CheckpointError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
         return preparation
-
-
-def _is_word(text: str, null_values: Sequence[str]) -> bool:
-    """Return whether the text of a cell is neither a number nor a missing one."""
-    if text in ("", *null_values) or text.lower() in ("true", "false"):
-        return False
-    try:
-        float(text)
-    except ValueError:
-        return True
-    return False
