@@ -99,8 +99,9 @@ def test_names_are_found_and_listed():
 def test_every_package_and_every_folder_of_configs_is_installed():
     """A package that is missing in this list is missing in a wheel, but not in an editable installation."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    files = [*ROOT.glob("lossselect/**/__init__.py"), *ROOT.glob("configs/**/*.yaml")]
-    folders = {str(file.relative_to(ROOT).parent).replace("/", ".") for file in files}
+    folders = [file.parent for file in ROOT.glob("lossselect/**/__init__.py")]
+    folders += [folder for folder in (ROOT / "configs", *ROOT.glob("configs/**/")) if folder.name[0] != "_"]
+    folders = [folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in folders]
     expected = {re.sub("^configs", "lossselect.configs", folder) for folder in folders}
     assert sorted(project["tool"]["setuptools"]["packages"]) == sorted(expected)
 
