@@ -58,6 +58,7 @@ class Features:
         categorical: Sequence[str] = (),
         texts: Sequence[str] = (),
         date_format: str | None = None,
+        inspect: Callable[[pl.DataFrame, Mapping[str, str]], None] | None = None,
     ) -> "Features":
         """Fit to the training rows; only the kind of a column is determined from all rows.
 
@@ -69,6 +70,8 @@ class Features:
                 values.
             texts: Names of columns of free text.
             date_format: See `find_date_format`.
+            inspect: Function that is called with groups of the columns other than `texts`, with all rows, and
+                the formats of the dates among them.
 
         Raises:
             DataError: a column cannot be a feature, or no feature varies.
@@ -98,6 +101,9 @@ class Features:
             columns |= {name: fit_date(frame[name], train, parser, date_format) for name in kinds["date"]}
             cells = {name: parser.text(frame[name]).gather(train) for name in kinds["category"]}
             columns |= {name: _fit_category(text) for name, text in cells.items()}
+            if inspect:
+                dates = [columns[name] for name in kinds["date"]]
+                inspect(frame, {date.name: date.format for date in dates if isinstance(date, Date)})
         if mixed:
             raise join_errors(mixed)
         if problems:
@@ -267,7 +273,8 @@ def _category_codes(text: pl.Series, category: Category) -> pl.Series:
 
 def _to_tensor(columns: pl.DataFrame, matrix: Tensor, convert: Callable[[np.ndarray], np.ndarray]) -> Tensor:
     """Fill the matrix with the converted rows, in row-major order for fast batches; return it."""
+    array = matrix.numpy()  # PyTorch waits for all threads after each block
     for start in range(0, columns.height, CONVERTED_ROWS):
         rows = columns.slice(start, CONVERTED_ROWS).to_numpy()
-        matrix[start : start + CONVERTED_ROWS] = torch.from_numpy(convert(rows))
+        array[start : start + CONVERTED_ROWS] = convert(rows)
     return matrix
