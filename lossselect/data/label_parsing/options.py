@@ -151,7 +151,7 @@ class LabelOptions:
 
     @property
     def were_lists(self) -> bool:
-        """Whether the training labels are known and are lists."""
+        """Return whether the training labels are known and are lists."""
         return self.fitted is not None and isinstance(self.fitted.values, SparseLabels)
 
     def resolve_task(self, inferred: str) -> str:
