@@ -40,19 +40,7 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
         task, why = _infer(name, values, options)
         options, reason = replace(options, task=task), f"column {name!r} contains {why}"
     if options.kind == "multilabel":
-        if delimiter := find_delimiter(values, "multilabel"):
-            example = next(value for value in values if delimiter in value)
-            raise column_error(
-                name,
-                f"contains cells such as {show(example)}. If these are several labels, set "
-                f"{delimiter_settings(delimiter)}. If each row has exactly one class, set task=multiclass.",
-            )
-        raise column_error(
-            name,
-            f"contains one label per row, such as {values[0]!r}. For task=multilabel, set several 0/1 "
-            "columns (data.target=[a,b,c]) or the text that separates the labels of a cell (data.delimiter). "
-            "If each row has exactly one class, set task=multiclass.",
-        )
+        raise _no_lists_error(name, values)
     is_binary = options.kind == "binary"
     others = [value for value in values if not _is_probability(value)]
     soft = not others and any(as_number(value) not in (0, 1) for value in values)
@@ -81,6 +69,20 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
     missing = codes == IGNORE_INDEX
     encoded = np.where(missing, np.nan, codes) if missing.any() else codes
     return Labels(options.task, reason, encoded, vocabulary.names, vocabulary)
+
+
+def _no_lists_error(name: str, values: list[Any]) -> DataError:
+    """Return the error for task=multilabel and a column of single labels."""
+    if delimiter := find_delimiter(values, "multilabel"):
+        example = next(value for value in values if delimiter in value)
+        problem = f"contains cells such as {show(example)}. If these are several labels, set"
+        fix = f"{delimiter_settings(delimiter)}."
+    else:
+        problem = f"contains one label per row, such as {values[0]!r}. For task=multilabel, set several 0/1"
+        fix = (
+            "columns (data.target=[a,b,c]) or the text that separates the labels of a cell (data.delimiter)."
+        )
+    return column_error(name, f"{problem} {fix} If each row has exactly one class, set task=multiclass.")
 
 
 def _infer(name: str, values: list[Any], options: LabelOptions) -> tuple[str, str]:
