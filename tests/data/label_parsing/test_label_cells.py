@@ -209,6 +209,7 @@ class TestMissingWords:
     [
         (["array(['a', 'b'])", "array(['b'])"], "array(['a'"),
         (["tags: {a,b}", "b"], "tags: {a"),
+        (["{e,[25, 30)}", "{e}"], "[25"),
     ],
 )
 def test_a_delimiter_that_splits_brackets(cells, label):
@@ -218,4 +219,5 @@ def test_a_delimiter_that_splits_brackets(cells, label):
 
 
 def test_brackets_within_a_label():
+    assert split_cells("tags", ['["a (", "b"]', '["b"]'], ",") == [["a (", "b"], ["b"]]
     assert split_cells("tags", ["a (old),b [new]", "b [new]"], ",") == [["a (old)", "b [new]"], ["b [new]"]]
