@@ -37,7 +37,10 @@ def read_arff(text: str, file: Any) -> pl.DataFrame:
     values = [[_unquote(value) for value in _split(kind)] if kind else [] for kind in nominal]
     # a cell that a sparse row does not list is 0, or the first nominal value
     empty = [options[0] if options else "0" for options in values]
-    rows = [row for line in lines if (row := _read_row(line, empty, file))]
+    rows: list[list[str | None]] = []
+    for line in map(str.strip, lines):
+        if line and not line.startswith("%"):
+            rows.append(_read_row(line, empty, len(rows), file))
     columns = []
     for i, (name, kind) in enumerate(kinds.items()):
         column = pl.Series(name, [row[i] for row in rows], dtype=pl.String)
@@ -56,26 +59,25 @@ def read_arff(text: str, file: Any) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _read_row(line: str, empty: list[str], file: Any) -> list[str | None] | None:
-    """Return the cells of a line, None where missing; None for a comment or an empty line."""
-    line = line.strip()
-    if not line or line.startswith("%"):
-        return None
-    row: list[str | None] = [*empty]
-    if line.startswith("{"):
-        for entry in [entry.split(None, 1) for entry in _split(line.strip("{} ")) if entry]:
-            if len(entry) != 2 or not entry[0].isdecimal() or int(entry[0]) >= len(row):
-                raise DataError(
-                    f"{file} has the line {show(line)}, but {show(' '.join(entry))} is not a cell."
-                )
-            row[int(entry[0])] = None if entry[1] == "?" else _unquote(entry[1])
-        return row
-    cells = _split(line)
-    if len(cells) != len(row):
-        raise DataError(
-            f"{file} has a line with {len(cells)} cells, but {len(row)} attributes: {show(line)}."
-        )
-    return [None if cell in ("?", "<null>") else _unquote(cell) for cell in cells]
+def _read_row(line: str, empty: list[str], number: int, file: Any) -> list[str | None]:
+    """Return the cells of a line, None where missing; `empty` are those that a sparse row does not list."""
+
+    def error(problem: str) -> DataError:
+        return DataError(f"Row {number} of {file} {problem}: {show(line)}. Correct the row.", row=number)
+
+    if not line.startswith("{"):
+        cells = _split(line)
+        if len(cells) != len(empty):
+            raise error(f"has {len(cells)} cells, but there are {len(empty)} attributes")
+        return [None if cell in ("?", "<null>") else _unquote(cell) for cell in cells]
+    listed: dict[int, str | None] = {}
+    for entry in [entry.split(None, 1) for entry in _split(line.strip("{} ")) if entry]:
+        if len(entry) != 2 or not entry[0].isdecimal() or int(entry[0]) >= len(empty):
+            raise error(f"lists {show(' '.join(entry))}, but expected an index below {len(empty)} and a cell")
+        if (index := int(entry[0])) in listed:
+            raise error(f"lists index {index} twice")
+        listed[index] = None if entry[1] == "?" else _unquote(entry[1])
+    return [listed.get(index, cell) for index, cell in enumerate(empty)]
 
 
 def _split(line: str) -> list[str]:

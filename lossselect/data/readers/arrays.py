@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.readers.sparse_labels import read_sparse_labels
-from lossselect.data.readers.sparse_matrices import is_sparse_matrix, read_sparse_matrix
+from lossselect.data.readers.sparse_matrices import column_name, is_sparse_matrix, read_sparse_matrix
 from lossselect.data.readers.suffixes import ARRAYS
 from lossselect.data.readers.tables import existing_file
 from lossselect.exceptions import ConfigError, DataError
@@ -202,7 +202,7 @@ def has_array(path: str, name: str | None) -> bool:
 
 def array_columns(width: int) -> list[str]:
     """Return the names of an array's columns."""
-    return [f"x{i}" for i in range(width)]
+    return [column_name(i) for i in range(width)]
 
 
 def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -16,7 +16,9 @@ from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.devices import free_memory
 
 MAX_MEMORY_SHARE = 0.25
-"""Fraction of the free memory that a decompressed file may take; the table needs the rest."""
+"""Fraction of the free memory that the content of a file may take; the table needs the rest."""
+ZSTD_LINES = 10_000
+"""Number of lines that are decompressed at once."""
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -180,10 +182,7 @@ def decompress(file: Path, kind: str) -> tuple[bytes, str]:
                 with archive.open(names[0]) as opened:
                     return _read_all(opened, file), names[0]
         if kind == "zstd":  # which Python 3.14 is the first to have
-            lines = pl.read_csv(
-                file, has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String}
-            )
-            return "\n".join(lines["line"].fill_null("").to_list()).encode(), file.stem
+            return _read_zstd(file), file.stem
         with readers[kind].open(file) as opened:
             return _read_all(opened, file), file.stem
     except _DAMAGED as error:
@@ -198,15 +197,44 @@ def decompress(file: Path, kind: str) -> tuple[bytes, str]:
 
 def _read_all(opened: Any, file: Path) -> bytes:
     """Return the content of an open file if it fits into memory; a small file may contain any amount."""
-    free = free_memory()
-    limit = -1 if free is None else int(MAX_MEMORY_SHARE * free)
-    content = bytes(opened.read(limit if limit < 0 else limit + 1))
-    if 0 <= limit < len(content):
-        raise DataError(
-            f"{file} contains more than {limit / 1e9:,.1f} GB, a quarter of the free memory. Decompress it, "
-            "or save it as a .parquet file."
-        )
+    limit = _memory_limit()
+    content = bytes(opened.read(-1 if limit is None else limit + 1))
+    check_fits(file, len(content))
     return content
+
+
+def _read_zstd(file: Path) -> bytes:
+    """Return the content of a compressed text file in UTF-8 if it fits into memory."""
+    parts, size = [], 0
+    for lines in scan_lines(file).collect_batches(chunk_size=ZSTD_LINES):
+        parts.append("\n".join([*lines["line"].fill_null(""), ""]).encode())
+        size += len(parts[-1])
+        check_fits(file, size)
+    return b"".join(parts)
+
+
+def scan_lines(source: Any) -> pl.LazyFrame:
+    """Return the lines of a text file in UTF-8, in the column "line"; an empty line is null or ""."""
+    options: Any = {"has_header": False, "quote_char": None, "schema": {"line": pl.String}, "glob": False}
+    return pl.scan_csv(source, separator="\x01", **options)
+
+
+def check_fits(file: Path, size: int, form: str = "a compressed file", fix: str = "Decompress it") -> None:
+    """Raise a DataError if `size` bytes of content are too many for a file that is read as a whole.
+
+    `form` and `fix` are for the message: what is read as a whole, and what to do other than to convert it.
+    """
+    limit = _memory_limit()
+    if limit is not None and size > limit:
+        raise DataError(
+            f"{file} contains more than {limit / 1e9:,.1f} GB, a quarter of the free memory, but {form} is "
+            f"read into memory as a whole. {fix}, or convert it to a .parquet file."
+        )
+
+
+def _memory_limit() -> int | None:
+    free = free_memory()
+    return None if free is None else int(MAX_MEMORY_SHARE * free)
 
 
 def _zip_names(file: Path) -> list[str]:
