@@ -19,6 +19,8 @@ MAX_MEMORY_SHARE = 0.25
 """Fraction of the free memory that the content of a file may take; the table needs the rest."""
 ZSTD_LINES = 10_000
 """Number of lines that are decompressed at once."""
+AS_CSV = "Save it as a .csv file"
+"""What to do with a file that is not text and does not fit into memory."""
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",

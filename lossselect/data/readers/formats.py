@@ -13,6 +13,7 @@ import polars as pl
 
 from lossselect.data.readers.arff import read_arff
 from lossselect.data.readers.content import (
+    AS_CSV,
     check_fits,
     check_not_url,
     decompress,
@@ -41,9 +42,6 @@ from lossselect.data.readers.tables import Table, TableOptions, existing_file
 from lossselect.data.readers.text_tables import TextTable
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.checks import format_setting, lookup, shorten
-
-AS_CSV = "Save it as a .csv file"
-"""What to do with a file of another format that does not fit into memory."""
 
 
 def open_table(path: str, options: TableOptions | None = None) -> "Table":
@@ -184,10 +182,6 @@ def _parse_excel(content: bytes, file: Path, options: TableOptions) -> pl.DataFr
     return pl.read_excel(content, sheet_name=options.sheet or sheets[0], infer_schema_length=None)
 
 
-def _parse_arff(content: bytes, file: Path, options: TableOptions) -> pl.DataFrame:
-    return read_arff(content.decode(options.encoding), file)
-
-
 _SCANNERS: dict[Format, Callable[[Any], pl.LazyFrame]] = {
     PARQUET: partial(pl.scan_parquet, glob=False),
     ARROW: partial(pl.scan_ipc, glob=False),
@@ -197,6 +191,6 @@ _SCANNERS: dict[Format, Callable[[Any], pl.LazyFrame]] = {
 _PARSERS: dict[Format, Callable[[bytes, Path, TableOptions], pl.DataFrame]] = {
     JSON: _parse_json,
     EXCEL: _parse_excel,
-    ARFF: _parse_arff,
+    ARFF: lambda content, file, options: read_arff(content.decode(options.encoding), file),
 }
 """Functions that parse the content of a file; the file is for messages."""

@@ -1,8 +1,11 @@
 """CSV files and their relatives, as programs and people write them."""
 
 import bz2
+import csv
 import gzip
 import lzma
+import subprocess
+import sys
 import zipfile
 
 import polars as pl
@@ -252,6 +255,13 @@ class TestSettingsWithoutEffect:
             )
 
 
+def test_long_cells_leave_the_limit_of_csv_unchanged(read):
+    limit, cell = csv.field_size_limit(), "x" * 200_000
+    assert read(f"a;b\n{cell};1\n\n2;3\n").rows() == [(cell, 1), ("2", 3)]
+    assert read(f"a::b\n{cell}::1\n").rows() == [(cell, 1)]
+    assert csv.field_size_limit() == limit < 200_000
+
+
 class TestCompression:
     @pytest.mark.parametrize(
         ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
@@ -296,8 +306,38 @@ class TestCompression:
     def test_more_content_than_memory(self, tmp_path, monkeypatch):
         (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 1000))
         monkeypatch.setattr("lossselect.data.readers.content.free_memory", lambda: 8000)
-        with pytest.raises(DataError, match=r"a quarter of the free memory\. Decompress it"):
+        with pytest.raises(
+            DataError, match=r"a compressed file is read into memory as a whole\. Decompress it"
+        ):
             open_table(str(tmp_path / "t.csv.gz"))
+
+    def test_a_small_zstandard_file_with_more_content_than_memory(self, tmp_path):
+        """Only as much of 1 GB is decompressed as is allowed."""
+        path = tmp_path / "t.csv.zst"
+        row = pl.LazyFrame({"a": ["x" * 999]})
+        pl.concat([row] * 1000).collect().sample(1_000_000, with_replacement=True).write_csv(
+            path, compression="zstd"
+        )
+        assert path.stat().st_size < 200_000
+        code = (
+            "import resource\n"
+            "from lossselect.data.readers import content, formats\n"
+            "content.free_memory = lambda: 80_000_000\n"
+            "try:\n"
+            f"    formats.open_table({str(path)!r})\n"
+            "except content.DataError as error:\n"
+            "    print(error)\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        )
+        printed = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+        assert "contains more than 0.0 GB, a quarter of the free memory" in printed[0]
+        assert int(printed[1]) < 900_000  # kB
+
+    def test_zstandard_in_parts(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("lossselect.data.readers.content.ZSTD_LINES", 7)
+        frame = pl.DataFrame({"a": range(1000), "b": ["x,y", ""] * 500, "c": ["a\n\nb", "é"] * 500})
+        frame.write_csv(tmp_path / "t.csv.zst", compression="zstd")
+        assert open_table(str(tmp_path / "t.csv.zst")).read(["a", "b", "c"]).equals(frame)
 
     def test_another_encoding(self, tmp_path):
         (tmp_path / "t.csv.gz").write_bytes(gzip.compress("a,b\n1,é\n".encode("latin-1")))
