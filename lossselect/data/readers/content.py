@@ -17,6 +17,8 @@ from lossselect.utils.devices import free_memory
 
 MAX_MEMORY_SHARE = 0.25
 """Fraction of the free memory that the content of a file may take; the table needs the rest."""
+START_BYTES = 1 << 15
+"""Number of bytes by which the kind of a file is recognised."""
 ZSTD_LINES = 10_000
 """Number of lines that are decompressed at once."""
 AS_CSV = "Save it as a .csv file"
@@ -92,35 +94,36 @@ def check_not_url(path: str) -> None:
 
 def find_kind(file: Path) -> str:
     """Return the kind of a file by its first bytes; "text" if these are not known."""
-    with file.open("rb") as opened:
-        start = opened.read(512)
+    start = read_start(file)[:512]
     kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "text")
     if kind == "ZIP":
         names = _zip_names(file)
         if "xl/workbook.xml" in names:
             return "Excel"
         return "NumPy archive" if names and all(name.endswith(".npy") for name in names) else "ZIP"
-    if kind == "text" and (found := re.match(rb"PAR1(?=[\0-\x1f])|BZh\d1AY&SY", start)):
+    if kind != "text":
+        return kind
+    if found := re.match(rb"PAR1(?=[\0-\x1f])|BZh\d1AY&SY", start):
         return "Parquet" if found[0] == b"PAR1" else "bzip2"
     for zeros, name in ((0, "UTF-16-BE"), (1, "UTF-16-LE")):  # Latin letters without a byte order mark
         others, letters = start[zeros::2], start[1 - zeros :: 2]
-        if kind == "text" and 0 not in letters and others.count(0) * 2 > len(others):
+        if 0 not in letters and others.count(0) * 2 > len(others):
             return name
-    if kind == "text" and start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if re.match(rb"\x80[\2-\5]", start):
         return "pickle"
-    if kind == "text" and re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE):
-        return "web page"
-    return kind
+    return "web page" if re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE) else kind
 
 
-def is_text(file: Path, content: bytes | None = None) -> bool:
-    """Return whether a file of an unknown suffix starts with text; `content` is that of a compressed file."""
-    if content is None:
-        if find_kind(file).startswith("UTF"):
-            return True
-        with file.open("rb") as opened:
-            content = opened.read(4096)
-    start = content[:4096]
+def read_start(file: Path, content: bytes | None = None) -> bytes:
+    """Return the first bytes of a file; `content` is that of a compressed file."""
+    if content is not None:
+        return content[:START_BYTES]
+    with file.open("rb") as opened:
+        return opened.read(START_BYTES)
+
+
+def is_text(start: bytes) -> bool:
+    """Return whether the first bytes of a file of an unknown suffix are text in an encoding like ASCII."""
     return (
         bool(start) and not re.search(rb"[\0-\x08\x0e-\x1e]", start) and start[:4] not in (b"%PDF", b"PAR1")
     )

@@ -21,6 +21,7 @@ from lossselect.data.readers.content import (
     is_text,
     kind_by_suffix,
     kind_error,
+    read_start,
 )
 from lossselect.data.readers.libsvm import check_is_table
 from lossselect.data.readers.suffixes import (
@@ -59,22 +60,23 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     file = existing_file(path)
     compression = COMPRESSIONS.get(file.suffix.lower())
     content, name = (None, file.name) if compression is None else decompress(file, compression)
-    suffix = Path(name).suffix.lower()
+    suffix, start = Path(name).suffix.lower(), read_start(file, content)
     if suffix in ARRAYS:
         raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read arrays (.npz or .npy).")
     if suffix in LIBSVM:
         raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read libsvm files.")
     if suffix not in (*SEPARATORS, *FORMATS):
-        if kind_by_suffix(Path(name)) is not None or not is_text(file, content):
+        is_utf16 = content is None and find_kind(file).startswith("UTF")
+        if kind_by_suffix(Path(name)) is not None or not (is_utf16 or is_text(start)):
             raise _suffix_error(file, name)
         suffix = ".txt"  # such as adult.test and sat.trn
-    if file.stat().st_size == 0 or content == b"":
+    if not start:
         raise DataError(f"{file} is empty. Write it again, with a header and rows.")
     if content is None:
         _check_kind(file, FORMATS.get(suffix, TEXT), options)
-    if suffix in SEPARATORS and not _starts_as_arff(file, content):
+    if suffix in SEPARATORS and not start.lstrip().lower().startswith(b"@relation"):
         if not options.separator:
-            check_is_table(file, content)
+            check_is_table(file, start)
         return TextTable(file, options, SEPARATORS[suffix], content)
     form = FORMATS.get(suffix, ARFF)  # KEEL calls ARFF files .dat
     size = file.stat().st_size if content is None else len(content)
@@ -87,13 +89,6 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
         return _PARSERS[form](file.read_bytes() if content is None else content, file, options).lazy()
 
     return Table(file, form, parse, [file], size)
-
-
-def _starts_as_arff(file: Path, content: bytes | None) -> bool:
-    if content is None:
-        with file.open("rb") as opened:
-            content = opened.read(512)
-    return content[:512].lstrip().lower().startswith(b"@relation")
 
 
 def _check_kind(file: Path, form: Format, options: TableOptions) -> None:

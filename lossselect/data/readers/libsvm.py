@@ -69,10 +69,9 @@ def is_libsvm(path: str) -> bool:
     return True
 
 
-def check_is_table(file: Path, content: bytes | None) -> None:
-    """Raise ConfigError for a text file whose first row is a row of a libsvm file."""
-    with file.open("rb") if content is None else io.BytesIO(content) as opened:
-        lines = [opened.readline(10_000) for _ in range(2)]
+def check_is_table(file: Path, start: bytes) -> None:
+    """Raise ConfigError for a text file whose first row, in its first bytes, is a row of a libsvm file."""
+    lines = ([*start.split(b"\n", 2), b""])[:2]
     if ROW.fullmatch(lines[1] if HEADER.fullmatch(lines[0]) else lines[0]):
         raise ConfigError(
             f"{file} seems to be a libsvm file, with rows such as 'label index:value index:value'. Set "
