@@ -17,7 +17,7 @@ from lossselect.utils.devices import free_memory
 
 MAX_MEMORY_SHARE = 0.25
 """Fraction of the free memory that the content of a file may take; the table needs the rest."""
-START_BYTES = 1 << 15
+START_BYTES = 1 << 16
 """Number of bytes by which the kind of a file is recognised."""
 ZSTD_LINES = 10_000
 """Number of lines that are decompressed at once."""

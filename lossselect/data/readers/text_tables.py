@@ -13,7 +13,7 @@ import polars as pl
 from polars import selectors
 from polars.selectors import by_name
 
-from lossselect.data.readers.content import check_fits, scan_lines
+from lossselect.data.readers.content import START_BYTES, check_fits, read_start, scan_lines
 from lossselect.data.readers.separators import (
     UNIT_SEPARATOR,
     allow_long_cells,
@@ -29,7 +29,6 @@ from lossselect.labels.values import as_number
 INFERRED_ROWS = 10_000
 """Number of rows from which a column's type is inferred; all rows if a later one does not fit the type."""
 SAMPLE_LINES = 20
-SAMPLE_BYTES = 1 << 16
 QUOTE_HINT = "Close each quotation mark, or set data.quote=none if they are part of the text."
 POINT, UNCLEAR_POINT = r"^\s*[+-]?\d+\.\d+\s*$", r"^\s*[+-]?\d{1,3}\.\d{3}\s*$"
 THOUSANDS = r"^\s*[+-]?\d{1,3}(\.\d{3})+,\d+\s*$"
@@ -78,23 +77,19 @@ class TextTable(Table):
 
     def _decode(self) -> None:
         """Convert another encoding to UTF-8, and line ends of a single CR to LF."""
-        with self._open_bytes() as file:
-            start = file.read(SAMPLE_BYTES)
-        encoding = self.options.encoding
+        start, encoding = read_start(self.file, self.content), self.options.encoding
         is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
-        has_cr_only = b"\r" in start and b"\n" not in start and is_utf8
-        if is_utf8 and not has_cr_only:
+        if is_utf8 and (b"\n" in start or b"\r" not in start):
             return
         how = "with line ends of CR" if is_utf8 else f"in {encoding}"
         text = self._load(how).decode(encoding).removeprefix("\ufeff")
-        if "\r" in text[:SAMPLE_BYTES] and "\n" not in text[:SAMPLE_BYTES]:
+        if "\r" in text[:START_BYTES] and "\n" not in text[:START_BYTES]:
             text = text.replace("\r", "\n")
         self.content = text.encode()
 
     def _drop_lines(self) -> None:
         """Remove comments, empty lines before the header, and the line sep=; that Excel writes."""
-        with self._open_bytes() as file:
-            start = file.read(SAMPLE_BYTES).decode("utf-8-sig", errors="replace")
+        start = read_start(self.file, self.content).decode("utf-8-sig", errors="replace")
         comment, declared = self.options.comment, re.match(r"sep=(.)\r?\n", start)
         skipped = self.options.skip_lines
         if comment is None and declared is None and not skipped and not re.match(r"\s*\n", start):
@@ -221,12 +216,9 @@ class TextTable(Table):
             rows = [[*next(self._split([line]), [])] for line in islice(file, SAMPLE_LINES)]
         return next((i + self.skipped for i, row in enumerate(rows) if name in map(str.strip, row)), None)
 
-    def _lines(self) -> pl.LazyFrame:
-        return scan_lines(self.file if self.content is None else self.content)
-
     def _cells(self, **options: Any) -> pl.LazyFrame:
         return pl.scan_csv(
-            self.file if self.content is None else self.content,
+            self._source,
             glob=False,
             separator=self.separator,
             has_header=self.options.header is not False,
@@ -235,6 +227,10 @@ class TextTable(Table):
             quote_char=self.quote,
             **options,
         )
+
+    @property
+    def _source(self) -> Path | bytes:
+        return self.file if self.content is None else self.content
 
     def _rows(self) -> pl.LazyFrame:
         return self._with_points(_drop_rows(self._cells(infer_schema=False), self._empty_rows()))
@@ -265,22 +261,18 @@ class TextTable(Table):
         if self.options.decimal != ",":
             return
         texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
-        patterns = POINT, UNCLEAR_POINT
-        sums = [frame.select(texts.str.contains(text).sum()) for text in patterns]
-        counts = pl.concat(sums).collect(engine="streaming")
-        for column in counts:
+        sums = [frame.select(texts.str.contains(text).sum()) for text in (POINT, UNCLEAR_POINT)]
+        for column in pl.concat(sums).collect(engine="streaming"):
             if 0 < column[0] == column[1]:
-                name = column.name
-                cells = by_name(name)
-                cell = frame.select(cells.filter(cells.str.contains(POINT)).first()).collect(
-                    engine="streaming"
-                )
+                cells = by_name(column.name)
+                found = frame.select(cells.filter(cells.str.contains(POINT)).first())
+                cell = found.collect(engine="streaming").item()
                 raise DataError(
-                    f"Column {name!r} of {self.file} contains {cell.item()!r}, and data.decimal=','. If the "
+                    f"Column {column.name!r} of {self.file} contains {cell!r}, and data.decimal=','. If the "
                     "point separates thousands, remove it from the file. If it is a decimal point, write a "
                     "comma.",
-                    column=name,
-                    value=cell.item(),
+                    column=column.name,
+                    value=cell,
                 )
 
     def _sink(
@@ -319,9 +311,7 @@ class TextTable(Table):
 
     def _has(self, mark: bytes) -> bool:
         """Return whether the text contains a byte."""
-        if self.content is not None:
-            return mark in self.content
-        with self.file.open("rb") as file:
+        with self._open_bytes() as file:
             return any(mark in block for block in iter(lambda: file.read(1 << 20), b""))
 
     def _check_quotes(self, height: int) -> None:
@@ -332,18 +322,14 @@ class TextTable(Table):
         if self.quote is None or not self._has(self.quote.encode()):
             return
         line, expected = pl.col("line"), len(self.header) - 1
-        lines = self._lines().select(
-            line.str.count_matches(self.separator, literal=True).alias("count"), line
-        )
-        lines = lines.filter(line.str.strip_chars_end("\r") != "")
-        totals = lines.select((pl.col("count") == expected).all(), pl.len())
-        complete, count = totals.collect(engine="streaming").row(0)
+        lines = scan_lines(self._source).filter(line.str.strip_chars_end("\r") != "")
+        has_all = line.str.count_matches(self.separator, literal=True) == expected
+        complete, count = lines.select(has_all.all(), pl.len()).collect(engine="streaming").row(0)
         joined = count - (self.options.header is not False) - height
         if complete and joined > 0 and expected:
             raise DataError(
-                f"In {self.file}, quotation marks join lines that have {expected + 1} cells each "
-                f"({joined} lines). "
-                f"{QUOTE_HINT}"
+                f"In {self.file}, quotation marks join lines that have {expected + 1} cells each ({joined} "
+                f"lines). {QUOTE_HINT}"
             )
 
     def _decoding_error(self) -> ValueError:
@@ -368,7 +354,8 @@ class TextTable(Table):
         line, expected = pl.col("line"), len(self.header) - 1
         short = line.str.count_matches(self.separator, literal=True).fill_null(-1) < expected
         empty = line.is_null() | (line.str.strip_chars_end("\r") == "")
-        may_be_empty = self._lines().select((short | empty).any()).collect(engine="streaming").item()
+        lines = scan_lines(self._source)
+        may_be_empty = lines.select((short | empty).any()).collect(engine="streaming").item()
         return self._check_lengths() if may_be_empty else []
 
     @allow_long_cells()
