@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import zipfile
@@ -19,8 +20,8 @@ MAX_MEMORY_SHARE = 0.25
 """Fraction of the free memory that the content of a file may take; the table needs the rest."""
 START_BYTES = 1 << 16
 """Number of bytes by which the kind of a file is recognised."""
-ZSTD_LINES = 10_000
-"""Number of lines that are decompressed at once."""
+ZSTD_BLOCK = 1 << 17
+"""Maximum size of the content of a compressed block."""
 AS_CSV = "Save it as a .csv file"
 """What to do with a file that is not text and does not fit into memory."""
 
@@ -210,12 +211,30 @@ def _read_all(opened: Any, file: Path) -> bytes:
 
 def _read_zstd(file: Path) -> bytes:
     """Return the content of a compressed text file in UTF-8 if it fits into memory."""
-    parts, size = [], 0
-    for lines in scan_lines(file).collect_batches(chunk_size=ZSTD_LINES):
-        parts.append("\n".join([*lines["line"].fill_null(""), ""]).encode())
-        size += len(parts[-1])
-        check_fits(file, size)
-    return b"".join(parts)
+    check_fits(file, _zstd_bound(file))  # Polars decompresses all of it
+    lines = scan_lines(file).collect()["line"]
+    return "\n".join([*lines.fill_null(""), ""]).encode()
+
+
+def _zstd_bound(file: Path) -> int:
+    """Return the maximum size of the content of a zstd file, by the headers of its blocks (RFC 8878)."""
+    bound = 0
+    with file.open("rb") as opened:
+        while len(start := opened.read(5)) == 5:
+            if start[1:4] == b"\x2a\x4d\x18":  # a frame to skip, with its size
+                opened.seek(int.from_bytes(start[4:] + opened.read(3), "little"), io.SEEK_CUR)
+                continue
+            flags, is_last = start[4], 0
+            is_single = flags >> 5 & 1
+            header = 1 - is_single + (0, 1, 2, 4)[flags & 3] + (is_single, 2, 4, 8)[flags >> 6]
+            opened.seek(header, io.SEEK_CUR)
+            while not is_last and len(block := opened.read(3)) == 3:
+                number = int.from_bytes(block, "little")
+                is_last, kind, size = number & 1, number >> 1 & 3, number >> 3
+                bound += ZSTD_BLOCK if kind == 2 else size
+                opened.seek(1 if kind == 1 else size, io.SEEK_CUR)  # a repeated byte, or all
+            opened.seek(4 * (flags >> 2 & 1), io.SEEK_CUR)  # the checksum
+    return bound
 
 
 def scan_lines(source: Any) -> pl.LazyFrame:
