@@ -329,7 +329,7 @@ class TestCache:
     @pytest.mark.slow
     @pytest.mark.parametrize(("size", "kinds"), [("32k", set()), ("160k", {"features", "table"})])
     def test_a_disk_that_is_full(self, size, kinds, tmp_path):
-        """A process that may mount file systems of its own has a small one for the cache."""
+        """A process that may mount a private file system has a small one for the cache."""
         WRITERS["t.csv"](Path("t.csv"))
         (tmp_path / "disk").mkdir()
         mount = f"mount -t tmpfs -o size={size} tmpfs disk && exec {sys.executable} -c "

@@ -14,6 +14,7 @@ import polars as pl
 
 from lossselect.data.readers.suffixes import COMPRESSIONS
 from lossselect.exceptions import ConfigError, DataError
+from lossselect.utils.checks import first_line
 from lossselect.utils.devices import free_memory
 
 MAX_MEMORY_SHARE = 0.25
@@ -64,7 +65,7 @@ CONVERSIONS = {
     "XML": "pandas.read_xml({old!r}).to_parquet({new!r})",
 }
 """A line of code that converts a file of a kind that is not read."""
-_KINDS = {
+KINDS = {
     **dict.fromkeys((".h5", ".hdf5", ".hdf"), "HDF5"),
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), "pickle"),
     **dict.fromkeys((".sqlite", ".db"), "SQLite"),
@@ -133,7 +134,7 @@ def is_text(start: bytes) -> bool:
 def kind_error(file: Path, kind: str, expected: str) -> ConfigError:
     """Return the error for a file of another kind than the expected one, with the fix."""
     stem = (
-        file.name.removesuffix(file.suffix) if file.suffix.lower() in (*_KINDS, *COMPRESSIONS) else file.stem
+        file.name.removesuffix(file.suffix) if file.suffix.lower() in (*KINDS, *COMPRESSIONS) else file.stem
     )
     if kind.startswith("UTF"):
         return ConfigError(f"{file} is encoded in {kind}. Set data.encoding={kind.lower()}.")
@@ -162,11 +163,6 @@ def kind_error(file: Path, kind: str, expected: str) -> ConfigError:
     return ConfigError(f"Expected {expected}, but {file} contains {kind} data. {fix}")
 
 
-def kind_by_suffix(file: Path) -> str | None:
-    """Return the kind of a file that is not read, by its suffix; None if there is no advice."""
-    return _KINDS.get(file.suffix.lower())
-
-
 def decompress(file: Path, kind: str) -> tuple[bytes, str]:
     """Return the content of a compressed file and its name without the suffix of the compression.
 
@@ -192,13 +188,10 @@ def decompress(file: Path, kind: str) -> tuple[bytes, str]:
         with readers[kind].open(file) as opened:
             return _read_all(opened, file), file.stem
     except _DAMAGED as error:
-        problem = str(error).partition("\n")[0] or type(error).__name__
         fix = "Write or copy it again"
         if kind == "zstd":
-            fix = (
-                "If it is not encoded in UTF-8, decompress it with zstd -d. If it is, write or copy it again"
-            )
-        raise DataError(f"{file} cannot be decompressed ({problem}). {fix}.") from None
+            fix = f"If it is not encoded in UTF-8, decompress it with zstd -d. If it is, {fix.lower()}"
+        raise DataError(f"{file} cannot be decompressed ({first_line(error)}). {fix}.") from None
 
 
 def _read_all(opened: Any, file: Path) -> bytes:

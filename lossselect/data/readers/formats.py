@@ -14,12 +14,12 @@ import polars as pl
 from lossselect.data.readers.arff import read_arff
 from lossselect.data.readers.content import (
     AS_CSV,
+    KINDS,
     check_fits,
     check_not_url,
     decompress,
     find_kind,
     is_text,
-    kind_by_suffix,
     kind_error,
     read_start,
 )
@@ -66,9 +66,14 @@ def open_table(path: str, options: TableOptions | None = None) -> "Table":
     if suffix in LIBSVM:
         raise ConfigError(f"Expected a table, got {file}. Set data=arrays to read libsvm files.")
     if suffix not in (*SEPARATORS, *FORMATS):
+        if suffix in KINDS:
+            raise kind_error(file, KINDS[suffix], "a table")
         is_utf16 = content is None and find_kind(file).startswith("UTF")
-        if kind_by_suffix(Path(name)) is not None or not (is_utf16 or is_text(start)):
-            raise _suffix_error(file, name)
+        if not is_utf16 and not is_text(start):
+            raise ConfigError(
+                f"Expected a file with one of the suffixes {', '.join((*SEPARATORS, *FORMATS))}, got {file}. "
+                "Save the table in one of these formats."
+            )
         suffix = ".txt"  # such as adult.test and sat.trn
     if not start:
         raise DataError(f"{file} is empty. Write it again, with a header and rows.")
@@ -121,15 +126,6 @@ def _open_shards(path: str) -> Table:
         )
     size = sum(file.stat().st_size for file in files)
     return Table(Path(path), form, lambda: _SCANNERS[form](files), files, size)
-
-
-def _suffix_error(file: Path, name: str) -> ConfigError:
-    if (kind := kind_by_suffix(Path(name))) is not None:
-        return kind_error(file, kind, "a table")
-    return ConfigError(
-        f"Expected a file with one of the suffixes {', '.join((*SEPARATORS, *FORMATS))}, got {file}. Save "
-        "the table in one of these formats."
-    )
 
 
 def _scan_json_lines(source: Any) -> pl.LazyFrame:

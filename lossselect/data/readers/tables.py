@@ -20,6 +20,7 @@ from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import (
     check_int,
     first_duplicate,
+    first_line,
     format_setting,
     lookup,
     shorten,
@@ -255,11 +256,6 @@ class Table:
         return DataError(
             f"{self.file} cannot be read as {self.format.name} ({first_line(error)}). Write or copy it again."
         )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().partition("\n")[0]
 
 
 class TableColumns:

@@ -22,9 +22,10 @@ from lossselect.data.readers.separators import (
     without_comments,
 )
 from lossselect.data.readers.suffixes import TEXT
-from lossselect.data.readers.tables import QUOTES, Table, TableOptions, first_line
+from lossselect.data.readers.tables import QUOTES, Table, TableOptions
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import as_number
+from lossselect.utils.checks import first_line
 
 INFERRED_ROWS = 10_000
 """Number of rows from which a column's type is inferred; all rows if a later one does not fit the type."""
