@@ -24,7 +24,7 @@ START_BYTES = 1 << 16
 ZSTD_BLOCK = 1 << 17
 """Maximum size of the content of a compressed block."""
 AS_CSV = "Save it as a .csv file"
-"""What to do with a file that is not text and does not fit into memory."""
+"""Advice for a file that is not text and does not fit into memory."""
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
