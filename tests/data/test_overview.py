@@ -157,6 +157,7 @@ def test_sparse_features_are_not_described(tmp_path):
     path, target = str(tmp_path / "X.npz"), str(tmp_path / "y.npy")
     splits = load_own_data("arrays", task={"name": "binary"}, path=path, target=target, **SPLIT)
     assert splits.overview == ()
+    assert overview_of(splits).num_features == 2
 
 
 class TestOutline:
