@@ -16,8 +16,6 @@ from lossselect.data.preprocessing.array_features import transform_array
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.arrays import has_array
-from lossselect.data.readers.formats import open_table
-from lossselect.data.readers.tables import TableOptions
 from lossselect.data.sources import Source, read_array_source, read_table
 from lossselect.data.splits import Splits
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
@@ -55,7 +53,7 @@ def load_labelled(
     stored = () if Path(path).suffix.lower() == ".npy" else labels.target
     names = labels.rename(target) if target else stored
     memory = {"max_memory": max_memory, "cache": cache}
-    source = _read(path, preparation, labels, names, {**preparation.reading, **reading}, memory)
+    source = _read(path, preparation, labels, names, reading, memory)
     values = parse_labels(source, labels.options).values
     features, unseen = _transform(source, preparation, cache)
     warn_unseen_cells(unseen)
@@ -90,6 +88,7 @@ def _read(
 ) -> Source:
     preparation.check_source(path)
     features, weight = preparation.features, labels.sample_weight
+    changed, reading = reading, {**preparation.reading, **reading}
     if preparation.source != "table":
         source = read_array_source(
             path,
@@ -102,8 +101,7 @@ def _read(
         )
         preparation.check_width(source.features.shape[1], path)
         return source
-    table = open_table(path, TableOptions(**reading))
-    preparation.check_header(table.header, path, reading["header"])
+    table = preparation.open(path, **changed)
     if not names:
         raise CheckpointError("The checkpoint is damaged: it names no target column. Set target=COLUMN.")
     if missing := [name for name in names if name not in table.header]:
