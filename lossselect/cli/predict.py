@@ -46,17 +46,11 @@ def predict_file(
     from lossselect.data.load import warn_unseen_cells
     from lossselect.reporting import tables
 
-    size = parse_batch_size(batch_size)
-    if trust not in ("true", "false"):
-        raise ConfigError(f"trust must be true or false, got {trust!r}.")
+    size, trusts = parse_batch_size(batch_size), _parse_bool("trust", trust)
     destination = Path(output)
-    check_output(destination)
-    if destination.suffix.lower() != ".csv":
-        raise ConfigError(f"output={output} must end in .csv.")
-    if destination.resolve() == Path(input).resolve():
-        raise ConfigError(f"output={output} is the input file. Choose another output.")
+    check_output(destination, [".csv"], {"the input file": input})
     copied = [] if keep == "null" else [*dict.fromkeys(split_list(keep))]
-    preparation, model, task, source = _load_model(checkpoint, device, trust == "true", module)
+    preparation, model, task, source = _load_model(checkpoint, device, trusts, module)
     if threshold is not None:
         task, source = change_threshold(task, threshold), "set by threshold"
     predict, changed = model(task), parse_reading(preparation, reading)
@@ -91,6 +85,22 @@ def parse_batch_size(text: str) -> int:
     return check_int("batch_size", int(text) if text.isdecimal() else text, 1)
 
 
+def _parse_bool(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ConfigError(f"{name} must be true or false, got {text!r}.")
+    return text == "true"
+
+
+MODULE = ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model")
+"""An example and the help of the setting `module`."""
+
+MODEL = {
+    "device": ("auto", "auto, cpu, cuda, ..."),
+    "threshold": ("0.3", "another threshold: a number, a list, or {name: number}; for binary, multilabel"),
+    "module": MODULE,
+}
+"""Settings of a model."""
+
 READING = {
     "separator": ('";"', "column separator of the input, if it differs from training"),
     "encoding": ("latin-1", "encoding of the input, if it differs from training"),
@@ -108,9 +118,7 @@ def parse_reading(preparation: "Preparation", settings: Mapping[str, str]) -> di
     """Return the settings for reading a file; raise ConfigError for one that is not valid."""
     changed: dict[str, Any] = {key: text.strip("'\"") for key, text in settings.items()}
     if "header" in changed:
-        if changed["header"] not in ("true", "false"):
-            raise ConfigError(f"header must be true or false, got {changed['header']!r}.")
-        changed["header"] = changed["header"] == "true"
+        changed["header"] = _parse_bool("header", changed["header"])
     if changed.get("skip_lines", "").isdecimal():
         changed["skip_lines"] = int(changed["skip_lines"])
     check_options(changed, preparation.reading, f"A model of {preparation.source}")
@@ -134,14 +142,9 @@ COMMAND = Command(
         ),
         "keep": ("[a,b]", "columns of the input to copy to the output, such as an id; or \"['a, b']\""),
         "batch_size": ("8192", "number of rows predicted at once"),
-        "device": ("auto", "auto, cpu, cuda, ..."),
-        "threshold": (
-            "0.3",
-            "another threshold: a number, a list, or {name: number}; for binary, multilabel",
-        ),
+        **MODEL,
         **READING,
         "trust": ("true", "load a .pt2 file, which can contain code"),
-        "module": ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model"),
     },
     required=("checkpoint", "input", "output"),
     epilog="If an error occurs, no incomplete output is left.",

@@ -33,7 +33,7 @@ from lossselect.reporting.tables import (
     top_columns,
 )
 from lossselect.run.build import has_loader
-from lossselect.run.trainer import build_trainer
+from lossselect.run.trainer import trainer_on
 from lossselect.tasks.registry import Task
 from lossselect.training.checkpoints.content import read_checkpoint, save_decision
 from lossselect.training.epoch import Epoch, OutputBuffer, TopKEpoch
@@ -267,8 +267,7 @@ def save_predictions(
 
 def make_predictor(module: Any, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]]:
     """Return a function that predicts rows with the hooks and the `predict_step` of a custom module."""
-    devices = 1 if device.index is None else [device.index]
-    trainer = build_trainer({"accelerator": device.type, "devices": devices, "enable_progress_bar": False})
+    trainer = trainer_on(device)
 
     def predict(rows: Tensor) -> dict[str, Tensor]:
         collate: Any = identity
