@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lossselect as ls
-from lossselect.data.load import load_own_data
+from lossselect.data.files.load import load_own_data
 
 TASKS = [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3), ls.Multilabel(3, missing=-1), ls.Multiclass(2)]
 EXPECTED = (ValueError, TypeError, OSError)

@@ -51,7 +51,7 @@ def measure(folder: str, max_memory: float) -> None:
 
     import lossselect as ls
     from lossselect.data.datamodule import TensorData
-    from lossselect.data.load import load_own_data
+    from lossselect.data.files.load import load_own_data
     from lossselect.tasks.registry import make_task
 
     peak, done = [used_memory()], threading.Event()

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from lossselect.data.datamodule import TensorData
-from lossselect.data.load import load_own_data
+from lossselect.data.files.load import load_own_data
 from lossselect.data.splits import Splits
 from lossselect.tasks.registry import make_task
 

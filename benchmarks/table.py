@@ -49,7 +49,7 @@ def first_step(path: str) -> None:
 
     import lossselect as ls
     from lossselect.data.datamodule import TensorData
-    from lossselect.data.load import load_own_data
+    from lossselect.data.files.load import load_own_data
     from lossselect.tasks.registry import make_task
 
     splits = load_own_data(

@@ -46,8 +46,8 @@ def evaluate_file(
     """
     size = None if batch_size is None else parse_batch_size(batch_size)
     with new_folder(Path(output)) as folder:
+        from lossselect.data.files.labelled import load_labelled
         from lossselect.data.label_parsing.settings import LabelSettings
-        from lossselect.data.labelled_file import load_labelled
         from lossselect.data.preprocessing.preparation import Preparation
         from lossselect.export.formats import find_format
         from lossselect.labels.values import as_number

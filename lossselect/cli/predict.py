@@ -43,7 +43,7 @@ def predict_file(
     """
     import torch
 
-    from lossselect.data.load import warn_unseen_cells
+    from lossselect.data.files.load import warn_unseen_cells
     from lossselect.reporting import tables
 
     size, trusts = parse_batch_size(batch_size), _parse_bool("trust", trust)

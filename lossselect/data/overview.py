@@ -1,13 +1,17 @@
 """Overview of a data set: its columns and what becomes of them, its labels, and duplicate rows."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from lossselect.data.files.columns import NamedColumns, as_names
+from lossselect.data.files.settings import cell_parser, table_options
+from lossselect.data.files.source import Source
+from lossselect.data.files.table_source import exceeds_memory
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.dates import find_format
 from lossselect.data.preprocessing.kinds import column_kind
@@ -15,8 +19,6 @@ from lossselect.data.preprocessing.statistics import SAMPLE_ROWS, Statistics, sa
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import read_features
 from lossselect.data.readers.formats import open_table
-from lossselect.data.readers.tables import TableColumns, TableOptions
-from lossselect.data.sources import Source, as_names, column_uses, max_memory_of_table
 from lossselect.data.splits import Splits
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -194,24 +196,15 @@ def summarize_others(source: Source, parser: CellParser) -> dict[str, Statistics
 
 
 def describe_columns(
-    source: Source, features: Features, statistics: Mapping[str, Statistics]
+    uses: Mapping[str, str], features: Features, statistics: Mapping[str, Statistics]
 ) -> tuple[Column, ...]:
-    """Return the columns of the training file; none of sparse features.
+    """Return the columns of the training file.
 
     Args:
-        source: The file.
+        uses: The use of each column, as in `NamedColumns.uses`; empty for arrays.
         features: The fitted features.
-        statistics: Those of other columns than features; see `summarize_others`.
+        statistics: The statistics of the columns that were read.
     """
-    frames: Iterable[pl.DataFrame] = ()
-    if isinstance(source.features, np.ndarray):
-        frames = [sample_array(source.features)]
-    elif isinstance(source.features, TableColumns):
-        frames = source.features.groups()
-    found = {**statistics}
-    formats = {date.name: date.format for date in features.dates}
-    for frame in frames:
-        found |= summarize(frame, features.parser, formats)
     decisions: dict[str, tuple[str, str]] = {}
     for number in features.numbers:
         decisions[number.name] = "number", PLANS["number"] + "; 1 where missing" * number.missing
@@ -223,12 +216,11 @@ def describe_columns(
         decisions[date.name] = "date", ", ".join(parts) + "; 1 where missing" * date.missing
     for text in features.texts:
         decisions[text.name] = "text", f"TF-IDF of {len(text.terms)} words and pairs of words"
-    uses = source.uses or dict.fromkeys(found, "feature")
     columns = []
-    for name, use in uses.items():
+    for name, use in (uses or dict.fromkeys(statistics, "feature")).items():
         kind, decision = decisions.get(name, ("", ""))
         use = "constant" if use == "feature" and not decision else use
-        columns.append(_describe(name, use, found.get(name, UNREAD), kind, decision))
+        columns.append(_describe(name, use, statistics.get(name, UNREAD), kind, decision))
     return tuple(columns)
 
 
@@ -238,27 +230,20 @@ def outline(data: Mapping[str, Any]) -> Overview:
     Raises:
         LossSelectError: the file cannot be read.
     """
-    path, parser = data["path"], CellParser(tuple(as_names(data.get("null_values"))), data["nan"])
+    path, parser = data["path"], cell_parser(data)
     if data["name"] != "table":
         array = read_features(path, data["features"])
         frame = sample_array(array) if isinstance(array, np.ndarray) else pl.DataFrame()
         uses, rows = dict.fromkeys(frame.columns, "feature"), {"all": array.shape[0]}
     else:
-        options = {field.name: data[field.name] for field in fields(TableOptions)}
-        table = open_table(path, TableOptions(**options))
-        settings = [
-            (setting, name)
-            for setting in ("target", "sample_weight", "id", "split", "group", "time")
-            for name in as_names(data[setting])
-        ]
-        uses = column_uses(table.header, settings, as_names(data["features"]), as_names(data["exclude"]))
-        texts = [name for setting, name in settings if setting not in ("sample_weight", "time")]
-        texts += [*as_names(data["categorical"]), *as_names(data["text"])]
-        if table.memory > max_memory_of_table(data.get("max_memory")):
+        table = open_table(path, table_options(data))
+        named = NamedColumns.create(data)
+        uses = named.uses(table.header)
+        if exceeds_memory(table, data.get("max_memory")):
             frame = next(iter(table.batches(table.header, SAMPLE_ROWS)), pl.DataFrame())
             rows = {"first": frame.height}
         else:
-            frame = table.read(table.header, as_text=texts)
+            frame = table.read(table.header, as_text=named.as_text)
             rows = {"all": frame.height}
     plans = {name: _plan(frame[name], parser, data) for name, use in uses.items() if use == "feature"}
     statistics = summarize(frame, parser, {name: plan.date_format for name, plan in plans.items()})

@@ -89,16 +89,16 @@ def find_rows(
     return rows
 
 
-def describe_method(roles: Mapping[str, pl.Series], paths: Mapping[str, str | None]) -> str:
+def describe_method(roles: Mapping[str, pl.Series], paths: Mapping[str, str]) -> str:
     """Return how the rows were assigned to splits, for the plan; `paths` are the files of the splits."""
-    parts = [f"{SPLIT_NAMES[split]} rows of {path}" for split, path in paths.items() if path]
+    parts = [f"{SPLIT_NAMES[split]} rows of {path}" for split, path in paths.items()]
     parts += [f"as column {roles['split'].name!r} names them"] if "split" in roles else []
     others = "others " if parts else ""
     if "time" in roles:
         parts.append(f"{others}by time (column {roles['time'].name!r}): the latest rows are the test split")
     elif "group" in roles:
         parts.append(f"{others}drawn as whole groups of column {roles['group'].name!r}, stratified by label")
-    elif not all(paths.values()):
+    elif len(paths) < 2:  # not all of val and test
         parts.append(f"{others}drawn at random, stratified by label")
     return "; ".join(parts)
 

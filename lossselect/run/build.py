@@ -110,7 +110,7 @@ def _load_data(data_json: str, task_json: str, versions: tuple[tuple[int, ...], 
     names = settings.pop("class_names", None)
     has_order = names is not None
     if options["name"] in FILE_DATA:
-        from lossselect.data.load import load_own_data
+        from lossselect.data.files.load import load_own_data
 
         splits = load_own_data(**options, task={**settings, "class_names": names})
         settings["name"], names = splits.task, splits.class_names

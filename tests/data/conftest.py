@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 from table_cases import OPTIONS
 
-from lossselect.data.load import load_own_data
+from lossselect.data.files.load import load_own_data
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from new_process import run_ranks
 from train_cases import read_csv, train_in
 
 from lossselect.cli.predict import predict_file
-from lossselect.data import load, sources
 from lossselect.data.batches import CHUNK_ROWS, RowBatches, shuffle_in_chunks
 from lossselect.data.datamodule import TensorData
+from lossselect.data.files import load, table_source
 from lossselect.data.large_tables import cache
 from lossselect.data.readers import tables
 from lossselect.exceptions import ConfigError, DataError, StorageError
@@ -155,7 +155,7 @@ class TestEqualsMemory:
 
 
 COUNT = """
-from lossselect.data import load
+from lossselect.data.files import load
 from lossselect.data.large_tables import features as large_tables
 write = large_tables.open_writer
 def counting(folder):
@@ -280,9 +280,9 @@ class TestCache:
 class TestLimit:
     def test_half_of_the_free_memory_by_default(self, monkeypatch):
         table().write_parquet("t.parquet")
-        monkeypatch.setattr(sources, "free_memory", lambda: 1 << 19)
+        monkeypatch.setattr(table_source, "free_memory", lambda: 1 << 19)
         assert load_table("t.parquet", None)[0].features.is_mapped
-        monkeypatch.setattr(sources, "free_memory", lambda: 1 << 30)
+        monkeypatch.setattr(table_source, "free_memory", lambda: 1 << 30)
         assert not load_table("t.parquet", None)[0].features.is_mapped
 
     def test_rows_of_ids_need_the_memory(self):

@@ -12,7 +12,7 @@ from table_cases import NAN, OPTIONS, numbers
 import lossselect as ls
 from lossselect.data.checks import check_splits
 from lossselect.data.datamodule import TensorData
-from lossselect.data.load import load_own_data
+from lossselect.data.files.load import load_own_data
 from lossselect.exceptions import DataError, UnseenLabelError
 from lossselect.tasks.registry import make_task
 

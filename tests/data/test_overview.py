@@ -5,14 +5,11 @@ import numpy as np
 import polars as pl
 import pytest
 from omegaconf import OmegaConf
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, save_npz
 
 from lossselect.data.checks import check_splits
-from lossselect.data.load import load_own_data
-from lossselect.data.overview import Overview, describe_columns, make_overview, outline
-from lossselect.data.preprocessing.columns import CellParser
-from lossselect.data.preprocessing.table_features import Features
-from lossselect.data.sources import Source
+from lossselect.data.files.load import load_own_data
+from lossselect.data.overview import Overview, make_overview, outline
 from lossselect.run.settings import packaged_config
 from lossselect.tasks.registry import TASKS, make_task
 
@@ -154,10 +151,12 @@ def test_statistics_of_large_arrays_are_from_a_sample(tmp_path, monkeypatch):
     assert overview_of(splits).sampled == 400
 
 
-def test_sparse_features_are_not_described():
-    features = csr_array(np.eye(3))
-    fitted = Features((), (), CellParser())
-    assert describe_columns(Source("a.svm", features, [], False, {}), fitted, {}) == ()
+def test_sparse_features_are_not_described(tmp_path):
+    save_npz(tmp_path / "X.npz", csr_array(np.ones((40, 2))))
+    np.save(tmp_path / "y.npy", np.arange(40) % 2)
+    path, target = str(tmp_path / "X.npz"), str(tmp_path / "y.npy")
+    splits = load_own_data("arrays", task={"name": "binary"}, path=path, target=target, **SPLIT)
+    assert splits.overview == ()
 
 
 class TestOutline:

@@ -15,7 +15,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from table_cases import OPTIONS
 
 from lossselect.cli.predict import predict_file
-from lossselect.data.load import load_own_data
+from lossselect.data.files.load import load_own_data
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
 from lossselect.utils.warnings import LossSelectWarning

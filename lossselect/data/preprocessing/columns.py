@@ -11,10 +11,9 @@ import polars as pl
 from polars import selectors
 
 from lossselect.data.preprocessing.standardizer import Standardizer, standardize
-from lossselect.data.readers.tables import check_columns
-from lossselect.exceptions import ConfigError, DataError
+from lossselect.exceptions import DataError
 from lossselect.labels.values import as_number
-from lossselect.utils.checks import format_setting, lookup, shorten, show
+from lossselect.utils.checks import format_setting, lookup, show
 from lossselect.utils.warnings import warn
 
 FEW = 20
@@ -257,24 +256,3 @@ def warn_if_index(column: pl.Series) -> None:
         "and is useless otherwise. Leave it out "
         f"({format_setting('data.exclude', [column.name])} with data=table).",
     )
-
-
-def feature_columns(
-    header: list[str], target: Sequence[str], only: Sequence[str], exclude: Sequence[str], path: str
-) -> list[str]:
-    """Return the columns that are features: `only`, or all, without `target` and `exclude`."""
-    check_columns(exclude, header, "data.exclude", path)
-    check_columns(only, header, "data.features", path)
-    if both := [name for name in only if name in target]:
-        raise ConfigError(
-            f"Column {both[0]!r} is the target (data.target) and among the features (data.features), so the "
-            "net would see the label. Remove it from data.features."
-        )
-    removed = [*target, *exclude]
-    columns = [name for name in dict.fromkeys(only or header) if name not in removed]
-    if not columns:
-        raise DataError(
-            f"{path} has no feature column left after removing {shorten(removed)}. Change data.features or "
-            "data.exclude."
-        )
-    return columns

@@ -55,6 +55,7 @@ class Features:
         categorical: Sequence[str] = (),
         texts: Sequence[str] = (),
         date_format: str | None = None,
+        inspect: Callable[[pl.DataFrame, Mapping[str, str]], None] | None = None,
     ) -> "Features":
         """Fit to the training rows; only the kind of a column is determined from all rows.
 
@@ -66,6 +67,8 @@ class Features:
                 values.
             texts: Names of columns of free text.
             date_format: See `find_format`.
+            inspect: Function that is called with groups of the columns other than `texts`, with all rows, and
+                the formats of the dates among them.
 
         Raises:
             DataError: a column cannot be a feature, or no feature varies.
@@ -95,6 +98,9 @@ class Features:
             columns |= {name: fit_date(frame[name], train, parser, date_format) for name in kinds["date"]}
             cells = {name: parser.text(frame[name]).gather(train) for name in kinds["category"]}
             columns |= {name: _fit_category(text) for name, text in cells.items()}
+            if inspect:
+                dates = [columns[name] for name in kinds["date"]]
+                inspect(frame, {date.name: date.format for date in dates if isinstance(date, Date)})
         if mixed:
             raise join_errors(mixed)
         if problems:

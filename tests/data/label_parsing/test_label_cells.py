@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 
 import lossselect as ls
+from lossselect.data.files.load import load_own_data
 from lossselect.data.label_parsing.cells import split_cells, split_delimited
 from lossselect.data.label_parsing.options import LabelOptions
 from lossselect.data.label_parsing.table_labels import parse_label_columns
-from lossselect.data.load import load_own_data
 
 
 def labels_of(cells, delimiter=",", empty="negative"):

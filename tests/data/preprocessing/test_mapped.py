@@ -18,7 +18,7 @@ import lossselect as ls
 from lossselect.cli.predict import predict_file
 from lossselect.data.checks import check_splits
 from lossselect.data.datamodule import TensorData
-from lossselect.data.load import load_own_data
+from lossselect.data.files.load import load_own_data
 from lossselect.data.preprocessing.array_features import ArrayRows
 from lossselect.data.readers import arrays
 from lossselect.data.readers.arrays import read_arrays

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import dump_svmlight_file
 
+from lossselect.data.files.array_source import read_array_source
+from lossselect.data.files.columns import NamedColumns
 from lossselect.data.label_parsing.options import LabelOptions
 from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.libsvm import is_libsvm, read_libsvm
 from lossselect.data.readers.tables import TableOptions
-from lossselect.data.sources import read_array_source
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.warnings import LossSelectWarning
 
@@ -32,7 +33,7 @@ def write(tmp_path):
 
 def source(path, task="auto", train=None, fitted=None, **settings):
     options = LabelOptions(task, fitted=fitted)
-    return read_array_source(path, roles={}, labels=options, train=train, **settings)
+    return read_array_source(path, NamedColumns.create(settings), options, train)
 
 
 def read_by_hand(text):
@@ -256,7 +257,7 @@ class TestLabels:
         path = write("1 qid:7 1:0.5\n0 qid:7 2:1\n2 qid:9 1:1\n")
         with pytest.warns(LossSelectWarning, match=r"have queries \(qid\)\. Set data\.group=qid"):
             source(path)
-        groups = read_array_source(path, roles={"group": "qid"}, labels=LabelOptions("auto")).roles["group"]
+        groups = source(path, group="qid").roles["group"]
         assert groups.to_list() == [7, 7, 9]
 
     @pytest.mark.parametrize("name", ["target", "features", "sample_weight"])

@@ -6,7 +6,7 @@ import pytest
 from table_cases import OPTIONS
 
 import lossselect as ls
-from lossselect.data.load import load_own_data
+from lossselect.data.files.load import load_own_data
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import ConfigError, DataError

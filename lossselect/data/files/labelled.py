@@ -5,18 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from lossselect.data.files.array_source import read_array_source
+from lossselect.data.files.columns import NamedColumns, as_names
+from lossselect.data.files.load import parse_labels, warn_unseen_cells
+from lossselect.data.files.source import Source
+from lossselect.data.files.table_source import read_table
+from lossselect.data.label_parsing.long_format import count_ids
 from lossselect.data.label_parsing.settings import LabelSettings
 from lossselect.data.large_tables.cache import Cache
-from lossselect.data.large_tables.features import LargeTables, is_large
-from lossselect.data.load import parse_labels, warn_unseen_cells
-from lossselect.data.preprocessing.array_features import transform_array
+from lossselect.data.large_tables.features import transform_files
 from lossselect.data.preprocessing.preparation import Preparation
-from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.arrays import has_array
-from lossselect.data.sources import Source, read_array_source, read_table
+from lossselect.data.readers.tables import TableOptions
 from lossselect.data.splits import Splits
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
 from lossselect.tasks.registry import Task
@@ -49,59 +51,48 @@ def load_labelled(
         DataError: the file has no labels, or labels that no training row has; or it has other features.
         ConfigError: `target` does not fit the settings of the labels.
     """
+    preparation.check_source(path)
     # the labels of a .npy file are in another file, so that they have no name
     stored = () if Path(path).suffix.lower() == ".npy" else labels.target
-    names = labels.rename(target) if target else stored
-    memory = {"max_memory": max_memory, "cache": cache}
-    source = _read(path, preparation, labels, names, reading, memory)
-    values = parse_labels(source, labels.options).values
-    features, unseen = _transform(source, preparation, cache)
-    warn_unseen_cells(unseen)
+    columns = NamedColumns(
+        target=labels.rename(target) if target else stored,
+        listed=labels.listed or len(labels.target) > 1,
+        sample_weight=labels.sample_weight,
+        id=labels.options.id,
+    )
+    caches = Cache(cache, path)
+    if preparation.source == "table":
+        source = _read_table(path, preparation, labels, columns, reading, caches, max_memory)
+    else:
+        source = _read_arrays(path, preparation, labels, columns)
+    values = parse_labels(source, labels.options, columns.listed).values
+    with count_ids(columns.id):
+        features, unseen, _ = transform_files(preparation.features, [source], caches)
+    warn_unseen_cells({path: unseen[0]})
     rows = {"test": torch.arange(len(features))}
     weights = None if source.weights is None else torch.tensor(source.weights).float()
     return Splits(path, features, values, task.names, rows, {}, weights=weights)
 
 
-def _transform(
-    source: Source, preparation: Preparation, cache: str | None
-) -> tuple[TableRows, dict[str, dict[str, int]]]:
-    """Return the features, and the number of cells of each column that are unlike the training rows."""
-    if is_large(source):
-        large_tables = LargeTables(Cache(cache, source.path))
-        table, counts, _ = large_tables.transform(preparation.features, [source], [None])
-        return table, {source.path: counts[0]}
-    if isinstance(source.features, np.ndarray):
-        rows, unseen = transform_array(source.features, preparation.features)
-    else:
-        table = source.features
-        rows, unseen = preparation.features.transform(getattr(table, "frame", table), source.path)
-    return rows, {source.path: unseen}
+def _read_arrays(path: str, preparation: Preparation, labels: LabelSettings, columns: NamedColumns) -> Source:
+    features = preparation.reading.get("features")
+    weight = columns.sample_weight if has_array(path, columns.sample_weight) else None
+    columns = replace(columns, features=tuple(as_names(features)), sample_weight=weight)
+    source = read_array_source(path, columns, labels.options, preparation.reading)
+    preparation.check_width(source.features.shape[1], path)
+    return source
 
 
-def _read(
+def _read_table(
     path: str,
     preparation: Preparation,
     labels: LabelSettings,
-    names: tuple[str, ...],
-    reading: Any,
-    memory: Mapping[str, Any],
+    columns: NamedColumns,
+    reading: Mapping[str, Any],
+    cache: Cache,
+    max_memory: float | None,
 ) -> Source:
-    preparation.check_source(path)
-    features, weight = preparation.features, labels.sample_weight
-    changed, reading = reading, {**preparation.reading, **reading}
-    if preparation.source != "table":
-        source = read_array_source(
-            path,
-            features=reading.get("features"),
-            target=names[0] if names else None,
-            sample_weight=weight if has_array(path, weight) else None,
-            roles={},
-            labels=labels.options,
-            train=preparation.reading,
-        )
-        preparation.check_width(source.features.shape[1], path)
-        return source
-    table = preparation.open(path, **changed)
+    table, names, features = preparation.open(path, **reading), columns.target, preparation.features
     if not names:
         raise CheckpointError("The checkpoint is damaged: it names no target column. Set target=COLUMN.")
     if missing := [name for name in names if name not in table.header]:
@@ -115,20 +106,13 @@ def _read(
             f"Column {shared[0]!r} (target) is a feature of the model, so it cannot contain the labels. Set "
             "target to the column of the labels."
         )
-    source = read_table(
-        path,
-        target=[*names] if labels.listed or len(names) > 1 else names[0],
-        features=features.columns,
-        sample_weight=weight if weight in table.header else None,
-        roles={},
-        labels=labels.options,
-        as_text=[*(c.name for c in features.categories), *(c.name for c in features.texts)],
-        **memory,
-        **reading,
-    )
-    if not is_large(source):
+    weight = columns.sample_weight if columns.sample_weight in table.header else None
+    columns = replace(columns, features=tuple(features.columns), sample_weight=weight).fitted_to(features)
+    options = TableOptions(**{**preparation.reading, **reading})
+    source = read_table(table, options, columns, labels.options, cache, max_memory)
+    if not source.is_large:
         preparation.check_first_row(source.features.frame, path)
     if len(names) > 1:  # the order of label columns is that of their names in training
-        columns: Any = zip(source.labels, labels.target, strict=True)  # type: ignore[arg-type]  # a list
-        source = replace(source, labels=[column.alias(name) for column, name in columns])
+        parsed: Any = zip(source.labels, labels.target, strict=True)  # type: ignore[arg-type]  # a list
+        source = replace(source, labels=[column.alias(name) for column, name in parsed])
     return source

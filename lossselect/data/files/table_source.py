@@ -1,0 +1,176 @@
+"""The content of tables."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from lossselect.data.files.columns import NamedColumns
+from lossselect.data.files.source import Source, check_weights
+from lossselect.data.label_parsing.long_format import collect_labels
+from lossselect.data.label_parsing.options import LabelOptions
+from lossselect.data.large_tables.cache import Cache, digest, identify_files
+from lossselect.data.preprocessing.columns import is_in_runs
+from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import FileColumns, Table, TableColumns, TableOptions, check_columns
+from lossselect.data.readers.text_tables import TextTable
+from lossselect.exceptions import ConfigError, DataError
+from lossselect.labels.values import as_number
+from lossselect.utils.checks import format_setting, shorten
+from lossselect.utils.devices import free_memory
+from lossselect.utils.warnings import warn
+
+MAX_MEMORY_SHARE = 0.5
+"""Fraction of the free memory that a table in memory may take."""
+
+
+def read_table(
+    table: Table,
+    options: TableOptions,
+    columns: NamedColumns,
+    labels: LabelOptions,
+    cache: Cache,
+    max_memory: float | None = None,
+) -> Source:
+    """Return the content of a table.
+
+    Args:
+        table: The table.
+        options: The settings with which it was opened.
+        columns: The columns that settings name.
+        labels: The settings of the labels.
+        cache: The cache of the table.
+        max_memory: GB of memory that the table may take, by default half of the free memory. The features of
+            a larger table stay in the file, which is converted to Parquet unless it is quickly read by
+            columns.
+
+    Raises:
+        ConfigError: a column has two meanings, or data.id is set for a large table.
+        DataError: a column is missing or has invalid cells.
+    """
+    path, header, target = str(table.file), table.header, [*columns.target]
+    _check_target(table, target, labels)
+    if len(target) > 1:
+        labels.check_unused(["id"], f"{len(target)} columns")
+    if labels.fitted is not None:  # the groups of another file are only compared, if it has them
+        columns = columns.with_roles_in(header)
+    columns.check(header, path)
+    features = columns.select_features(header, path)
+    others = [*dict.fromkeys(name for _, name in columns.settings)]
+    used = [*dict.fromkeys([*features, *others])]
+    as_written = target if labels.delimiter else []  # labels such as 1,2 may be two labels
+    named = {*columns.features, *columns.categorical, *columns.text}
+    unnamed = [name for name in features if name in table.unnamed and name not in named]
+    is_large, files, is_text = exceeds_memory(table, max_memory), table.files, isinstance(table, TextTable)
+    if not is_large:
+        frame = table.read(used, columns.as_text, as_written)
+    else:
+        if columns.id is not None:
+            raise ConfigError(
+                f"{path} requires about {table.memory / 1e9:.1f} GB of memory, which is more than "
+                "data.max_memory, and data.id requires the table in memory. Set a larger data.max_memory, "
+                "or write a file with one row for each id, and lists of labels."
+            )
+        table = _fast_table(table, options, used, columns.as_text, as_written, cache)
+        frame = table.read([*others, *unnamed], columns.as_text)
+    if options.header is None and is_text:
+        _check_no_row_is_header(header, frame[target], path)
+    indices = [name for name in unnamed if _is_index(frame[name], path)]
+    features = [name for name in features if name not in indices]
+    if columns.id is not None:
+        frame = collect_labels(
+            frame[[*dict.fromkeys([*features, *others])]], columns.id, target[0], labels.empty
+        )
+    return Source(
+        path,
+        FileColumns(table, features, frame.height) if is_large else TableColumns(frame[features]),
+        frame[target].get_columns(),
+        vars(options),
+        check_weights(frame[columns.sample_weight], path) if columns.sample_weight is not None else None,
+        {role: frame[name] for role, name in columns.roles.items()},
+        columns.uses(header, indices),
+        files,
+    )
+
+
+def exceeds_memory(table: Table, gigabytes: float | None) -> bool:
+    """Return whether a table takes more memory than it may, for the setting data.max_memory."""
+    free = free_memory()
+    if gigabytes is not None:
+        return table.memory > gigabytes * 1e9
+    return table.memory > (math.inf if free is None else MAX_MEMORY_SHARE * free)
+
+
+def _check_target(table: Table, target: Sequence[str], labels: LabelOptions) -> None:
+    """Raise a DataError unless the table has the target columns."""
+    try:
+        check_columns(target, table.header, "data.target", str(table.file))
+    except DataError as error:
+        skipped = table.find_line(target[0]) if isinstance(table, TextTable) else None
+        if skipped:
+            error.add(f"If the names are in line {skipped + 1}, set data.skip_lines={skipped}.")
+        if labels.fitted is not None:
+            error.add("To predict rows without labels, use lossselect predict.")
+        raise
+
+
+def _fast_table(
+    table: Table,
+    options: TableOptions,
+    columns: Sequence[str],
+    as_text: Sequence[str],
+    as_written: Sequence[str],
+    cache: Cache,
+) -> Table:
+    """Return a table that is read quickly by columns: the same one, or its conversion to Parquet."""
+    if table.form in ("Parquet", "Arrow"):
+        return table
+    key = digest(identify_files(table.files), columns, as_text, as_written, vars(options))
+
+    def build(folder: Path) -> None:
+        table.convert(columns, folder / "table.parquet", as_text, as_written)
+
+    return open_table(str(cache.get("table", key, build, table.size) / "table.parquet"))
+
+
+def _check_no_row_is_header(header: Sequence[str], targets: pl.DataFrame, path: str) -> None:
+    """Raise a DataError if the first line of a file seems to be a row.
+
+    It has only numbers other than those of the columns, or numbers and a label in the target column.
+    """
+    numbers = [as_number(name) for name in header]
+    counts = numbers in ([*range(len(header))], [*range(1, len(header) + 1)])
+    named_like_label = [
+        column.name
+        for column in targets.iter_columns()
+        if len(targets.columns) == 1  # of several label columns, one called x may be marked by x
+        if column.dtype == pl.String and (column.str.strip_chars() == column.name).any()
+    ]
+    if (None in numbers or counts) and not (named_like_label and {*numbers} != {None}):
+        return
+    problem = "its first line contains only numbers"
+    if None in numbers:
+        problem = f"column {named_like_label[0]!r} (data.target) contains this label, and others are numbers"
+    raise DataError(
+        f"{path} seems to have no header: {problem} ({shorten(header)}). Set data.header=false to name the "
+        "columns 'column 0', 'column 1' and so on, or data.header=true if these are names."
+    )
+
+
+def _is_index(column: pl.Series, path: str) -> bool:
+    """Return whether a column without a name is empty, or numbers the rows, for which there is a warning."""
+    if column.null_count() == len(column):
+        return True
+    if column.dtype.is_integer() and (column.n_unique() == len(column) or is_in_runs(column)):
+        warn(
+            "index_column",
+            f"A column of {path} has no name and a different integer in each row, or counts the rows of "
+            f"several joined tables, like an index of pandas. It is left out. To use it, name it "
+            f"{column.name!r} in data.features.",
+        )
+        return True
+    exclude = format_setting("data.exclude", [column.name])
+    problem = f"A column of {path} has no name and is used as the feature {column.name!r}."
+    warn("index_column", f"{problem} If it is an index, leave it out: {exclude}.")
+    return False
