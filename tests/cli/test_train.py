@@ -285,13 +285,18 @@ class TestFolder:
     def test_a_closed_pipe(self, tmp_path):
         """After `| head -1` the run still trains to its end."""
         arguments = ["task=multilabel", "trainer.max_epochs=1", "hydra.run.dir=run", "report=false"]
-        read, write = os.pipe()
-        os.close(read)
-        done = subprocess.run(
-            [sys.executable, ROOT / "train.py", *arguments], cwd=tmp_path, stdout=write, stderr=write
-        )
-        os.close(write)
-        assert done.returncode == 0
+        path = str(ROOT / "train.py")
+        code = f"""
+import os, runpy, sys
+read, write = os.pipe()
+os.close(read)
+for descriptor, name in ((1, "stdout"), (2, "stderr")):
+    os.dup2(write, descriptor)
+    setattr(sys, name, open(descriptor, "w"))
+sys.argv = {[path, *arguments]}
+runpy.run_path({path!r}, run_name="__main__")
+"""
+        assert run_program(["-c", code], tmp_path).returncode == 0
         assert (tmp_path / "run" / "predictions.csv").is_file()
 
 
