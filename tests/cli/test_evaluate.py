@@ -1,6 +1,7 @@
 """Tests of `lossselect evaluate`: the numbers of a run's test split, other files, and mistakes."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from train_cases import train_in
 
 from lossselect.cli import evaluate, predict
 from lossselect.data.toy import DATASETS
@@ -213,15 +215,20 @@ def test_built_in_data_from_a_table(task, name, command, run, call):
         same_results("run", "named")
 
 
+@pytest.fixture(scope="module")
+def folder_of_run(tmp_path_factory):
+    """Return a folder with data.csv and a run on it."""
+    folder = tmp_path_factory.mktemp("trained")
+    settings = ["data=table", f"data.path={write(folder, [], ['species'])}", "data.target=species"]
+    train_in(folder, "task=multiclass", *settings, *SHORT)
+    return folder
+
+
 @pytest.fixture
-def trained(command, tmp_path):
-    """Train on a table with the classes a, b and c, and return its frame."""
-    path = write(tmp_path, [], ["species"])
-    code, _, err = command(
-        "task=multiclass", "data=table", f"data.path={path}", "data.target=species", *SHORT
-    )
-    assert code == 0, err
-    return pl.read_csv(path)
+def trained(folder_of_run, command, tmp_path):
+    """Return a table with the classes a, b and c; a run on it is in the folder run."""
+    shutil.copytree(folder_of_run, tmp_path, dirs_exist_ok=True)
+    return pl.read_csv("data.csv")
 
 
 class TestFiles:
