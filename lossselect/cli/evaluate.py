@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
 from lossselect.cli.predict import MODEL, READING, parse_batch_size, parse_reading
-from lossselect.decision.text import change_threshold, describe_decision, find_source, split_list
+from lossselect.decision.text import choose_decision, find_source, split_list
 from lossselect.exceptions import ConfigError
 from lossselect.utils.atomic_write import new_folder
 from lossselect.utils.checks import check_float
@@ -68,9 +68,9 @@ def evaluate_file(
         preparation = Preparation.stored(stored, checkpoint)
         changed = parse_reading(preparation, reading)
         trained = _load_module(checkpoint, content, module)
-        task, source = trained.task, find_source(trained.task, trained._base_task)
+        source = find_source(trained.task, trained._base_task)
+        task, decision = choose_decision(trained.task, source, threshold)
         if threshold is not None:
-            task, source = change_threshold(task, threshold), "set by threshold"
             trained.set_decision(task, compare=False)
         labels = LabelSettings.stored(stored["labels"], task, checkpoint).change(
             missing=None if missing is None else tuple(split_list(missing)),
@@ -84,7 +84,7 @@ def evaluate_file(
             limit = check_float("max_memory", max_memory if number is None else number, 0)
         splits = load_labelled(input, task, preparation, labels, names, limit, cache, **changed)
         size = size or max(stored["batch_size"], 1)
-        _evaluate(trained, splits, size, device, folder, checkpoint, describe_decision(task, source))
+        _evaluate(trained, splits, size, device, folder, checkpoint, decision)
         if labels.sample_weight is not None and splits.weights is None:
             print_safely(
                 f"The loss is unweighted, as {input} has no {labels.sample_weight!r} (data.sample_weight)."

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
-from lossselect.cli.predict import MODULE
+from lossselect.cli.predict import MODEL
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
 from lossselect.utils.atomic_write import check_output
@@ -96,7 +96,7 @@ COMMAND = Command(
         "format": ("NAME", "onnx (.onnx), torch_export (.pt2) or safetensors (.safetensors)"),
         "output": ("FILE", "file to write, in the format of its suffix; by default next to the checkpoint"),
         "input": ("FILE", "rows for the comparison, as for predict; by default the run's test rows"),
-        "module": MODULE,
+        "module": MODEL["module"],
     },
     required=("checkpoint",),
     epilog="To export the best checkpoint at the end of a run, train with export=onnx.\n"

@@ -27,6 +27,13 @@ def split_list(text: str) -> list[str]:
     return entries
 
 
+def choose_decision(task: "Task", source: str, threshold: str | None) -> "tuple[Task, str]":
+    """Return the task, with a threshold from the command line if there is one, and its decision as text."""
+    if threshold is not None:
+        task, source = change_threshold(task, threshold), "set by threshold"
+    return task, describe_decision(task, source)
+
+
 def change_threshold(task: "Task", text: str) -> "Task":
     """Return the task with a threshold from the command line: one number, a list, or {name: number}.
 

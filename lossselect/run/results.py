@@ -30,7 +30,6 @@ from lossselect.reporting.tables import (
     format_cells,
     prediction_columns,
     rows_without_prediction,
-    top_columns,
 )
 from lossselect.run.build import has_loader
 from lossselect.run.trainer import trainer_on
@@ -250,7 +249,6 @@ def save_predictions(
             "returned NaN for them. Their cells are empty, and the metrics are NaN. Check these rows for "
             "extreme values.",
         )
-    make_columns = top_columns if "top" in outputs else prediction_columns
     with atomic_write(folder / "predictions.csv") as path, path.open("wb") as file:
         # in parts, as text takes much more memory than numbers; trainer.limit_predict_batches may leave out
         # the last rows
@@ -260,7 +258,7 @@ def save_predictions(
             if isinstance(data, TensorData):
                 columns["row"] = data.splits.rows_in_file("test")[part]
                 columns["target"] = _decode_targets(task, data, part)
-            columns |= make_columns(task, **{name: output[part] for name, output in outputs.items()})
+            columns |= prediction_columns(task, **{name: output[part] for name, output in outputs.items()})
             escape_formula(columns).write_csv(file, include_header=start == 0)
     return "predictions.csv"
 
