@@ -262,7 +262,8 @@ def _category_codes(text: pl.Series, category: Category) -> pl.Series:
 
 def _to_tensor(columns: pl.DataFrame, matrix: Tensor, convert: Callable[[np.ndarray], np.ndarray]) -> Tensor:
     """Fill the matrix with the converted rows, in row-major order for fast batches; return it."""
+    array = matrix.numpy()  # PyTorch waits for all threads after each block
     for start in range(0, columns.height, CONVERTED_ROWS):
         rows = columns.slice(start, CONVERTED_ROWS).to_numpy()
-        matrix[start : start + CONVERTED_ROWS] = torch.from_numpy(convert(rows))
+        array[start : start + CONVERTED_ROWS] = convert(rows)
     return matrix
