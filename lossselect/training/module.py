@@ -151,7 +151,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         super()._check_chunkable(criterion)
 
     def set_decision(self, task: Task, compare: bool = True) -> None:
-        """Use the decision of a task, such as one that `fit_decision` returned.
+        """Use the decision of a task, for example of the result of `fit_decision`.
 
         Args:
             task: A task with the same outputs as the task of the module.
