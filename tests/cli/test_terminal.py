@@ -347,16 +347,6 @@ def run_prepared(code):
     return run
 
 
-def run_in_shell(streams):
-    """Return a function like `run_python`, with streams redirected by a shell."""
-
-    def run(arguments, cwd):
-        words = ["bash", "-c", f'"$@" {streams}', "bash", sys.executable, *map(str, arguments)]
-        return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=240)
-
-    return run
-
-
 SHORT = ("task=binary", "trainer.max_epochs=1", "report=false", "hydra.run.dir=run")
 
 
@@ -428,7 +418,7 @@ def test_recorded_variables(monkeypatch):
 
 
 CLOSED = {
-    ">&-": run_in_shell(">&-"),
+    ">&-": run_prepared("os.close(1); sys.stdout = None"),
     "2>&-": run_prepared("os.close(2); sys.stderr = None"),
     ">&- 2>&- <&-": run_prepared("os.closerange(0, 3); sys.stdin = sys.stdout = sys.stderr = None"),
 }
@@ -452,6 +442,16 @@ def test_closed_streams(streams, checkpoint, tmp_path):
     assert done.stderr.count("\n") == (streams == ">&-")  # the error of the last command
     assert "Traceback" not in done.stderr
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("streams", CLOSED)
+def test_a_new_process_with_closed_streams(streams, tmp_path):
+    words = [sys.executable, "-m", "lossselect", "report", "run=none"]
+    command = ["bash", "-c", f'"$@" {streams}', "bash", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    message = "The folder none does not exist. Set run to a run folder.\n"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (message if streams == ">&-" else "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
