@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -83,16 +84,12 @@ class LitData(LightningDataModule):
         if self._collate is not None:
             return
         check_installed()
-        logging.getLogger("litdata").setLevel(logging.WARNING)
-        # each worker yields complete batches, so that the length is exact
-        warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")  # a batch is a copy
         sizes = {split: _count_rows(self._open(split)) for split in SPLIT_NAMES}
         if empty := [SPLIT_NAMES[split] for split, rows in sizes.items() if not rows]:
             raise DataError(f"The {empty[0]} split has no rows. Add at least one.")
         counts = ", ".join(f"{rows} {SPLIT_NAMES[split]}" for split, rows in sizes.items())
         self.summary = f"{self.path}: {counts} rows, streamed by litdata"
-        with _errors(self.path):
+        with _errors(self.path), _quiet():
             item = self._open("train")[0]
         collate = Collate.fit(item, *self._keys)
         if len(collate.shape) == 1:
@@ -200,7 +197,7 @@ def _open_dataset(path: str, cache_dir: str | None, shuffle: bool, seed: int) ->
         check_index(path)
     from litdata import StreamingDataset
 
-    with _errors(path, " Check the address and your credentials." * is_url(path)):
+    with _errors(path, " Check the address and your credentials." * is_url(path)), _quiet():
         # window 0: the rows of a chunk are shuffled completely, so that decoding blocks of rows would be slow
         options: Any = {
             "cache_dir": cache_dir,
@@ -232,16 +229,43 @@ def _errors(path: Any, fix: str = "") -> Iterator[None]:
         raise DataError(message) from error
 
 
-class Loader(DataLoader[Any]):
-    """A loader whose order of rows is that of an epoch, so that a resumed run sees the same batches."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what litdata logs, and that its tensors share memory with read-only bytes: a batch is a copy."""
+    logger = logging.getLogger("litdata")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class Loader:
+    """A loader whose order of rows is that of an epoch, so that a resumed run sees the same batches.
+
+    For a `DataLoader` of an iterable data set, Lightning would warn that its length may be inexact. This
+    one is exact: each worker yields complete batches.
+    """
 
     get_epoch: Callable[[], int] = staticmethod(lambda: 0)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        dataset: Any = self.dataset
+    def __init__(self, dataset: Any, batch_size: int, **options: Any) -> None:
+        self._loader = DataLoader[Any](dataset, batch_size, **options)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        dataset: Any = self._loader.dataset
         dataset.set_epoch(self.get_epoch() + 1)
         with _errors(dataset.input_dir.url or dataset.input_dir.path):
-            for batch in super().__iter__():
+            with _quiet():  # torch warns once; processes of the loader inherit the filter
+                batches = iter(self._loader)
+                first = [*islice(batches, 1)]
+            for batch in chain(first, batches):
                 if isinstance(batch, LossSelectError):  # one raised by a worker would contain its traceback
                     raise batch
                 yield batch

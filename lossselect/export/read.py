@@ -13,10 +13,11 @@ from lossselect.chunked.options import TOP_K
 from lossselect.exceptions import CheckpointError, FileMissingError
 from lossselect.export.digest import check_sealed
 from lossselect.export.formats import FORMATS, SUFFIXES, find_format, require
-from lossselect.models.nets import first_line, make_net
+from lossselect.models.nets import make_net
 from lossselect.models.stored_weights import check_finite, check_net
 from lossselect.tasks.registry import IGNORE_INDEX, Task, make_task
 from lossselect.utils.atomic_write import check_regular_file
+from lossselect.utils.checks import first_line
 from lossselect.utils.warnings import silence
 
 if TYPE_CHECKING:

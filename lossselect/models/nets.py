@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.utils.checks import check_float, check_int, check_options, lookup, split_name
+from lossselect.utils.checks import check_float, check_int, check_options, first_line, lookup, split_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,8 +95,3 @@ def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
         raise ConfigError(
             f"Net {spec['name']!r} cannot be built with {shown}: {first_line(error)}."
         ) from None
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, without a full stop; torch's C++ code adds a stack."""
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")

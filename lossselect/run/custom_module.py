@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
-from lossselect.models.nets import first_line
 from lossselect.run.settings import loss_options, packaged_config
 from lossselect.run.trust import check_part
-from lossselect.utils.checks import check_options, suggestion
+from lossselect.utils.checks import check_options, first_line, suggestion
 from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:

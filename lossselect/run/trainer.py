@@ -13,9 +13,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
-from lossselect.models.nets import first_line
 from lossselect.run.settings import RESERVED, STEP_OPTIONS
-from lossselect.utils.checks import check_options
+from lossselect.utils.checks import check_options, first_line
 
 DIVISORS = ("val_check_interval", "check_val_every_n_epoch")
 """Settings that Lightning divides by if they are integers; a fraction of an epoch is a float."""

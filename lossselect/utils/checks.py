@@ -131,3 +131,8 @@ def is_installed(package: str) -> bool:
     """Return whether a package is installed, without importing it; a folder without code does not count."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, without a full stop; torch's C++ code adds a stack."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

@@ -1,8 +1,12 @@
 """Tests of tables that are larger than the memory, and of the cache of their features."""
 
+import errno
 import json
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -81,6 +85,14 @@ def assert_same(splits, expected):
     assert splits.preparation == expected.preparation
 
 
+def write_arff(path):
+    """Write a table whose columns are all text, which ARFF files do not convert."""
+    frame = table().with_columns(pl.all().cast(pl.String).fill_null("?"))
+    kinds = [f"@attribute {name} string" for name in frame.columns]
+    rows = [",".join(f"'{cell}'" for cell in row).replace("'?'", "?") for row in frame.iter_rows()]
+    path.write_text("\n".join(["@relation r", *kinds, "@data", *rows]) + "\n")
+
+
 def with_comments(path):
     first, *rest = table().write_csv().splitlines()
     path.write_text("\n".join(["# a comment", "", first, *rest[:5], "", *rest[5:]]) + "\n")
@@ -91,6 +103,9 @@ WRITERS = {
     "t.parquet": lambda path: table().write_parquet(path, row_group_size=300),
     "t.arrow": lambda path: table().write_ipc(path),
     "t.jsonl": lambda path: table().write_ndjson(path),
+    "t.json": lambda path: table().write_json(path),
+    "t.arff": write_arff,
+    "t.xlsx": lambda path: table().write_excel(path),
     "comments.csv": with_comments,
 }
 
@@ -98,11 +113,14 @@ WRITERS = {
 class TestEqualsMemory:
     @pytest.mark.parametrize("name", WRITERS)
     def test_formats(self, name):
+        if name == "t.xlsx":
+            pytest.importorskip("fastexcel")
+            pytest.importorskip("xlsxwriter")
         WRITERS[name](Path(name))
         options = {"comment": "#"} if name == "comments.csv" else {}
         expected, messages = load_table(name, None, **options)
         assert not folders("rows")
-        assert len(messages) == 3
+        assert len(messages) == (2 if name == "t.arff" else 3)
         for _ in range(2):  # the second time from the cache
             splits, repeated = load_table(name, **options)
             assert_same(splits, expected)
@@ -166,6 +184,23 @@ options = {"target": "y", "val_path": None, "test_path": None, "val_fraction": 0
 print(load.load_own_data("table", task={"name": "multiclass"}, path="t.parquet", max_memory=0, **options).features.shape)
 """
 """A program that adds a letter to a file each time that it writes rows into the cache."""
+
+
+FULL_DISK = f"""
+import shutil, warnings
+from pathlib import Path
+from lossselect.data.files import load
+from lossselect.exceptions import StorageError
+warnings.simplefilter("ignore")
+shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**9, 0, 10**9)  # what is needed is an estimate
+options = {OPTIONS} | dict(seed=0, text=["text"], max_memory=0, cache="disk")
+try:
+    load.load_own_data("table", task={{"name": "multiclass"}}, path="t.csv", **options)
+except StorageError as error:
+    print(error)
+for folder in Path("disk").glob("*/*-*"):
+    print(folder.name.partition("-")[0])
+"""
 
 
 class TestCache:
@@ -269,6 +304,42 @@ class TestCache:
         with pytest.raises(StorageError, match=r"Set data\.cache"):
             load_table("t.parquet")
         assert not folders("rows")
+
+    @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+            pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)"),
+        ],
+    )
+    def test_a_disk_that_becomes_full_during_the_conversion(self, name, error, monkeypatch):
+        def fail(*_, **__):
+            raise error
+
+        WRITERS[name](Path(name))
+        monkeypatch.setattr(pl.LazyFrame, "sink_parquet", fail)
+        with pytest.raises(
+            StorageError, match=r"caches.* cannot be written \(No space left.*Set data\.cache"
+        ):
+            load_table(name)
+        assert not folders("table")
+        assert not list(Path("caches").glob("lossselect/*/.part*"))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("size", "kinds"), [("32k", set()), ("160k", {"features", "table"})])
+    def test_a_disk_that_is_full(self, size, kinds, tmp_path):
+        """A process that may mount a private file system has a small one for the cache."""
+        WRITERS["t.csv"](Path("t.csv"))
+        (tmp_path / "disk").mkdir()
+        mount = f"mount -t tmpfs -o size={size} tmpfs disk && exec {sys.executable} -c "
+        unshare = [shutil.which("unshare") or "false", "-rm", "sh", "-c"]
+        if subprocess.call([*unshare, f"{mount} pass"], stderr=subprocess.DEVNULL):
+            pytest.skip("this process must not mount file systems")
+        printed = subprocess.check_output([*unshare, mount + shlex.quote(FULL_DISK)], text=True).splitlines()
+        assert "disk/t.csv-" in printed[0]
+        assert "cannot be written (No space left on device). Set data.cache" in printed[0]
+        assert {*printed[1:]} == kinds
 
     def test_a_folder_that_cannot_be_written(self):
         table().write_parquet("t.parquet")

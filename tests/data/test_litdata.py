@@ -1,9 +1,11 @@
 """Data sets in litdata's format: loaders, splits, labels, resuming, several processes, and unsafe files."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +153,14 @@ def test_the_folder_is_not_changed(folders, tmp_path):
         next(iter(loader))  # not read to its end
         rows_of(loader)
     assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in copy.iterdir()} == before
+
+
+def test_warnings_and_logging_of_the_process_are_left_as_they_are(folders):
+    filters, level = [*warnings.filters], logging.getLogger("litdata").level
+    data = open_data(folders["weights"], "binary")
+    for _ in data.train_dataloader():
+        assert warnings.filters == filters
+    assert logging.getLogger("litdata").level == level
 
 
 # --- training

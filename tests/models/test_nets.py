@@ -4,7 +4,8 @@ from importlib.resources import files
 import pytest
 from omegaconf import OmegaConf
 
-from lossselect.models.nets import NETS, first_line
+from lossselect.models.nets import NETS
+from lossselect.utils.checks import first_line
 
 
 @pytest.mark.parametrize("name", NETS)

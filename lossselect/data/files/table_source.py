@@ -124,7 +124,7 @@ def _fast_table(
     cache: Cache,
 ) -> Table:
     """Return a table that is read quickly by columns: the same one, or its conversion to Parquet."""
-    if table.form in ("Parquet", "Arrow"):
+    if table.format.by_columns:
         return table
     key = digest(identify_files(table.files), columns, as_text, as_written, vars(options))
 

@@ -34,7 +34,8 @@ class RowWriter:
             arrays |= {"word_counts": np.diff(words.indptr), "word_columns": words.indices}
             arrays["word_values"] = words.data
         for name, array in arrays.items():
-            array.astype((FILES | WORDS)[name], copy=False).tofile(self.files[name])
+            # unlike `tofile`, `write` states the cause of an error
+            self.files[name].write(np.ascontiguousarray(array, (FILES | WORDS)[name]))
 
 
 @contextmanager

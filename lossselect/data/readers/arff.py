@@ -2,10 +2,12 @@
 
 import io
 import re
-from typing import Any
+from pathlib import Path
 
 import polars as pl
 
+from lossselect.data.readers.content import AS_CSV, check_fits
+from lossselect.data.readers.suffixes import ARFF
 from lossselect.exceptions import DataError
 from lossselect.utils.checks import show
 
@@ -13,13 +15,15 @@ TEXT = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 ATTRIBUTE = re.compile(rf"^\s*@attribute\s+({TEXT}|[^\s{{]+)\s*(.*?)\s*$", re.IGNORECASE)
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 NUMERIC = re.compile(r"(numeric|real|integer)\b", re.IGNORECASE)
+CELL_BYTES = 8
+"""Size of a cell, most of which are shared by all sparse rows."""
 
 
-def read_arff(text: str, file: Any) -> pl.DataFrame:
+def read_arff(text: str, file: Path) -> pl.DataFrame:
     """Return the rows of an ARFF file, dense or sparse; nominal values, text and dates are text.
 
     Raises:
-        DataError: a line is invalid.
+        DataError: a line is invalid, or the cells do not fit into memory.
     """
     kinds: dict[str, str] = {}
     lines = iter(io.StringIO(text, newline=None))  # str.splitlines divides cells with U+2028, for example
@@ -37,7 +41,9 @@ def read_arff(text: str, file: Any) -> pl.DataFrame:
     values = [[_unquote(value) for value in _split(kind)] if kind else [] for kind in nominal]
     # a cell that a sparse row does not list is 0, or the first nominal value
     empty = [options[0] if options else "0" for options in values]
-    rows = [row for line in lines if (row := _read_row(line, empty, file))]
+    texts = [text for line in lines if (text := line.strip()) and not text.startswith("%")]
+    check_fits(file, CELL_BYTES * len(texts) * len(kinds), ARFF.name, AS_CSV)
+    rows = [_read_row(text, empty, number, file) for number, text in enumerate(texts)]
     columns = []
     for i, (name, kind) in enumerate(kinds.items()):
         column = pl.Series(name, [row[i] for row in rows], dtype=pl.String)
@@ -56,26 +62,27 @@ def read_arff(text: str, file: Any) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _read_row(line: str, empty: list[str], file: Any) -> list[str | None] | None:
-    """Return the cells of a line, None where missing; None for a comment or an empty line."""
-    line = line.strip()
-    if not line or line.startswith("%"):
-        return None
+def _read_row(line: str, empty: list[str], number: int, file: Path) -> list[str | None]:
+    """Return the cells of a line, None where missing; `empty` are those that a sparse row does not list."""
+
+    def error(problem: str) -> DataError:
+        return DataError(f"Row {number} of {file} {problem}: {show(line)}. Correct the row.", row=number)
+
+    if not line.startswith("{"):
+        cells = _split(line)
+        if len(cells) != len(empty):
+            raise error(f"has {len(cells)} cells, but there are {len(empty)} attributes")
+        return [None if cell in ("?", "<null>") else _unquote(cell) for cell in cells]
     row: list[str | None] = [*empty]
-    if line.startswith("{"):
-        for entry in [entry.split(None, 1) for entry in _split(line.strip("{} ")) if entry]:
-            if len(entry) != 2 or not entry[0].isdecimal() or int(entry[0]) >= len(row):
-                raise DataError(
-                    f"{file} has the line {show(line)}, but {show(' '.join(entry))} is not a cell."
-                )
-            row[int(entry[0])] = None if entry[1] == "?" else _unquote(entry[1])
-        return row
-    cells = _split(line)
-    if len(cells) != len(row):
-        raise DataError(
-            f"{file} has a line with {len(cells)} cells, but {len(row)} attributes: {show(line)}."
-        )
-    return [None if cell in ("?", "<null>") else _unquote(cell) for cell in cells]
+    listed = set()
+    for entry in [entry.split(None, 1) for entry in _split(line.strip("{} ")) if entry]:
+        if len(entry) != 2 or not entry[0].isdecimal() or int(entry[0]) >= len(empty):
+            raise error(f"lists {show(' '.join(entry))}, but expected an index below {len(empty)} and a cell")
+        if (index := int(entry[0])) in listed:
+            raise error(f"lists index {index} twice")
+        listed.add(index)
+        row[index] = None if entry[1] == "?" else _unquote(entry[1])
+    return row
 
 
 def _split(line: str) -> list[str]:

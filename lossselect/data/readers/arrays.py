@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.readers.sparse_labels import read_sparse_labels
-from lossselect.data.readers.sparse_matrices import is_sparse_matrix, read_sparse_matrix
+from lossselect.data.readers.sparse_matrices import column_name, is_sparse_matrix, read_sparse_matrix
 from lossselect.data.readers.suffixes import ARRAYS
 from lossselect.data.readers.tables import existing_file
 from lossselect.exceptions import ConfigError, DataError
@@ -74,7 +74,7 @@ def read_arrays(
         labels = _open(target)
         if not isinstance(labels, np.ndarray):
             with labels as file:
-                labels = read_sparse_labels({name: _load(file, name, target) for name in file.files}, target)
+                labels = read_sparse_labels(_load_all(file, target), target)
         arrays = {setting: _open_array(name, setting) for setting, name in others.items()}
     if isinstance(inputs, np.ndarray):
         inputs = _check_features(inputs, path)
@@ -147,7 +147,7 @@ def _features_only(content: Any, path: str) -> Any:
     if isinstance(content, np.ndarray):
         return content
     with content as file:
-        return read_sparse_matrix({name: _load(file, name, path) for name in file.files}, path)
+        return read_sparse_matrix(_load_all(file, path), path)
 
 
 def _open_array(path: str, setting: str) -> np.ndarray:
@@ -194,15 +194,12 @@ def _published_splits(
 
 def has_array(path: str, name: str | None) -> bool:
     """Return whether a file is a .npz with an array called `name`."""
-    if Path(path).suffix.lower() != ".npz":
-        return False
-    with _open(path) as file:
-        return name in file.files
+    return Path(path).suffix.lower() == ".npz" and name in array_names(path)
 
 
 def array_columns(width: int) -> list[str]:
     """Return the names of an array's columns."""
-    return [f"x{i}" for i in range(width)]
+    return [column_name(i) for i in range(width)]
 
 
 def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -313,6 +310,10 @@ def _entry(
             f"{shorten(file.files)}."
         )
     return _load(file, names[0], path)
+
+
+def _load_all(file: "np.lib.npyio.NpzFile", path: str) -> dict[str, np.ndarray]:
+    return {name: _load(file, name, path) for name in file.files}
 
 
 def _load(file: "np.lib.npyio.NpzFile", name: str, path: str) -> np.ndarray:

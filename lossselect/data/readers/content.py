@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import zipfile
@@ -13,10 +14,17 @@ import polars as pl
 
 from lossselect.data.readers.suffixes import COMPRESSIONS
 from lossselect.exceptions import ConfigError, DataError
+from lossselect.utils.checks import first_line
 from lossselect.utils.devices import free_memory
 
 MAX_MEMORY_SHARE = 0.25
-"""Fraction of the free memory that a decompressed file may take; the table needs the rest."""
+"""Fraction of the free memory that the content of a file may take; the table needs the rest."""
+START_BYTES = 1 << 16
+"""Number of bytes by which the kind of a file is recognised."""
+ZSTD_BLOCK = 1 << 17
+"""Maximum size of the content of a compressed block."""
+AS_CSV = "Save it as a .csv file"
+"""Advice for a file that is not text and does not fit into memory."""
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -57,7 +65,7 @@ CONVERSIONS = {
     "XML": "pandas.read_xml({old!r}).to_parquet({new!r})",
 }
 """A line of code that converts a file of a kind that is not read."""
-_KINDS = {
+KINDS = {
     **dict.fromkeys((".h5", ".hdf5", ".hdf"), "HDF5"),
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), "pickle"),
     **dict.fromkeys((".sqlite", ".db"), "SQLite"),
@@ -88,35 +96,36 @@ def check_not_url(path: str) -> None:
 
 def find_kind(file: Path) -> str:
     """Return the kind of a file by its first bytes; "text" if these are not known."""
-    with file.open("rb") as opened:
-        start = opened.read(512)
+    start = read_start(file)[:512]
     kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "text")
     if kind == "ZIP":
         names = _zip_names(file)
         if "xl/workbook.xml" in names:
             return "Excel"
         return "NumPy archive" if names and all(name.endswith(".npy") for name in names) else "ZIP"
-    if kind == "text" and (found := re.match(rb"PAR1(?=[\0-\x1f])|BZh\d1AY&SY", start)):
+    if kind != "text":
+        return kind
+    if found := re.match(rb"PAR1(?=[\0-\x1f])|BZh\d1AY&SY", start):
         return "Parquet" if found[0] == b"PAR1" else "bzip2"
     for zeros, name in ((0, "UTF-16-BE"), (1, "UTF-16-LE")):  # Latin letters without a byte order mark
         others, letters = start[zeros::2], start[1 - zeros :: 2]
-        if kind == "text" and 0 not in letters and others.count(0) * 2 > len(others):
+        if 0 not in letters and others.count(0) * 2 > len(others):
             return name
-    if kind == "text" and start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if re.match(rb"\x80[\2-\5]", start):
         return "pickle"
-    if kind == "text" and re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE):
-        return "web page"
-    return kind
+    return "web page" if re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE) else kind
 
 
-def is_text(file: Path, content: bytes | None = None) -> bool:
-    """Return whether a file of an unknown suffix starts with text; `content` is that of a compressed file."""
-    if content is None:
-        if find_kind(file).startswith("UTF"):
-            return True
-        with file.open("rb") as opened:
-            content = opened.read(4096)
-    start = content[:4096]
+def read_start(file: Path, content: bytes | None = None) -> bytes:
+    """Return the first bytes of a file; `content` is that of a compressed file."""
+    if content is not None:
+        return content[:START_BYTES]
+    with file.open("rb") as opened:
+        return opened.read(START_BYTES)
+
+
+def is_text(start: bytes) -> bool:
+    """Return whether the first bytes of a file of an unknown suffix are text in an encoding like ASCII."""
     return (
         bool(start) and not re.search(rb"[\0-\x08\x0e-\x1e]", start) and start[:4] not in (b"%PDF", b"PAR1")
     )
@@ -125,7 +134,7 @@ def is_text(file: Path, content: bytes | None = None) -> bool:
 def kind_error(file: Path, kind: str, expected: str) -> ConfigError:
     """Return the error for a file of another kind than the expected one, with the fix."""
     stem = (
-        file.name.removesuffix(file.suffix) if file.suffix.lower() in (*_KINDS, *COMPRESSIONS) else file.stem
+        file.name.removesuffix(file.suffix) if file.suffix.lower() in (*KINDS, *COMPRESSIONS) else file.stem
     )
     if kind.startswith("UTF"):
         return ConfigError(f"{file} is encoded in {kind}. Set data.encoding={kind.lower()}.")
@@ -154,11 +163,6 @@ def kind_error(file: Path, kind: str, expected: str) -> ConfigError:
     return ConfigError(f"Expected {expected}, but {file} contains {kind} data. {fix}")
 
 
-def kind_by_suffix(file: Path) -> str | None:
-    """Return the kind of a file that is not read, by its suffix; None if there is no advice."""
-    return _KINDS.get(file.suffix.lower())
-
-
 def decompress(file: Path, kind: str) -> tuple[bytes, str]:
     """Return the content of a compressed file and its name without the suffix of the compression.
 
@@ -180,33 +184,74 @@ def decompress(file: Path, kind: str) -> tuple[bytes, str]:
                 with archive.open(names[0]) as opened:
                     return _read_all(opened, file), names[0]
         if kind == "zstd":  # which Python 3.14 is the first to have
-            lines = pl.read_csv(
-                file, has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String}
-            )
-            return "\n".join(lines["line"].fill_null("").to_list()).encode(), file.stem
+            return _read_zstd(file), file.stem
         with readers[kind].open(file) as opened:
             return _read_all(opened, file), file.stem
     except _DAMAGED as error:
-        problem = str(error).partition("\n")[0] or type(error).__name__
         fix = "Write or copy it again"
         if kind == "zstd":
-            fix = (
-                "If it is not encoded in UTF-8, decompress it with zstd -d. If it is, write or copy it again"
-            )
-        raise DataError(f"{file} cannot be decompressed ({problem}). {fix}.") from None
+            fix = f"If it is not encoded in UTF-8, decompress it with zstd -d. If it is, {fix.lower()}"
+        raise DataError(f"{file} cannot be decompressed ({first_line(error)}). {fix}.") from None
 
 
 def _read_all(opened: Any, file: Path) -> bytes:
     """Return the content of an open file if it fits into memory; a small file may contain any amount."""
-    free = free_memory()
-    limit = -1 if free is None else int(MAX_MEMORY_SHARE * free)
-    content = bytes(opened.read(limit if limit < 0 else limit + 1))
-    if 0 <= limit < len(content):
-        raise DataError(
-            f"{file} contains more than {limit / 1e9:,.1f} GB, a quarter of the free memory. Decompress it, "
-            "or save it as a .parquet file."
-        )
+    limit = _memory_limit()
+    content = bytes(opened.read(-1 if limit is None else limit + 1))
+    check_fits(file, len(content))
     return content
+
+
+def _read_zstd(file: Path) -> bytes:
+    """Return the content of a compressed text file in UTF-8 if it fits into memory."""
+    check_fits(file, _zstd_bound(file))  # Polars decompresses all of it
+    lines = scan_lines(file).collect()["line"]
+    return "\n".join([*lines.fill_null(""), ""]).encode()
+
+
+def _zstd_bound(file: Path) -> int:
+    """Return the maximum size of the content of a zstd file, by the headers of its blocks (RFC 8878)."""
+    bound = 0
+    with file.open("rb") as opened:
+        while len(start := opened.read(5)) == 5:
+            if start[1:4] == b"\x2a\x4d\x18":  # a frame to skip, with its size
+                opened.seek(int.from_bytes(start[4:] + opened.read(3), "little"), io.SEEK_CUR)
+                continue
+            flags, is_last = start[4], 0
+            is_single = flags >> 5 & 1
+            header = 1 - is_single + (0, 1, 2, 4)[flags & 3] + (is_single, 2, 4, 8)[flags >> 6]
+            opened.seek(header, io.SEEK_CUR)
+            while not is_last and len(block := opened.read(3)) == 3:
+                number = int.from_bytes(block, "little")
+                is_last, kind, size = number & 1, number >> 1 & 3, number >> 3
+                bound += ZSTD_BLOCK if kind == 2 else size
+                opened.seek(1 if kind == 1 else size, io.SEEK_CUR)  # a repeated byte, or all
+            opened.seek(4 * (flags >> 2 & 1), io.SEEK_CUR)  # the checksum
+    return bound
+
+
+def scan_lines(source: Any) -> pl.LazyFrame:
+    """Return the lines of a text file in UTF-8, in the column "line"; an empty line is null or ""."""
+    options: Any = {"has_header": False, "quote_char": None, "schema": {"line": pl.String}, "glob": False}
+    return pl.scan_csv(source, separator="\x01", **options)
+
+
+def check_fits(file: Path, size: int, form: str = "a compressed file", fix: str = "Decompress it") -> None:
+    """Raise a DataError if `size` bytes of content are too many for a file that is read as a whole.
+
+    `form` and `fix` are for the message: what is read as a whole, and what to do other than to convert it.
+    """
+    limit = _memory_limit()
+    if limit is not None and size > limit:
+        raise DataError(
+            f"{file} contains more than {limit / 1e9:,.1f} GB, a quarter of the free memory, but {form} is "
+            f"read into memory as a whole. {fix}, or convert it to a .parquet file."
+        )
+
+
+def _memory_limit() -> int | None:
+    free = free_memory()
+    return None if free is None else int(MAX_MEMORY_SHARE * free)
 
 
 def _zip_names(file: Path) -> list[str]:

@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lossselect.data.readers.content import check_not_url, decompress, find_kind, kind_by_suffix, kind_error
+from lossselect.data.readers.content import KINDS, check_not_url, decompress, find_kind, kind_error
 from lossselect.data.readers.sparse_matrices import check_finite, check_width, width_error
 from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, LIBSVM, SEPARATORS
-from lossselect.data.readers.tables import existing_file, first_line
+from lossselect.data.readers.tables import existing_file
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.utils.checks import shorten, show
+from lossselect.utils.checks import first_line, shorten, show
 from lossselect.utils.warnings import warn
 
 HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s+(\d+)\s*")
@@ -59,8 +59,8 @@ def is_libsvm(path: str) -> bool:
     suffix = next((s for s in reversed(suffixes) if s not in COMPRESSIONS), "")
     if suffix in ARRAYS:
         return False
-    if (kind := kind_by_suffix(Path(f"_{suffix}"))) is not None:
-        raise kind_error(Path(path), kind, "arrays")
+    if suffix in KINDS:
+        raise kind_error(Path(path), KINDS[suffix], "arrays")
     if suffix in FORMATS or SEPARATORS.get(suffix):
         raise ConfigError(
             f"Expected arrays (.npz or .npy) or a libsvm file ({', '.join(LIBSVM)}), got {path}. Set "
@@ -69,10 +69,9 @@ def is_libsvm(path: str) -> bool:
     return True
 
 
-def check_is_table(file: Path, content: bytes | None) -> None:
-    """Raise ConfigError for a text file whose first row is a row of a libsvm file."""
-    with file.open("rb") if content is None else io.BytesIO(content) as opened:
-        lines = [opened.readline(10_000) for _ in range(2)]
+def check_is_table(file: Path, start: bytes) -> None:
+    """Raise ConfigError for a text file whose first row, in its first bytes, is a row of a libsvm file."""
+    lines = ([*start.split(b"\n", 2), b""])[:2]
     if ROW.fullmatch(lines[1] if HEADER.fullmatch(lines[0]) else lines[0]):
         raise ConfigError(
             f"{file} seems to be a libsvm file, with rows such as 'label index:value index:value'. Set "
@@ -151,7 +150,7 @@ def _row_error(lines: list[bytes], path: str) -> DataError:
         try:
             load_svmlight_file(io.BytesIO(b"\n".join(part)), multilabel=True, zero_based=True)
         except (ValueError, OverflowError) as error:
-            return first_line(error).rstrip(".")
+            return first_line(error)
         return ""
 
     first, end = 0, len(lines)

@@ -3,13 +3,22 @@
 import csv
 import re
 from collections.abc import Iterable, Iterator
-from functools import partial
+from contextlib import contextmanager
 from typing import Any
 
 UNIT_SEPARATOR = "\x1f"
 """A byte that does not occur in text, for separators that Polars does not support."""
-csv.field_size_limit(2**31 - 1)  # by default 128 kB, less than some texts
 OTHER_SEPARATORS = ("::", "\t", ";", "|", ",")
+
+
+@contextmanager
+def allow_long_cells() -> Iterator[None]:
+    """Let the module csv read cells longer than its limit of 128 kB within the context."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def split_lines(lines: Iterable[str], separator: str, quote: str | None) -> Any:
@@ -17,7 +26,8 @@ def split_lines(lines: Iterable[str], separator: str, quote: str | None) -> Any:
     if separator == " ":
         lines = (line.replace("\t", " ").strip() + "\n" for line in lines)
     elif len(separator.encode()) > 1:
-        lines, separator = map(partial(_replace, separator), lines), UNIT_SEPARATOR
+        several, separator = separator, UNIT_SEPARATOR
+        lines = (line.replace(several, UNIT_SEPARATOR) for line in lines)
     return csv.reader(
         lines,
         delimiter=separator,
@@ -52,10 +62,6 @@ def _divides(lines: list[str], separator: str, quote: str | None) -> bool:
     header, *rows = [len(row) for row in split_lines(lines, separator, quote)] or [0]
     widths = {*rows[: len(rows) - 1 or 1]} or {header}
     return len(widths) == 1 and header > 1 and widths <= {header, header + 1}
-
-
-def _replace(separator: str, line: str) -> str:
-    return line.replace(separator, UNIT_SEPARATOR)
 
 
 def without_comments(lines: list[str], comment: str, quote: str | None) -> Iterator[str]:

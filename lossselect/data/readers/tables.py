@@ -1,5 +1,7 @@
 """Tables: their rows, their columns, and the settings for reading them. Rows are counted from 0."""
 
+import errno
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,12 +13,14 @@ import numpy as np
 import polars as pl
 from polars.selectors import by_name
 
+from lossselect.data.readers.suffixes import Format
 from lossselect.exceptions import ConfigError, DataError, FileMissingError, OptionTypeError
 from lossselect.labels.values import as_number
 from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import (
     check_int,
     first_duplicate,
+    first_line,
     format_setting,
     lookup,
     shorten,
@@ -34,8 +38,6 @@ GROUP_BYTES = 1 << 28
 """Maximum size of the columns or rows of a file that are read at once, unless one column is larger."""
 UNNAMED = re.compile(r"__index_level_\d+__|__UNNAMED__\d+")
 """Names that pandas gives to an index in Parquet, and Polars to a column without a name in Excel."""
-TEXT_OPTIONS = ("separator", "encoding", "header", "decimal", "comment", "quote", "skip_lines")
-"""Settings for reading text."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +141,12 @@ def existing_file(path: str) -> Path:
 
 
 class Table:
-    """Rows and named columns of a table, whose format Polars reads; the subclass reads text.
+    """Rows and named columns of a table; the subclass reads text.
 
     Args:
         file: The file, folder or pattern, for messages.
-        form: The format.
-        rows: Function that scans the rows.
+        format: The format.
+        rows: Function that scans or parses the rows; it is called once.
         files: All files of the table.
         size: Size of the files, after decompression.
     """
@@ -153,11 +155,12 @@ class Table:
     """Names given to columns whose name is empty in the file, or an index of pandas."""
 
     def __init__(
-        self, file: Path, form: str, rows: Callable[[], pl.LazyFrame], files: Sequence[Path], size: int
+        self, file: Path, format: Format, rows: Callable[[], pl.LazyFrame], files: Sequence[Path], size: int
     ) -> None:
-        self.file, self.form, self._scan_rows, self.files, self.size = file, form, rows, files, size
+        self.file, self.format, self.files, self.size = file, format, files, size
         with self._errors():
-            self.header = self._rows().collect_schema().names()
+            self._scan = rows()
+            self.header = self._scan.collect_schema().names()
         self.unnamed = tuple(filter(UNNAMED.fullmatch, self.header))
         self._check_header()
 
@@ -181,44 +184,43 @@ class Table:
                 yield frame[columns]
 
     @property
-    def num_rows(self) -> int:
-        """Number of rows of a Parquet or Arrow file."""
-        with self._errors():
-            return int(self._rows().select(pl.len()).collect().item())
-
-    @property
     def memory(self) -> int:
-        """Estimated size in bytes of the memory that the table and its features take; 0 for small formats."""
-        if self.form in ("Excel", "ARFF"):
-            return 0
+        """Estimated size in bytes of the memory that the table and its features take."""
         size = TEXT_EXPANSION * self.size
-        has_count = self.form in ("Parquet", "Arrow")
-        return max(size, self.num_rows * len(self.header) * CELL_BYTES) if has_count else size
+        if not (self.format.by_columns or self.format.in_memory):  # counting the rows takes long
+            return size
+        with self._errors():
+            num_rows = int(self._rows().select(pl.len()).collect().item())
+        return max(size, num_rows * len(self.header) * CELL_BYTES)
 
     def convert(
         self, columns: Sequence[str], path: Path, as_text: Iterable[str] = (), as_written: Sequence[str] = ()
     ) -> None:
-        """Write columns into a Parquet file with constant memory; see `read` for the arguments."""
+        """Write columns into a Parquet file with constant memory; see `read` for the arguments.
+
+        Raises:
+            OSError: the disk is full.
+        """
         with self._errors():
             self._sink(columns, path, as_text, as_written)
 
     def check_unused(self, options: TableOptions) -> None:
         """Raise ConfigError for a setting that has no effect on a file of this format."""
-        used = {"CSV": TEXT_OPTIONS, "Excel": ("sheet",), "ARFF": ("encoding",)}.get(self.form, ())
         for name, value in vars(options).items():
-            if name not in used and value != getattr(TableOptions, name):
-                form = "text" if self.form == "CSV" else self.form
+            if name not in self.format.settings and value != getattr(TableOptions, name):
                 raise ConfigError(
-                    f"data.{name} has no effect: {self.file} is {'an' if form[0] in 'AE' else 'a'} {form} "
-                    f"file. Remove data.{name}."
+                    f"data.{name} has no effect: {self.file} is {self.format.name}. Remove data.{name}."
                 )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Convert the errors of Polars to a DataError or ConfigError."""
+        """Convert the errors of Polars to a DataError or ConfigError, or to an OSError for a full disk."""
         try:
             yield
         except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
+            for code in (errno.ENOSPC, errno.EDQUOT):
+                if getattr(error, "errno", 0) == code or f"(os error {code})" in str(error):
+                    raise OSError(code, os.strerror(code)) from None
             raise self._explain(error) from None
 
     def _check_header(self) -> None:
@@ -238,7 +240,7 @@ class Table:
             raise DataError(f"{file} has a column {patterns[0]!r}, {problem}.", column=patterns[0])
 
     def _rows(self) -> pl.LazyFrame:
-        return self._scan_rows()
+        return self._scan
 
     def _read(
         self, columns: Sequence[str], as_text: Iterable[str], as_written: Sequence[str]
@@ -251,16 +253,9 @@ class Table:
         self._rows().select(by_name(*columns)).sink_parquet(path, compression="lz4")
 
     def _explain(self, error: Exception) -> ValueError:
-        article = "an" if self.form[0] in "AE" else "a"
         return DataError(
-            f"{self.file} cannot be read as {article} {self.form} file ({first_line(error)}). Write or copy "
-            "it again."
+            f"{self.file} cannot be read as {self.format.name} ({first_line(error)}). Write or copy it again."
         )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().partition("\n")[0]
 
 
 class TableColumns:

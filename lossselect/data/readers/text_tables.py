@@ -13,15 +13,23 @@ import polars as pl
 from polars import selectors
 from polars.selectors import by_name
 
-from lossselect.data.readers.separators import UNIT_SEPARATOR, find_separator, split_lines, without_comments
-from lossselect.data.readers.tables import QUOTES, Table, TableOptions, first_line
+from lossselect.data.readers.content import START_BYTES, check_fits, read_start, scan_lines
+from lossselect.data.readers.separators import (
+    UNIT_SEPARATOR,
+    allow_long_cells,
+    find_separator,
+    split_lines,
+    without_comments,
+)
+from lossselect.data.readers.suffixes import TEXT
+from lossselect.data.readers.tables import QUOTES, Table, TableOptions
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import as_number
+from lossselect.utils.checks import first_line
 
 INFERRED_ROWS = 10_000
 """Number of rows from which a column's type is inferred; all rows if a later one does not fit the type."""
 SAMPLE_LINES = 20
-SAMPLE_BYTES = 1 << 16
 QUOTE_HINT = "Close each quotation mark, or set data.quote=none if they are part of the text."
 POINT, UNCLEAR_POINT = r"^\s*[+-]?\d+\.\d+\s*$", r"^\s*[+-]?\d{1,3}\.\d{3}\s*$"
 THOUSANDS = r"^\s*[+-]?\d{1,3}(\.\d{3})+,\d+\s*$"
@@ -41,11 +49,11 @@ class TextTable(Table):
         content: The content of a compressed file.
     """
 
+    @allow_long_cells()
     def __init__(
         self, file: Path, options: TableOptions, separator: str | None = ",", content: bytes | None = None
     ) -> None:
-        self.file, self.files, self.form, self.options = file, [file], "CSV", options
-        self.encoding = options.encoding
+        self.file, self.files, self.format, self.options = file, [file], TEXT, options
         self.content, self.skipped, self.last_comment = content, 0, ""
         self.quote = QUOTES[options.quote]
         try:
@@ -55,7 +63,8 @@ class TextTable(Table):
             self._restore_header()
             if self.separator == " " or len(self.separator.encode()) > 1:
                 self._convert_separator()
-            with self._records() as records:
+            with self._open_text() as text:
+                records = self._split(text)
                 first, second = next(records, list[str]()), next(records, None)
         except csv.Error as error:
             raise DataError(
@@ -69,29 +78,26 @@ class TextTable(Table):
 
     def _decode(self) -> None:
         """Convert another encoding to UTF-8, and line ends of a single CR to LF."""
-        with self._open_bytes() as file:
-            start = file.read(SAMPLE_BYTES)
-        is_utf8 = self.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
-        has_cr_only = b"\r" in start and b"\n" not in start and is_utf8
-        if is_utf8 and not has_cr_only:
+        start, encoding = read_start(self.file, self.content), self.options.encoding
+        is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+        if is_utf8 and (b"\n" in start or b"\r" not in start):
             return
-        with self._open_bytes() as file:
-            text = file.read().decode(self.encoding).removeprefix("\ufeff")
-        if "\r" in text[:SAMPLE_BYTES] and "\n" not in text[:SAMPLE_BYTES]:
+        how = "with line ends of CR" if is_utf8 else f"in {encoding}"
+        text = self._load(how).decode(encoding).removeprefix("\ufeff")
+        if "\r" in text[:START_BYTES] and "\n" not in text[:START_BYTES]:
             text = text.replace("\r", "\n")
         self.content = text.encode()
 
     def _drop_lines(self) -> None:
         """Remove comments, empty lines before the header, and the line sep=; that Excel writes."""
-        with self._open_bytes() as file:
-            start = file.read(SAMPLE_BYTES).decode("utf-8-sig", errors="replace")
+        start = read_start(self.file, self.content).decode("utf-8-sig", errors="replace")
         comment, declared = self.options.comment, re.match(r"sep=(.)\r?\n", start)
         skipped = self.options.skip_lines
         if comment is None and declared is None and not skipped and not re.match(r"\s*\n", start):
             return
-        with self._open_bytes() as file:
-            # str.splitlines would also divide lines at characters such as U+0085 and U+2028
-            lines = [*io.StringIO(file.read().decode("utf-8-sig"), newline="")]
+        # str.splitlines would also divide lines at characters such as U+0085 and U+2028
+        text = self._load("with lines to leave out").decode("utf-8-sig")
+        lines = [*io.StringIO(text, newline="")]
         lines[:skipped] = [""] * min(skipped, len(lines))
         if declared:
             lines[0] = ""
@@ -136,10 +142,8 @@ class TextTable(Table):
             return
         if not comment and len(written) == len(cells):  # the sign may be part of the first name
             return
-        with self._open_bytes() as file:
-            if not comment:
-                file.readline()
-            self.content = bare.encode() + file.read()
+        content = self._load("with a comment as header")
+        self.content = bare.encode() + (content if comment else content.partition(b"\n")[2])
         self.skipped -= bool(comment)
 
     def _convert_separator(self) -> None:
@@ -148,8 +152,9 @@ class TextTable(Table):
         form: Any = {"delimiter": UNIT_SEPARATOR, "lineterminator": "\n", "quotechar": self.quote}
         form["quoting"] = csv.QUOTE_NONE if self.quote is None else csv.QUOTE_MINIMAL
         writer = csv.writer(output, **form)
-        with self._records() as records:
-            writer.writerows(records)
+        self.content = self._load("whose separator is not a single character")
+        with self._open_text() as text:
+            writer.writerows(self._split(text))
         self.content, self.separator = output.getvalue().encode(), UNIT_SEPARATOR
 
     def _name_columns(self, first: list[str], second: list[str] | None) -> None:
@@ -175,11 +180,18 @@ class TextTable(Table):
     def _add_name(self, names: list[str], at_end: bool) -> None:
         """Add an empty name for a column that has only cells: names of rows as R writes them, or nothing."""
         names.insert(len(names) if at_end else 0, "")
-        with self._open_bytes() as file:
-            line, rest = file.readline(), file.read()
+        line, _, rest = self._load("whose header lacks a name").partition(b"\n")
         separator = self.separator.encode()
-        line = line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+        line = line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
         self.content = (line + separator if at_end else separator + line) + b"\n" + rest
+
+    def _load(self, how: str) -> bytes:
+        """Return the content, to convert it in memory; the file is a text file `how`, for the message."""
+        if self.content is not None:
+            return self.content
+        fix = "Write it as comma-separated text in UTF-8"
+        check_fits(self.file, self.file.stat().st_size, f"a text file {how}", fix)
+        return self.file.read_bytes()
 
     @contextmanager
     def _open_bytes(self) -> Iterator[Any]:
@@ -191,11 +203,6 @@ class TextTable(Table):
         with self._open_bytes() as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
             yield text
 
-    @contextmanager
-    def _records(self) -> Iterator[Any]:
-        with self._open_text() as file:
-            yield self._split(file)
-
     def _split(self, lines: Iterable[str]) -> Any:
         return split_lines(lines, self.separator, self.quote)
 
@@ -203,17 +210,17 @@ class TextTable(Table):
         with self._open_text() as file:
             return [line for line in islice(file, SAMPLE_LINES) if line.strip()]
 
+    @allow_long_cells()
     def find_line(self, name: str) -> int | None:
         """Return the number of lines before one that contains `name`, if the header is not the first line."""
         with self._open_text() as file:
             rows = [[*next(self._split([line]), [])] for line in islice(file, SAMPLE_LINES)]
         return next((i + self.skipped for i, row in enumerate(rows) if name in map(str.strip, row)), None)
 
-    def _scan(self, **options: Any) -> pl.LazyFrame:
-        return pl.scan_csv(self.file if self.content is None else self.content, glob=False, **options)
-
     def _cells(self, **options: Any) -> pl.LazyFrame:
-        return self._scan(
+        return pl.scan_csv(
+            self._source,
+            glob=False,
             separator=self.separator,
             has_header=self.options.header is not False,
             new_columns=self.header,
@@ -222,11 +229,12 @@ class TextTable(Table):
             **options,
         )
 
+    @property
+    def _source(self) -> Path | bytes:
+        return self.file if self.content is None else self.content
+
     def _rows(self) -> pl.LazyFrame:
-        cells = self._cells(infer_schema=False)
-        if empty := self._empty_rows():
-            cells = cells.with_row_index("\x00row").filter(~pl.first().is_in(empty))
-        return self._with_points(cells)
+        return self._with_points(_drop_rows(self._cells(infer_schema=False), self._empty_rows()))
 
     def _with_points(self, frame: Any, as_written: Sequence[str] = ()) -> Any:
         """Return a frame whose cells of text such as 1,5 are 1.5 if the decimal separator is a comma."""
@@ -254,22 +262,18 @@ class TextTable(Table):
         if self.options.decimal != ",":
             return
         texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
-        patterns = POINT, UNCLEAR_POINT
-        sums = [frame.select(texts.str.contains(text).sum()) for text in patterns]
-        counts = pl.concat(sums).collect(engine="streaming")
-        for column in counts:
+        sums = [frame.select(texts.str.contains(text).sum()) for text in (POINT, UNCLEAR_POINT)]
+        for column in pl.concat(sums).collect(engine="streaming"):
             if 0 < column[0] == column[1]:
-                name = column.name
-                cells = by_name(name)
-                cell = frame.select(cells.filter(cells.str.contains(POINT)).first()).collect(
-                    engine="streaming"
-                )
+                cells = by_name(column.name)
+                found = frame.select(cells.filter(cells.str.contains(POINT)).first())
+                cell = found.collect(engine="streaming").item()
                 raise DataError(
-                    f"Column {name!r} of {self.file} contains {cell.item()!r}, and data.decimal=','. If the "
+                    f"Column {column.name!r} of {self.file} contains {cell!r}, and data.decimal=','. If the "
                     "point separates thousands, remove it from the file. If it is a decimal point, write a "
                     "comma.",
-                    column=name,
-                    value=cell.item(),
+                    column=column.name,
+                    value=cell,
                 )
 
     def _sink(
@@ -280,9 +284,9 @@ class TextTable(Table):
         self._check_quotes(height)
 
         def write(cells: pl.LazyFrame) -> None:
-            rows = cells.with_row_index("\x00row").filter(~pl.first().is_in(empty)) if empty else cells
-            self._check_points(rows.select(used), as_written)
-            self._with_points(rows.select(used), as_written).sink_parquet(path, compression="lz4")
+            rows = _drop_rows(cells, empty).select(used)
+            self._check_points(rows, as_written)
+            self._with_points(rows, as_written).sink_parquet(path, compression="lz4")
 
         self._with_types(as_text, write)
 
@@ -308,9 +312,7 @@ class TextTable(Table):
 
     def _has(self, mark: bytes) -> bool:
         """Return whether the text contains a byte."""
-        if self.content is not None:
-            return mark in self.content
-        with self.file.open("rb") as file:
+        with self._open_bytes() as file:
             return any(mark in block for block in iter(lambda: file.read(1 << 20), b""))
 
     def _check_quotes(self, height: int) -> None:
@@ -321,60 +323,58 @@ class TextTable(Table):
         if self.quote is None or not self._has(self.quote.encode()):
             return
         line, expected = pl.col("line"), len(self.header) - 1
-        lines = self._scan(has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String})
-        lines = lines.select(line.str.count_matches(self.separator, literal=True).alias("count"), line)
-        lines = lines.filter(line.str.strip_chars_end("\r") != "")
-        totals = lines.select((pl.col("count") == expected).all(), pl.len())
-        complete, count = totals.collect(engine="streaming").row(0)
+        lines = scan_lines(self._source).filter(line.str.strip_chars_end("\r") != "")
+        has_all = line.str.count_matches(self.separator, literal=True) == expected
+        complete, count = lines.select(has_all.all(), pl.len()).collect(engine="streaming").row(0)
         joined = count - (self.options.header is not False) - height
         if complete and joined > 0 and expected:
             raise DataError(
-                f"In {self.file}, quotation marks join lines that have {expected + 1} cells each "
-                f"({joined} lines). "
-                f"{QUOTE_HINT}"
+                f"In {self.file}, quotation marks join lines that have {expected + 1} cells each ({joined} "
+                f"lines). {QUOTE_HINT}"
             )
 
     def _decoding_error(self) -> ValueError:
+        encoding = self.options.encoding
+        problem = f"{self.file} is not encoded in {encoding}"
         with self._open_bytes() as file:
             for number, line in enumerate(file, 1):
                 try:
-                    line.decode(self.encoding)
+                    line.decode(encoding)
                 except UnicodeError as error:
                     start = getattr(error, "start", 0)
-                    return ConfigError(
-                        f"Line {number} of {self.file} is not encoded in {self.encoding}: it contains the "
-                        f"byte {line[start : start + 1]!r}. Set the encoding of the file, for example "
-                        "data.encoding=cp1252 (Western European)."
-                    )
+                    byte = line[start : start + 1]
+                    problem = f"Line {number} of {problem}: it contains the byte {byte!r}"
+                    break
         return ConfigError(
-            f"{self.file} is not encoded in {self.encoding}. Set the encoding of the file, for example "
-            "data.encoding=cp1252 (Western European)."
+            f"{problem}. Set the encoding of the file, for example data.encoding=cp1252 (Western European)."
         )
 
     def _empty_rows(self) -> list[int]:
         """Return the rows, as Polars counts them, that are empty lines; check the lengths of all rows."""
         # a quick test that suffices for most files: every line has enough separators, quoted ones included
-        lines = self._scan(has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String})
         line, expected = pl.col("line"), len(self.header) - 1
         short = line.str.count_matches(self.separator, literal=True).fill_null(-1) < expected
         empty = line.is_null() | (line.str.strip_chars_end("\r") == "")
+        lines = scan_lines(self._source)
         may_be_empty = lines.select((short | empty).any()).collect(engine="streaming").item()
         return self._check_lengths() if may_be_empty else []
 
+    @allow_long_cells()
     def _check_lengths(self) -> list[int]:
         """Return the rows that are empty lines; raise ConfigError for a row with another number of cells."""
         empty: list[int] = []
-        with self._records() as records:
-            if self.options.header is not False:
-                next(records)
-            row = 0
+        row, has_header = 0, self.options.header is not False
+        with self._open_text() as text:
+            records = self._split(text)
             try:
+                if has_header:
+                    next(records)
                 for row, cells in enumerate(records):
                     if not cells:
                         empty.append(row)
                     elif len(cells) != len(self.header):
                         count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-                        name = "header" if self.options.header is not False else "first line"
+                        name = "header" if has_header else "first line"
                         line = records.line_num + self.skipped
                         fix = "Correct that line, or set data.separator."
                         if any(cell.strip()[:1] == "'" for cell in cells):
@@ -390,3 +390,8 @@ class TextTable(Table):
                     f"Row {row} of {self.file} cannot be read: {error}. Correct that row.", row=row
                 ) from None
         return empty
+
+
+def _drop_rows(frame: pl.LazyFrame, rows: list[int]) -> pl.LazyFrame:
+    """Return a frame without some rows, by their index; it may have an additional column."""
+    return frame.with_row_index("\x00row").filter(~pl.first().is_in(rows)) if rows else frame

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from lossselect.chunked.linear import ChunkedLogits
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.models.head import bias_values
-from lossselect.models.nets import first_line
 from lossselect.tasks.registry import Task
 from lossselect.training.diagnostics.last_operation import LastOperations, find_last_nodes, find_layer
 from lossselect.training.forward import describe
+from lossselect.utils.checks import first_line
 from lossselect.utils.distributed import is_sharded
 from lossselect.utils.warnings import warn, warn_looks_multiclass
 

@@ -11,6 +11,7 @@ from table_cases import OPTIONS
 
 import lossselect as ls
 from lossselect.data.files.load import load_own_data
+from lossselect.data.readers import content, formats
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import ConfigError, DataError
@@ -167,8 +168,9 @@ class TestArff:
                 "Row 0 of column 'a' is 'foo', but the attribute is declared as",
             ),
             ("@attribute a {x,y}\n@data\nx\nz\n", "Row 1 of column 'a' is 'z'"),
-            ("@attribute a {x,y}\n@data\nx,y\n", "a line with 2 cells, but 1 attributes"),
-            ("@attribute a numeric\n@data\n{1 5}\n", "'1 5' is not a cell"),
+            ("@attribute a {x,y}\n@data\n%\nx\nx,y\n", "has 2 cells, but there are 1 attributes: 'x,y'"),
+            ("@attribute a numeric\n@data\n{1 5}\n", "lists '1 5', but expected an index below 1 and a cell"),
+            ("@attribute a numeric\n@data\n{}\n\n{0 5,0 5}\n", "lists index 0 twice"),
             ("@attribute a numeric\n@attribute a real\n@data\n1,2\n", "more than one attribute 'a'"),
             ("no arff", "no line @data"),
         ],
@@ -259,3 +261,87 @@ class TestOtherContent:
     def test_a_url(self, path):
         with pytest.raises(ConfigError, match=r"is a URL, but data are read from files. Download the file"):
             open_table(path)
+
+
+ARFF = "@relation r\n@attribute a numeric\n@attribute b {x,y}\n@data\n" + "1,x\n2,y\n" * 20
+ROWS = pl.DataFrame({"a": [1, 2] * 20, "b": ["x", "y"] * 20})
+
+
+class TestFilesReadAsAWhole:
+    """They are parsed once, and must fit into memory."""
+
+    @pytest.fixture(params=["t.arff", "t.json", "t.xlsx"])
+    def path(self, request, tmp_path):
+        path = tmp_path / request.param
+        if path.suffix == ".arff":
+            path.write_text(ARFF)
+        elif path.suffix == ".json":
+            ROWS.write_json(path)
+        else:
+            pytest.importorskip("fastexcel")
+            pytest.importorskip("xlsxwriter")
+            ROWS.write_excel(path)
+        return str(path)
+
+    def test_parsed_once(self, path, tmp_path, monkeypatch):
+        parsers, calls = dict(formats._PARSERS), []
+        for form, parse in parsers.items():
+            monkeypatch.setitem(
+                formats._PARSERS, form, lambda *args, parse=parse: (calls.append(args), parse(*args))[1]
+            )
+        table = open_table(path)
+        assert table.memory >= 40 * 2 * 8
+        assert table.read(["b"]).rows() == ROWS.select("b").rows()
+        assert pl.concat(table.batches(["a", "b"], 7)).rows() == ROWS.rows()
+        table.convert(["a"], tmp_path / "t.parquet")
+        assert len(calls) == 1
+
+    def test_too_little_memory(self, path, monkeypatch):
+        monkeypatch.setattr(content, "free_memory", lambda: 400)
+        with pytest.raises(
+            DataError, match=r"a quarter of the free memory, but an? .* file is read .*\.parquet"
+        ):
+            open_table(path)
+
+    def test_excel_files_expand(self, tmp_path, monkeypatch):
+        path = tmp_path / "t.xlsx"
+        pytest.importorskip("fastexcel")
+        pytest.importorskip("xlsxwriter")
+        pl.DataFrame({"a": [1.5] * 20_000}).write_excel(path)
+        monkeypatch.setattr(content, "free_memory", lambda: 4 * path.stat().st_size + 4)
+        with pytest.raises(DataError, match="an Excel file is read into memory as a whole"):
+            open_table(str(path))
+
+    def test_sparse_rows_expand(self, tmp_path, monkeypatch):
+        path = tmp_path / "t.arff"
+        names = "".join(f"@attribute a{i} numeric\n" for i in range(1000))
+        path.write_text(f"@relation r\n{names}@data\n" + "{0 1}\n" * 1000)
+        assert open_table(str(path)).read(["a0", "a9"]).row(-1) == (1, 0)
+        monkeypatch.setattr(content, "free_memory", lambda: 1_000_000)
+        with pytest.raises(DataError, match="an ARFF file is read into memory as a whole"):
+            open_table(str(path))
+
+    @pytest.mark.parametrize(
+        ("text", "options", "form"),
+        [
+            ("a,b\n1,é\n", {"encoding": "latin-1"}, "a text file in latin-1"),
+            ("a,b\r1,2\r", {}, "a text file with line ends of CR"),
+            ("a,b\n# comment\n1,2\n", {"comment": "#"}, "a text file with lines to leave out"),
+            ("title\na,b\n1,2\n", {"skip_lines": 1}, "a text file with lines to leave out"),
+            ("# a b y\n1 2 3\n", {"separator": " "}, "a text file with a comment as header"),
+            ("a b\n1 2\n", {"separator": " "}, "a text file whose separator is not a single character"),
+            ("a,b\n1,2,3\n", {}, "a text file whose header lacks a name"),
+            ("a,b\n1,2\n", {}, None),
+        ],
+    )
+    def test_text_that_is_converted(self, tmp_path, monkeypatch, text, options, form):
+        path = tmp_path / "t.csv"
+        path.write_bytes(text.encode(options.get("encoding", "utf-8")))
+        header = open_table(str(path), TableOptions(**options)).header
+        assert len(header) >= 2
+        monkeypatch.setattr(content, "free_memory", lambda: 16)
+        if form is None:
+            assert open_table(str(path), TableOptions(**options)).header == header
+            return
+        with pytest.raises(DataError, match=f"{form} is read into memory as a whole. Write it as comma-"):
+            open_table(str(path), TableOptions(**options))

@@ -1,6 +1,7 @@
 """CSV files and their relatives, as programs and people write them."""
 
 import bz2
+import csv
 import gzip
 import lzma
 import zipfile
@@ -11,6 +12,7 @@ from table_cases import OPTIONS
 
 import lossselect as ls
 from lossselect.data.files.load import load_own_data
+from lossselect.data.readers import content
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import ConfigError, DataError
@@ -252,6 +254,13 @@ class TestSettingsWithoutEffect:
             )
 
 
+def test_long_cells_leave_the_limit_of_csv_unchanged(read):
+    limit, cell = csv.field_size_limit(), "x" * 200_000
+    assert read(f"a;b\n{cell};1\n\n2;3\n").rows() == [(cell, 1), ("2", 3)]
+    assert read(f"a::b\n{cell}::1\n").rows() == [(cell, 1)]
+    assert csv.field_size_limit() == limit < 200_000
+
+
 class TestCompression:
     @pytest.mark.parametrize(
         ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
@@ -296,8 +305,34 @@ class TestCompression:
     def test_more_content_than_memory(self, tmp_path, monkeypatch):
         (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 1000))
         monkeypatch.setattr("lossselect.data.readers.content.free_memory", lambda: 8000)
-        with pytest.raises(DataError, match=r"a quarter of the free memory\. Decompress it"):
+        with pytest.raises(
+            DataError, match=r"a compressed file is read into memory as a whole\. Decompress it"
+        ):
             open_table(str(tmp_path / "t.csv.gz"))
+
+    def test_a_small_zstandard_file_with_more_content_than_memory(self, tmp_path, monkeypatch):
+        """Each of its blocks repeats a byte 100,000 times."""
+        path, blocks = tmp_path / "t.csv.zst", [100_000 << 3 | 1 << 1 | last for last in [0] * 99 + [1]]
+        path.write_bytes(
+            b"\x28\xb5\x2f\xfd\0\x58" + b"".join(head.to_bytes(3, "little") + b"x" for head in blocks)
+        )
+        assert open_table(str(path)).header == ["x" * 10_000_000]
+        monkeypatch.setattr(content, "free_memory", lambda: 39_000_000)
+        monkeypatch.setattr(content, "scan_lines", lambda _: pytest.fail("decompressed"))
+        with pytest.raises(DataError, match=r"contains more than 0\.0 GB, a quarter of the free memory"):
+            open_table(str(path))
+
+    @pytest.mark.parametrize("copies", [1, 3])
+    def test_the_size_of_zstandard_content(self, tmp_path, copies):
+        frame = pl.DataFrame({"a": range(100_000), "b": ["x,y", ""] * 50_000, "c": ["a\n\nb", "é"] * 50_000})
+        frame.write_csv(tmp_path / "t.csv.zst", compression="zstd")
+        assert open_table(str(tmp_path / "t.csv.zst")).read(["a", "b", "c"]).equals(frame)
+        size, skipped = len(frame.write_csv().encode()), b"\x50\x2a\x4d\x18\x02\0\0\0ab"
+        path = tmp_path / "frames.zst"
+        path.write_bytes((skipped + (tmp_path / "t.csv.zst").read_bytes()) * copies)
+        assert copies * size <= content._zstd_bound(path) < copies * (size + (1 << 17))
+        path.write_bytes(path.read_bytes()[:-100])
+        assert content._zstd_bound(path) > 0
 
     def test_another_encoding(self, tmp_path):
         (tmp_path / "t.csv.gz").write_bytes(gzip.compress("a,b\n1,é\n".encode("latin-1")))
