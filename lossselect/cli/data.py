@@ -77,26 +77,25 @@ def show_data(arguments: Sequence[str]) -> None:
     from lossselect.reporting.overview import print_overview
     from lossselect.run.build import to_plain
 
-    outputs = [argument.removeprefix("output=") for argument in arguments if argument.startswith("output=")]
+    output = find_value("output", arguments)
     config = _compose([argument for argument in arguments if not argument.startswith("output=")])
     data = to_plain(config.data)
-    if outputs:
-        output = Path(outputs[-1])
+    if output:
         paths = {f"data.{name}": data.get(name) for name in ("path", "val_path", "test_path")}
         files = {name: path for name, path in paths.items() if isinstance(path, str)}
-        check_output(output, (".json", ".csv"), files)
+        check_output(Path(output), (".json", ".csv"), files)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LossSelectWarning)
         with ignore_warnings(*as_list(config.ignore_warnings)):
             overview, error = _load(config, data)
     print_overview(overview)
-    if outputs:
+    if output:
         named = [
             {"name": warning.message.name, "message": redact(warning.message.message)}
             for warning in caught
             if isinstance(warning.message, LossSelectWarning)
         ]
-        _write(overview, output, {"warnings": named, "error": error and redact(str(error))})
+        _write(overview, Path(output), {"warnings": named, "error": error and redact(str(error))})
         print_safely(f"Saved {output}")
     sys.stdout.flush()  # before the messages on stderr
     for warning in caught:

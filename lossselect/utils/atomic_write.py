@@ -30,12 +30,9 @@ def check_regular_file(path: str | Path, fix: str = "Save its content to a file 
 
 
 def check_output(path: Path, suffixes: Sequence[str] = (), inputs: Mapping[str, str] | None = None) -> None:
-    """Raise an error if an output path is not a regular file, or its folder does not exist.
+    """Raise an error unless a file of the program can be written to `path`.
 
-    Args:
-        path: The path.
-        suffixes: The suffixes of which it must have one; empty for any.
-        inputs: Paths of other files by their description.
+    If there are `suffixes`, it must have one of them. `inputs` are paths that it must not be, by description.
     """
     check_regular_file(path, "Choose another path.")
     if not path.parent.is_dir():

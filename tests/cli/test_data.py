@@ -116,6 +116,7 @@ def test_unreadable_files(content, message, data, tmp_path):
         (["data.path=a.csv", "data.target=y", "data.max_memory=x"], "data.max_memory must be"),
         (["data.path=a.csv", "data.target=y", "~data.exclude"], "data.exclude is required"),
         (["data.path=a.csv", "data.target=y", "output=a.csv"], "output=a.csv is data.path"),
+        (["data.path=a.csv", "data.target=y", "output=."], "output=. is a folder."),
         (["data.path=a.csv", "data.target=y", "output=o.txt"], "must end in .json or .csv"),
         (
             ["data.path=a.csv", "data.target=y", "output=no/o.csv"],
