@@ -28,7 +28,8 @@ from sklearn import metrics as sk
 
 import lossselect as ls
 from lossselect.data.datamodule import TensorData
-from lossselect.data.splits import make_splits
+from lossselect.data.toy import Rows as ToyRows
+from lossselect.data.toy import make_splits
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -164,9 +165,9 @@ def fit_and_score(rows: Rows, options: dict[str, Any], seed: int) -> dict[str, d
     task = ls.make_task(rows.task, num_outputs=None if width is None else int(width))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        splits = make_splits(
-            "", rows.features, rows.labels, task.names, seed=seed, val_fraction=0.15, test_rows=rows.test_rows
-        )
+        columns = tuple(f"x{i}" for i in range(rows.features.shape[1]))
+        data_set = ToyRows(rows.features, rows.labels, task.names, columns, rows.test_rows)
+        splits = make_splits("", data_set, seed, val_fraction=0.15)
         data = TensorData(splits, task)
         module = ls.TaskModule(
             task,

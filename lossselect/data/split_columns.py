@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
@@ -10,9 +11,9 @@ import polars as pl
 
 from lossselect.data.label_parsing.options import Labels
 from lossselect.data.preprocessing.columns import IDENTIFIER, OWNER, TEXT, CellParser, restore_integers
-from lossselect.data.preprocessing.dates import find_format, parse_dates
+from lossselect.data.preprocessing.dates import find_date_format, parse_dates
 from lossselect.data.preprocessing.kinds import DATE
-from lossselect.data.splits import split_rows
+from lossselect.data.splits import SPLITS, split_rows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number, sorted_values
@@ -52,7 +53,7 @@ def find_rows(
         fractions: Fractions of the splits without a separate file, as in `split_rows`.
         seed: Seed of the drawn splits.
         folds: See `read_splits`.
-        date_format: See `find_format`.
+        date_format: See `find_date_format`.
 
     Raises:
         ConfigError: the columns contradict each other or the files.
@@ -80,13 +81,7 @@ def find_rows(
             labels.values.select(train) if isinstance(labels.values, SparseLabels) else labels.values[train]
         )
         parts = split_rows(values, drawn, seed, labels.class_names, None if groups is None else groups[train])
-    rows = {**rows, **{split: train[part] for split, part in parts.items()}}
-    if "group" in roles:
-        for split in rows.keys() - {"train"}:
-            warn_shared_groups(
-                roles["group"].gather(rows["train"]), roles["group"].gather(rows[split]), split
-            )
-    return rows
+    return {**rows, **{split: train[part] for split, part in parts.items()}}
 
 
 def describe_method(roles: Mapping[str, pl.Series], paths: Mapping[str, str]) -> str:
@@ -123,54 +118,72 @@ def read_splits(column: pl.Series, folds: Mapping[str, Any] = MappingProxyType({
     values = text.unique(maintain_order=True).to_list()
     named = [(str(fold), part) for part in folds for fold in as_list(folds[part])]
     if named:
-        for fold, part in named:
-            if fold not in values:
-                raise ConfigError(
-                    f"Column {name!r} has no fold {fold!r} (data.{part}_fold).{suggestion(fold, values)} It "
-                    f"contains: {shorten(sorted_values(values))}."
-                )
-            if dict(named)[fold] != part:
-                raise ConfigError(
-                    f"Fold {fold!r} is in data.test_fold and data.val_fold. Remove it from one of them."
-                )
-        if len(dict(named)) == len(values):
-            settings = " and ".join(f"data.{part}_fold" for part in dict.fromkeys(dict(named).values()))
-            raise ConfigError(
-                f"{settings} contain all folds of column {name!r}. Leave out at least one, for training."
-            )
-        split_of = {value: dict(named).get(value, "train") for value in values}
+        split_of = _splits_of_folds(name, values, named)
     elif all(value.lower() in FLAG_VALUES for value in values) and (flag := FLAG.search(name)):
         marked = WORDS[flag[1].lower()]
         others = "test" if marked == "train" else "train"
         split_of = {value: marked if FLAG_VALUES[value.lower()] else others for value in values}
-    elif all(as_number(value) is not None for value in values):
-        example = sorted_values(values)[0 if "fold" in name.lower() else -1]
-        raise ConfigError(
-            f"Column {name!r} contains numbers ({shorten(sorted_values(values))}). Set the one that forms "
-            f"the test split, such as {format_setting('data.test_fold', example)}."
-        )
     else:
-        unknown = [value for value in values if value.lower() not in WORDS]
-        if unknown:
-            row = text.index_of(unknown[0]) or 0
-            tests = [value for value in values if "test" in value.lower()] or unknown
-            fold = format_setting("data.test_fold", tests[0])
-            fix = f"Rename it, or set the values that form the test split ({fold}) and the validation split"
-            fix += (
-                f" (data.val_fold). All others are training rows. Values: {shorten(sorted_values(values))}."
-            )
-            raise DataError.at(
-                row, name, f" is {unknown[0]!r}, but a split must be {', '.join(WORDS)}. {fix}", unknown[0]
-            )
-        split_of = {value: WORDS[value.lower()] for value in values}
+        split_of = _splits_of_words(text, values)
     split = text.replace_strict(split_of)
-    found = {key: np.flatnonzero((split == key).to_numpy()) for key in ("train", "val", "test")}
+    found = {key: np.flatnonzero((split == key).to_numpy()) for key in SPLITS}
     if not len(found["train"]):
         raise DataError(
             f"Column {name!r} has no training row ({setting}). Its values: {shorten(sorted_values(values))}.",
             column=name,
         )
     return {key: rows for key, rows in found.items() if len(rows)}
+
+
+def _splits_of_folds(name: str, values: list[str], named: list[tuple[str, str]]) -> dict[str, str]:
+    """Return the split of each value of a column, of which `named` are pairs of a fold and its split."""
+    split_of = dict(named)
+    for fold, part in named:
+        if fold not in values:
+            raise ConfigError(
+                f"Column {name!r} has no fold {fold!r} (data.{part}_fold).{suggestion(fold, values)} It "
+                f"contains: {shorten(sorted_values(values))}."
+            )
+        if split_of[fold] != part:
+            raise ConfigError(
+                f"Fold {fold!r} is in data.test_fold and data.val_fold. Remove it from one of them."
+            )
+    if len(split_of) == len(values):
+        settings = " and ".join(f"data.{part}_fold" for part in dict.fromkeys(split_of.values()))
+        raise ConfigError(
+            f"{settings} contain all folds of column {name!r}. Leave out at least one, for training."
+        )
+    others = [value for value in values if value not in split_of]
+    if words := [value for value in others if WORDS.get(value.lower(), "train") != "train"]:
+        raise ConfigError(
+            f"Column {name!r} contains {words[0]!r}, but with data.{named[0][1]}_fold all folds that no "
+            f"setting names are training rows. Add {words[0]!r} to data.test_fold or data.val_fold, or give "
+            "it another name in the file."
+        )
+    return dict.fromkeys(others, "train") | split_of
+
+
+def _splits_of_words(text: pl.Series, values: list[str]) -> dict[str, str]:
+    """Return the split that each value of a column names."""
+    name, ordered = text.name, sorted_values(values)
+    if all(as_number(value) is not None for value in values):
+        example = ordered[0 if "fold" in name.lower() else -1]
+        raise ConfigError(
+            f"Column {name!r} contains numbers ({shorten(ordered)}). Set the one that forms the test split, "
+            f"such as {format_setting('data.test_fold', example)}."
+        )
+    if unknown := [value for value in values if value.lower() not in WORDS]:
+        tests = [value for value in values if "test" in value.lower()] or unknown
+        fold = format_setting("data.test_fold", tests[0])
+        raise DataError.at(
+            text.index_of(unknown[0]) or 0,
+            name,
+            f" is {unknown[0]!r}, but a split must be {', '.join(WORDS)}. Rename it, or set the values that "
+            f"form the test split ({fold}) and the validation split (data.val_fold). All others are training "
+            f"rows. Values: {shorten(ordered)}.",
+            unknown[0],
+        )
+    return {value: WORDS[value.lower()] for value in values}
 
 
 def read_groups(column: pl.Series) -> np.ndarray:
@@ -196,7 +209,7 @@ def read_times(column: pl.Series, date_format: str | None) -> np.ndarray:
     """
     times = column
     if not (column.dtype.is_numeric() or column.dtype.is_temporal()):
-        times = parse_dates(column, find_format(column, date_format))
+        times = parse_dates(column, find_date_format(column, date_format))
     times = times.fill_nan(None) if times.dtype.is_float() else times
     if times.null_count():
         row, setting = times.is_null().arg_max(), format_setting("data.time", column.name)
@@ -233,17 +246,26 @@ def split_by_time(times: np.ndarray, fractions: Mapping[str, float]) -> dict[str
     return {"train": remaining, **rows}
 
 
-def warn_shared_groups(train: pl.Series, other: pl.Series, split: str) -> None:
-    """Warn about groups with rows in the training split and in another split."""
-    groups = CellParser().text(other).drop_nulls().unique(maintain_order=True)
-    shared = groups.filter(groups.is_in(CellParser().text(train).drop_nulls().unique().implode()))
-    if len(shared):
-        warn(
-            "group_in_several_splits",
-            f"{len(shared)} groups of column {train.name!r}, such as {shared[0]!r}, have rows in the "
-            f"training split and in the {SPLIT_NAMES[split]} split, so its metrics partly measure "
-            "memorisation. Move each group to one split.",
-        )
+def warn_shared_groups(groups: Mapping[str, pl.Series]) -> None:
+    """Warn about groups with rows in two splits; `groups` has the group of each row of a split, if known."""
+    known = {
+        split: CellParser().text(groups[split]).drop_nulls().unique(maintain_order=True)
+        for split in SPLITS
+        if split in groups
+    }
+    for first, second in combinations(known, 2):
+        shared = known[second].filter(known[second].is_in(known[first].implode()))
+        effect = "its metrics partly measure memorisation"
+        if first == "val":
+            shared = shared.filter(~shared.is_in(known["train"].implode()))  # others have been named
+            effect = "its metrics are too good: checkpoint and thresholds are chosen with these groups"
+        if len(shared):
+            warn(
+                "group_in_several_splits",
+                f"{len(shared)} groups of column {known[first].name!r}, such as {shared[0]!r}, have rows in "
+                f"the {SPLIT_NAMES[first]} split and in the {SPLIT_NAMES[second]} split, so {effect}. Move "
+                "each group to one split.",
+            )
 
 
 def warn_likely_splits(frame: pl.DataFrame, has_groups: bool) -> None:

@@ -9,16 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-import torch
 from torch import Tensor
 
-from lossselect.data.preprocessing.columns import CellParser, Number
-from lossselect.data.preprocessing.preparation import Preparation
-from lossselect.data.preprocessing.standardizer import Standardizer, standardize
-from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
-from lossselect.data.readers.tables import TableOptions
-from lossselect.exceptions import ConfigError, DataError
+from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import SPLIT_NAMES, shorten
 from lossselect.utils.warnings import warn
@@ -99,61 +93,6 @@ class Splits:
         return Duplicates(repeated, in_train)
 
 
-def make_splits(
-    name: str,
-    features: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    columns: Sequence[str],
-    seed: int,
-    val_fraction: float,
-    test_fraction: float | None = None,
-    test_rows: np.ndarray | None = None,
-) -> Splits:
-    """Split rows, and standardise features by the mean and standard deviation of the training rows.
-
-    Args:
-        name: The data set's name.
-        features: Features (N, F).
-        labels: Class indices (N,), or 0/1 (N, L).
-        class_names: Names of the classes or labels.
-        columns: Names of the features in a table of new rows.
-        seed: Seed of the split.
-        val_fraction: Fraction of the rows that are not test rows.
-        test_fraction: Fraction of all rows, unless the data set has test rows.
-        test_rows: Indices of the data set's published test rows.
-
-    Raises:
-        ConfigError: neither `test_fraction` nor `test_rows`, or both.
-        DataError: too few rows for the fractions.
-    """
-    if (test_rows is None) == (test_fraction is None):
-        raise ConfigError(
-            f"{name} already has a test split. Set data.test_fraction=null."
-            if test_rows is not None
-            else f"{name} has no test split. Set data.test_fraction, for example data.test_fraction=0.2."
-        )
-    remaining = np.arange(len(features))
-    if test_rows is None:
-        remaining, test_rows = _split_in_two(remaining, labels, test_fraction, seed)
-    else:
-        remaining = np.setdiff1d(remaining, test_rows)
-    train, val = _split_in_two(remaining, labels, val_fraction, seed)
-    standardizer = Standardizer(columns).partial_fit(features[train])
-    mean, std = standardizer.mean, standardizer.scale
-    numbers = tuple(map(Number, columns, mean.tolist(), std.tolist(), [False] * len(columns)))
-    prepared = Preparation("table", Features(numbers, (), CellParser()), vars(TableOptions()))
-    return Splits(
-        name,
-        torch.from_numpy(standardize(features, mean, std)),
-        labels,
-        tuple(class_names),
-        {split: torch.from_numpy(rows) for split, rows in zip(SPLITS, (train, val, test_rows), strict=True)},
-        prepared.to_dict(),
-    )
-
-
 def split_rows(
     labels: np.ndarray | SparseLabels,
     fractions: Mapping[str, float],
@@ -183,25 +122,7 @@ def split_rows(
         return _split_groups(groups, strata, fractions, seed, names)
     pinned = np.zeros(len(labels), dtype=bool)
     if strata is not None and strata.ndim == 1 and fractions:
-        counts = np.bincount(strata + 1)  # the first count is that of missing labels
-        few = (counts > 0) & (counts <= len(fractions))
-        if few[1:].any():
-            rare_names = shorten([names[i] for i in np.flatnonzero(few[1:]).tolist()])
-            warn(
-                "rare_class",
-                f"{few[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
-                f"({len(fractions) + 1}): {rare_names}. One row of each is in the training split, the others "
-                "are in random splits. Add rows of these classes for a stratified split.",
-            )
-        large = len(strata) > MAX_STRATIFIED
-        rare = few[strata + 1]
-        first = np.zeros(len(counts), dtype=np.int64)
-        first[strata[::-1] + 1] = np.arange(len(strata))[::-1]  # the last of several assignments is kept
-        pinned[first[(counts > 0) & (few | large)]] = True
-        others = rare & ~pinned
-        if others.sum() <= len(fractions):
-            pinned |= others
-        strata = None if large else np.where(rare, len(names), strata)  # rare classes form one stratum
+        pinned, strata = _pin_rare_classes(strata, len(fractions), names)
     remaining, count = np.flatnonzero(~pinned), len(labels)
     splits: dict[str, np.ndarray] = {}
     for split in ("test", "val"):
@@ -214,16 +135,45 @@ def split_rows(
                     f"data.{split}_fraction or data.{split}_path."
                 )
             try:
-                remaining, splits[split] = _split_in_two(remaining, strata, size, seed)
+                remaining, splits[split] = split_in_two(remaining, strata, size, seed)
             except ValueError:  # a class has too few rows for a stratified split
                 warn(
                     "rare_class",
                     f"{len(remaining)} rows are too few for a stratified split of {size} rows, so the split "
                     "is random. Add rows of rare classes.",
                 )
-                remaining, splits[split] = _split_in_two(remaining, None, size, seed)
+                remaining, splits[split] = split_in_two(remaining, None, size, seed)
             count -= size
     return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), remaining])), **splits}
+
+
+def _pin_rare_classes(
+    classes: np.ndarray, num_splits: int, names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a mask of rows that must be training rows, and the strata of all rows, None for a random split.
+
+    One row of each class with at most `num_splits` rows is a training row, of many rows one of each class.
+    """
+    counts = np.bincount(classes + 1)  # the first count is that of missing labels
+    few = (counts > 0) & (counts <= num_splits)
+    if few[1:].any():
+        rare_names = shorten([names[i] for i in np.flatnonzero(few[1:]).tolist()])
+        warn(
+            "rare_class",
+            f"{few[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
+            f"({num_splits + 1}): {rare_names}. One row of each is in the training split, the others are in "
+            "random splits. Add rows of these classes for a stratified split.",
+        )
+    large = len(classes) > MAX_STRATIFIED
+    rare = few[classes + 1]
+    first = np.zeros(len(counts), dtype=np.int64)
+    first[classes[::-1] + 1] = np.arange(len(classes))[::-1]  # the last of several assignments is kept
+    pinned = np.zeros(len(classes), dtype=bool)
+    pinned[first[(counts > 0) & (few | large)]] = True
+    others = rare & ~pinned
+    if others.sum() <= num_splits:
+        pinned |= others
+    return pinned, None if large else np.where(rare, len(names), classes)  # rare classes form one stratum
 
 
 def _split_groups(
@@ -328,7 +278,7 @@ def _strata(labels: np.ndarray | SparseLabels) -> np.ndarray | None:
     return np.where(np.isnan(labels), -1, np.round(np.nan_to_num(labels))).astype(np.int64)
 
 
-def _split_in_two(
+def split_in_two(
     rows: np.ndarray, strata: np.ndarray | None, size: float | int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the remaining rows and a chosen fraction or number of rows, sorted; stratified if `strata`."""

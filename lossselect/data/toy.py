@@ -1,12 +1,12 @@
 """Three small built-in data sets of real measurements, one for each task."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lossselect.exceptions import ConfigError
 from lossselect.utils.checks import lookup
 
 if TYPE_CHECKING:
@@ -59,22 +59,67 @@ DATASETS: dict[str, Callable[[], Rows]] = {"breast_cancer": breast_cancer, "digi
 
 
 def load(name: str, *, seed: int, val_fraction: float, test_fraction: float | None) -> "Splits":
-    """Return the data set `name`, split and standardised; see `make_splits`.
+    """Return the data set `name`, split and standardised; see `make_splits`."""
+    return make_splits(name, lookup(DATASETS, name, "data set")(), seed, val_fraction, test_fraction)
+
+
+def make_splits(
+    name: str, rows: Rows, seed: int, val_fraction: float, test_fraction: float | None = None
+) -> "Splits":
+    """Split rows, and standardise features by the mean and standard deviation of the training rows.
 
     A table with the same features has the class in the column "target", as in scikit-learn, or a column for
     each label.
+
+    Args:
+        name: The data set's name.
+        rows: The data set.
+        seed: Seed of the split.
+        val_fraction: Fraction of the rows that are not test rows.
+        test_fraction: Fraction of all rows, unless the data set has test rows.
+
+    Raises:
+        ConfigError: neither `test_fraction` nor test rows, or both.
+        DataError: too few rows for the fractions.
     """
+    import torch
+
     from lossselect.data.label_parsing.options import LabelOptions, Labels
     from lossselect.data.label_parsing.settings import LabelSettings
-    from lossselect.data.splits import make_splits
+    from lossselect.data.preprocessing.columns import CellParser, Number
+    from lossselect.data.preprocessing.preparation import Preparation
+    from lossselect.data.preprocessing.standardizer import Standardizer, standardize
+    from lossselect.data.preprocessing.table_features import Features
+    from lossselect.data.readers.tables import TableOptions
+    from lossselect.data.splits import SPLITS, Splits, split_in_two
     from lossselect.labels.vocabulary import Vocabulary
 
-    rows = lookup(DATASETS, name, "data set")()
-    fractions: Any = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-    splits = make_splits(name, **rows._asdict(), seed=seed, **fractions)
-    names, several = splits.class_names, rows.labels.ndim > 1
+    features, labels, names, columns, test = rows
+    if (test is None) == (test_fraction is None):
+        raise ConfigError(
+            f"{name} already has a test split. Set data.test_fraction=null."
+            if test is not None
+            else f"{name} has no test split. Set data.test_fraction, for example data.test_fraction=0.2."
+        )
+    remaining = np.arange(len(features))
+    if test is None:
+        remaining, test = split_in_two(remaining, labels, test_fraction, seed)
+    else:
+        remaining = np.setdiff1d(remaining, test)
+    train, val = split_in_two(remaining, labels, val_fraction, seed)
+    standardizer = Standardizer(columns).partial_fit(features[train])
+    mean, std = standardizer.mean, standardizer.scale
+    numbers = tuple(map(Number, columns, mean.tolist(), std.tolist(), [False] * len(columns)))
+    prepared = Preparation("table", Features(numbers, (), CellParser()), vars(TableOptions()))
+    several = labels.ndim > 1
     vocabulary = None if several else Vocabulary(tuple(range(len(names))), names)
-    fitted = Labels("auto", "", rows.labels, names, vocabulary)
-    target = names if several else ("target",)
-    settings = LabelSettings(target, several, None, LabelOptions("auto", fitted=fitted))
-    return replace(splits, preparation={**splits.preparation, "labels": settings.to_dict()})
+    options = LabelOptions("auto", fitted=Labels("auto", "", labels, names, vocabulary))
+    settings = LabelSettings(names if several else ("target",), several, None, options)
+    return Splits(
+        name,
+        torch.from_numpy(standardize(features, mean, std)),
+        labels,
+        names,
+        {split: torch.from_numpy(part) for split, part in zip(SPLITS, (train, val, test), strict=True)},
+        {**prepared.to_dict(), "labels": settings.to_dict()},
+    )

@@ -19,6 +19,7 @@ from lossselect.labels.values import (
     Rows,
     Value,
     as_entries,
+    as_number,
     check_same_type,
     distinct_labels,
     is_missing,
@@ -126,6 +127,8 @@ class Vocabulary:
                 by_name |= {name: int(name) for name in names if INTEGER.fullmatch(name)}
             return cls(tuple(by_name.get(name, name) for name in names), names)
         indices: Iterable[Value] = (False, True) if kind is bool else range(len(names))
+        if kind is not bool and {*map(as_number, names)} == {*range(len(names))}:  # 1.0 names the label 1
+            indices = [int(float(name)) for name in names]
         indices = tuple(map(str, indices) if kind is str else indices)
         if set(labels) <= set(indices) and len(indices) == len(names):
             return cls(indices, names)

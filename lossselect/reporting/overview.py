@@ -17,11 +17,11 @@ LONG_NAME, LONG_TEXT = 100, 300
 """Maximum numbers of characters of a name, and of a decision or setting."""
 PLURALS = {"number": "numbers", "category": "categories", "date": "dates", "text": "texts"}
 
-USES = {"rejected": "unusable", "sample_weight": "of sample weights"}
+USE_NAMES = {"rejected": "unusable", "sample_weight": "of sample weights"}
 """Names of uses in the summary, if they differ."""
 
 
-def summarize(overview: Overview) -> Iterator[tuple[str, str]]:
+def summary_rows(overview: Overview) -> Iterator[tuple[str, str]]:
     """Yield the names and values of the properties of a whole data set."""
     rows = overview.rows
     splits = [f"{rows[split]} {name}" for split, name in SPLIT_NAMES.items() if split in rows]
@@ -32,7 +32,7 @@ def summarize(overview: Overview) -> Iterator[tuple[str, str]]:
         named = [f"{n} {kind if n == 1 else PLURALS.get(kind, kind)}" for kind, n in kinds.items()]
         uses = Counter(column.use for column in columns if column.use != "feature")
         left_out = sum(uses.pop(use, 0) for use in ("exclude", "features", "index", "constant"))
-        named += [f"{count} {USES.get(use, use)}" for use, count in uses.items()]
+        named += [f"{count} {USE_NAMES.get(use, use)}" for use, count in uses.items()]
         named += [f"{left_out} left out"] if left_out else []
         yield "columns", f"{len(columns)}: {', '.join(named)}"
         gaps = sorted((c for c in columns if c.missing), key=lambda c: -c.missing / c.rows)
@@ -76,7 +76,7 @@ def page_tables(overview: Overview) -> Iterator[tuple[str, str, Sequence[str], l
 
 def print_overview(overview: Overview) -> None:
     """Print an overview, shortened to fit on a console."""
-    print_table(f"Data: {sanitize(overview.name)}", summarize(overview))
+    print_table(f"Data: {sanitize(overview.name)}", summary_rows(overview))
     if overview.labels:
         rows = [tuple(map(str, row)) for row in _label_rows(overview, MAX_LABELS)]
         rows += [("...",)] * (overview.num_labels > MAX_LABELS)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from lossselect.data.overview import Overview
 from lossselect.reporting import figures
 from lossselect.reporting.outcome import Outcome
-from lossselect.reporting.overview import page_tables, summarize
+from lossselect.reporting.overview import page_tables, summary_rows
 from lossselect.reporting.plan import Line, by_stage
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.terminal import escape_controls
@@ -45,7 +45,7 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     overview: dict[str, Any] = {}
     with suppress(*unreadable):
         of_data = Overview.from_dict(json.loads((folder / "data.json").read_text(encoding="utf-8")))
-        overview = {"summary": [*summarize(of_data)], "tables": [*page_tables(of_data)]}
+        overview = {"summary": [*summary_rows(of_data)], "tables": [*page_tables(of_data)]}
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
     page = _render(

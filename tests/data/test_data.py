@@ -10,8 +10,7 @@ from lossselect.data.batches import TensorBatches
 from lossselect.data.datamodule import TensorData, _has_room
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_rows import TableRows
-from lossselect.data.splits import make_splits
-from lossselect.data.toy import DATASETS, load
+from lossselect.data.toy import DATASETS, Rows, load, make_splits
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedPair
 
@@ -65,18 +64,15 @@ def test_yeast_is_the_published_set():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_fraction": 0.2}, "x has no test split. Set data.test_fraction"),
-        (
-            {"val_fraction": 0.2, "test_fraction": 0.2, "test_rows": np.arange(2)},
-            "Set data.test_fraction=null",
-        ),
+        ({}, "x has no test split. Set data.test_fraction"),
+        ({"test_fraction": 0.2, "test_rows": np.arange(2)}, "Set data.test_fraction=null"),
     ],
 )
 def test_invalid_fractions(options, message):
+    test = options.pop("test_rows", None)
+    rows = Rows(np.zeros((10, 2)), np.arange(10) % 2, ("a", "b"), ("c", "d"), test)
     with pytest.raises(ValueError, match=message):
-        make_splits(
-            "x", np.zeros((10, 2)), np.arange(10) % 2, ("a", "b"), columns=("c", "d"), seed=0, **options
-        )
+        make_splits("x", rows, seed=0, val_fraction=0.2, **options)
 
 
 def test_an_unknown_set():

@@ -65,7 +65,7 @@ def test_batches_are_those_of_a_dense_reference():
     np.testing.assert_allclose(splits.features[7], expected[7], rtol=1e-6)
     np.testing.assert_allclose(transform(splits, "X.npz"), expected, rtol=1e-6)
     assert splits.columns == (f"{F} columns of a sparse matrix",)
-    assert splits.preparation["features"]["scale"] == scaler.max_abs_.tolist()
+    assert splits.preparation["features"]["scale"].tolist() == scaler.max_abs_.tolist()
 
 
 def test_columns_without_training_values_are_left_out():
@@ -189,8 +189,10 @@ class TestSplits:
         np.savez("v.npz", X=matrix.toarray() + 1, y=labels)  # has no groups
         assert len(load("d.npz", val_path="v.npz", group="patient").rows["val"]) == N
         np.savez("v.npz", X=matrix.toarray() + 1, y=labels, patient=patient)
-        with pytest.warns(LossSelectWarning, match="have rows in the training split and in the validation"):
+        with pytest.warns(LossSelectWarning, match="have rows in the") as caught:
             load("d.npz", val_path="v.npz", group="patient")
+        pairs = [re.findall("in the ([a-z]+) split", str(warning.message)) for warning in caught]
+        assert pairs == [["training", "validation"], ["validation", "test"]]
 
     def test_folds_of_validation_and_test(self):
         matrix, labels = make()
@@ -308,11 +310,32 @@ class TestLibsvm:
         (("features", "indices"), [-1, 3]),
         (("features", "indices"), [0]),
         (("features", "indices"), [0, 10**30]),
+        (("features", "indices"), torch.tensor([0, 0])),
+        (("features", "indices"), torch.tensor([0, F])),
+        (("features", "indices"), torch.tensor([0, 3], dtype=torch.int32)),
+        (("features", "indices"), torch.tensor([[0, 3]])),
+        (("features", "indices"), torch.tensor([0, 3]).to_sparse()),
+        (("features", "indices"), torch.tensor([0, 3], device="meta")),
+        (("features", "indices"), [0, 1.5]),
+        (("features", "indices"), "03"),
+        (("features", "indices"), None),
+        (("features", "indices"), []),
+        (("features", "scale"), torch.tensor([1.0, 2.0])),
+        (("features", "scale"), torch.tensor([1.0, 2.0], dtype=torch.bfloat16)),
+        (("features", "scale"), torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)),
+        (("features", "scale"), torch.tensor([1.0, float("inf")], dtype=torch.float64)),
+        (("features", "scale"), torch.tensor(1.0, dtype=torch.float64)),
         (("features", "scale"), [1.0, 0.0]),
         (("features", "scale"), [1.0, float("nan")]),
         (("features", "scale"), [1.0, "x"]),
         (("reading", "width"), "30"),
         (("reading", "width"), None),
+        (("reading", "width"), 2.0),
+        (("reading", "first_index"), "0"),
+        (("reading", "first_index"), -1),
+        (("reading", "first_index"), True),
+        (("reading", "num_labels"), 1.0),
+        (("reading", "other"), 1),
         (("reading",), {"width": F}),
         (("features",), {"numbers": []}),
         (("source",), "arrays"),
@@ -322,8 +345,13 @@ class TestLibsvm:
 def test_damaged_checkpoints(place, value):
     matrix, labels = make()
     values = save(matrix, labels).preparation
+    stored = values["features"]
+    lists = {name: numbers.tolist() for name, numbers in stored.items()}  # as in an exported model
+    for form in (lists, stored):
+        loaded = Preparation.stored({**values, "features": form}, "c.ckpt")
+        assert loaded.features.indices.tolist() == lists["indices"]
+        assert loaded.features.scale.tolist() == lists["scale"]
     values["features"] = {"indices": [0, 3], "scale": [1.0, 2.0]}
-    Preparation.stored(values, "c.ckpt")
     *folder, last = place
     inner = values[folder[0]] if folder else values
     inner[last] = value

@@ -82,6 +82,8 @@ class TestPublishedSplits:
             (["f1", "f2", "f3"], None, DataError, "data.test_fold=f1"),
             ([1, 2, 3], 4, ConfigError, r"no fold '4' \(data.test_fold\).*It contains: 1, 2, 3"),
             ([1, 2, 3], [1, 2, 3], ConfigError, "all folds"),
+            (["train", "val", "test"], "test", ConfigError, r"contains 'val'.*Add 'val' to .*data.val_fold"),
+            (["1", "2", "Holdout", "TEST"], "Holdout", ConfigError, r"contains 'TEST'"),
         ],
     )
     def test_other_cells(self, cells, fold, error, message):
@@ -173,10 +175,28 @@ class TestGroups:
 
     def test_groups_in_several_splits_of_a_published_split(self, load):
         columns = table(g=[i // 2 for i in range(ROWS)], s=["train", "test"] * 30)
-        with pytest.warns(
-            ls.LossSelectWarning, match=r"\d+ groups of column 'g', .* test split.*memorisation"
-        ):
-            load(columns, split="s", group="g")
+        with pytest.warns(ls.LossSelectWarning, match="groups of column 'g'") as caught:
+            splits = load(columns, split="s", group="g")
+        messages = [str(warning.message) for warning in caught]
+        for split, effect in (("train", "memorisation"), ("val", "too good")):
+            text = next(text for text in messages if effect in text)
+            assert text.startswith(f"{len(splits.rows[split])} groups of column 'g'")
+            assert "test split" in text
+        assert len(messages) == 2
+
+    @pytest.mark.parametrize("files", [[], ["val"], ["val", "test"]])
+    def test_groups_in_validation_and_test_rows(self, load, files):
+        part = np.array(["train", "val", "test"]).repeat(20)
+        group = [*range(20), *range(40, 60), *range(59, 79)]  # 59 is in both
+        frame = pl.DataFrame(table(g=group, s=part))
+        paths = {f"{split}_path": frame.filter(pl.col("s") == split) for split in files}
+        role = {"exclude": ["s"]} if "test" in files else {"split": "s"}
+        with pytest.warns(ls.LossSelectWarning) as caught:
+            load(frame.filter(~pl.col("s").is_in(files)), group="g", **role, **paths)
+        message = str(caught.pop().message)
+        assert "1 groups of column 'g', such as '59'" in message
+        assert "in the validation split and in the test split" in message
+        assert not caught
 
     def test_groups_in_two_files(self, load):
         columns = table(g=[f"p{i // 2}" for i in range(ROWS)])

@@ -59,7 +59,7 @@ def read_array_source(
     }
     reading: dict[str, Any] = {"features": features, "width": inputs.shape[1]}
     if not isinstance(inputs, np.ndarray):
-        reading = {"width": inputs.shape[1], "first_index": None, "num_labels": None}
+        reading = {"width": inputs.shape[1], "first_index": None, "rate_of_index_0": None, "num_labels": None}
     return Source(path, inputs, parsed, reading, weights, roles)
 
 

@@ -78,16 +78,18 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
     with count_ids(columns.id):
         features, overview = _fit(settings, first, rows["train"], cache)
     options = replace(settings.labels, task=labels.task, fitted=labels)
-    files, starts = [first], {}
+    files, starts, groups = [first], {}, {}
+    if "group" in source.roles:
+        groups = {split: source.roles["group"].gather(indices) for split, indices in rows.items()}
     for split, other_path in settings.other_paths.items():
         with name_file(other_path):
             other = _read_other(settings, other_path, source, features, options)
         starts[split] = sum(len(file.labels.values) for file in files)
         rows[split] = np.arange(len(other.labels.values)) + starts[split]
         if "group" in other.source.roles:
-            groups = source.roles["group"].gather(rows["train"])
-            warn_shared_groups(groups, other.source.roles["group"], split)
+            groups[split] = other.source.roles["group"]
         files.append(other)
+    warn_shared_groups(groups)
     with count_ids(columns.id):
         table, unseen, folder = transform_files(features, [file.source for file in files], cache)
     warn_unseen_cells(dict(zip(settings.other_paths.values(), unseen[1:], strict=True)))

@@ -29,7 +29,7 @@ class FileSettings:
         parser: The parser of the features' cells.
         options: The settings for reading tables.
         folds: See `read_splits`.
-        date_format: See `find_format`.
+        date_format: See `find_date_format`.
         max_memory: GB of memory that a table may take, or None; see `LargeTables`.
         cache: The folder of the files of larger tables, or None.
     """

@@ -38,7 +38,7 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
             if bracketed[row] and len(labels) > 1:
                 problem = f"labels in brackets, but row {bare} is {show(cells[bare or 0])}, without brackets."
                 raise _cell_error(name, row, cells[row], f"{problem} Use one notation for all cells.")
-        _warn_split_brackets(name, cells, rows, delimiter)
+    _warn_split_brackets(name, cells, rows, delimiter)
     rows = _strip_quotes(name, cells, rows)
     _warn_other_delimiter(name, cells, rows, delimiter)
     return rows
@@ -98,7 +98,8 @@ def check_commas(name: str, cells: Sequence[str]) -> None:
 def _warn_split_brackets(name: str, cells: Sequence[str], rows: list[list[str]], delimiter: str) -> None:
     """Warn about a delimiter that splits text within brackets, as in array(['a', 'b'])."""
     for row, (cell, labels) in enumerate(zip(cells, rows, strict=True)):
-        for label in labels if len(labels) > 1 else ():
+        is_list = is_bracketed(cell) and QUOTED.search(cell)  # its labels are known
+        for label in labels if len(labels) > 1 and not is_list else ():
             if any(label.count(start) != label.count(end) for start, end in BRACKETS.items()):
                 problem = f"Row {row} of column {name!r} is {show(cell)}, and data.delimiter={delimiter!r}"
                 fix = "If the brackets are not part of the labels, remove them from the file."
@@ -116,7 +117,7 @@ def _parse_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]
             blank = format_setting("data.delimiter", " ")
             fix = f"If blanks separate the labels, set {blank}. If not, write {delimiter!r} between them."
             raise _cell_error(name, row, cell, f"{problem} {fix}")
-        texts = [re.sub(r"\\(.)", r"\1", match[0][1:-1]).strip() for match in quoted]
+        texts = [(parse_literal(match[0], ast.literal_eval) or match[0][1:-1]).strip() for match in quoted]
         return [text for text in texts if text]
     values = parse_literal(cell, json.loads, ast.literal_eval)
     if cell.startswith("(") and isinstance(values, str | int | float):
@@ -126,6 +127,8 @@ def _parse_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]
         raise _cell_error(name, row, cell, f"{problem} columns in data.target.")
     if not isinstance(values, list | tuple | set):
         return split_delimited(cell[1:-1], delimiter)
+    if all(isinstance(label, int | float) and label == label for label in values):
+        return split_delimited(cell[1:-1], ",")  # as they are written: 1.0 in [1.0] as in [1.0, a]
     labels = sorted(values, key=str) if isinstance(values, set) else [*values]
     for label in labels:
         if not isinstance(label, str | int | float) or label != label:  # NaN differs from itself

@@ -9,32 +9,23 @@ import polars as pl
 
 from lossselect.data.preprocessing.columns import set_null
 from lossselect.exceptions import ConfigError, DataError, UnseenLabelError
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.registry import TASKS
 from lossselect.utils.checks import format_setting, lookup
 
-KINDS = {
-    "positive": ("binary",),
-    "delimiter": ("multilabel",),
-    "no_label": ("multilabel",),
-    "hierarchy": ("multilabel",),
-    "id": ("multilabel",),
-    "uncertain": ("multilabel",),
-    "counts": ("multiclass",),
-    "annotators": ("binary", "multiclass"),
+APPLIES_TO = {
+    "positive": ("", ("binary",)),
+    "delimiter": ("lists of labels", ("multilabel",)),
+    "no_label": ("lists of labels", ("multilabel",)),
+    "hierarchy": ("lists of labels", ("multilabel",)),
+    "id": ("lists of labels", ("multilabel",)),
+    "uncertain": ("one column for each label", ("multilabel",)),
+    "counts": ("one column of votes for each class", ("multiclass",)),
+    "annotators": ("one column for each annotator", ("binary", "multiclass")),
 }
-"""The kinds of tasks to which a setting applies."""
-FORMS = {
-    "delimiter": "lists of labels",
-    "no_label": "lists of labels",
-    "hierarchy": "lists of labels",
-    "id": "lists of labels",
-    "uncertain": "one column for each label",
-    "counts": "one column of votes for each class",
-    "annotators": "one column for each annotator",
-}
-"""The form of the labels to which a setting applies."""
+"""The form of the labels to which a setting applies, "" for any, and the kinds of tasks."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +82,13 @@ class LabelOptions:
         for name in ("delimiter", "hierarchy"):
             if getattr(self, name) == "":
                 raise ConfigError(f"data.{name} must be a non-empty string such as '|', got ''.")
-        set_names = [name for name in KINDS if self._is_set(name)]
-        for name in set_names:
-            if self.kind not in (*KINDS[name], "auto"):
-                fix = f"Remove it, or set task={' or task='.join(KINDS[name])}."
+        forms: dict[str, str] = {}
+        for name in filter(self._is_set, APPLIES_TO):
+            form, kinds = APPLIES_TO[name]
+            if self.kind not in (*kinds, "auto"):
+                fix = f"Remove it, or set task={' or task='.join(kinds)}."
                 raise ConfigError(f"data.{name} cannot be combined with task={self.task}. {fix}")
-        forms = {FORMS[name]: name for name in set_names if name in FORMS}
+            forms |= {form: name} if form else {}
         if len(forms) > 1:
             (form, name), (other_form, other) = [*forms.items()][:2]
             raise ConfigError(
@@ -144,7 +136,9 @@ class LabelOptions:
         for name in names:
             if self._is_set(name):
                 value = getattr(self, name)
-                needed = FORMS.get(name, "lists of labels or several label columns")
+                needed = (
+                    "lists of labels or several label columns" if name == "empty" else APPLIES_TO[name][0]
+                )
                 raise ConfigError(
                     f"data.{name} applies to {needed}, but data.target is {form}. Remove "
                     f"{format_setting(f'data.{name}', value)}, or change data.target or the task."
@@ -154,6 +148,11 @@ class LabelOptions:
     def kind(self) -> str:
         """The kind of the task's labels (`Task.kind`), or "auto"."""
         return self.task if self.task == "auto" else TASKS[self.task].kind
+
+    @property
+    def were_lists(self) -> bool:
+        """Return whether the training labels are known and are lists."""
+        return self.fitted is not None and isinstance(self.fitted.values, SparseLabels)
 
     def resolve_task(self, inferred: str) -> str:
         """Return the declared task, or with task=auto the inferred one."""
@@ -182,10 +181,12 @@ class Labels:
 
 
 def is_marker(value: Any, markers: Sequence[Any]) -> bool:
-    """Return whether a label is one of the markers, as text or as a number."""
+    """Return whether a label is one of the markers, as text or as a number; true is not the number 1."""
     text, number = str(value), as_number(value)
     return any(
-        text == str(marker)
+        text.lower() == str(marker).lower()
+        if isinstance(value, bool) or isinstance(marker, bool)
+        else text == str(marker)
         or (number is not None and number == as_number(marker))
         or (marker != marker and text.lower() == "nan")  # YAML reads the name NaN as a number
         for marker in markers

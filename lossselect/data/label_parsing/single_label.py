@@ -40,19 +40,7 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
         task, why = _infer(name, values, options)
         options, reason = replace(options, task=task), f"column {name!r} contains {why}"
     if options.kind == "multilabel":
-        if delimiter := find_delimiter(values, "multilabel"):
-            example = next(value for value in values if delimiter in value)
-            raise column_error(
-                name,
-                f"contains cells such as {show(example)}. If these are several labels, set "
-                f"{delimiter_settings(delimiter)}. If each row has exactly one class, set task=multiclass.",
-            )
-        raise column_error(
-            name,
-            f"contains one label per row, such as {values[0]!r}. For task=multilabel, set several 0/1 "
-            "columns (data.target=[a,b,c]) or the text that separates the labels of a cell (data.delimiter). "
-            "If each row has exactly one class, set task=multiclass.",
-        )
+        raise _no_lists_error(name, values)
     is_binary = options.kind == "binary"
     others = [value for value in values if not _is_probability(value)]
     soft = not others and any(as_number(value) not in (0, 1) for value in values)
@@ -81,6 +69,20 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
     missing = codes == IGNORE_INDEX
     encoded = np.where(missing, np.nan, codes) if missing.any() else codes
     return Labels(options.task, reason, encoded, vocabulary.names, vocabulary)
+
+
+def _no_lists_error(name: str, values: list[Any]) -> DataError:
+    """Return the error for task=multilabel and a column of single labels."""
+    if delimiter := find_delimiter(values, "multilabel"):
+        example = next(value for value in values if delimiter in value)
+        problem = f"contains cells such as {show(example)}. If these are several labels, set"
+        fix = f"{delimiter_settings(delimiter)}."
+    else:
+        problem = f"contains one label per row, such as {values[0]!r}. For task=multilabel, set several 0/1"
+        fix = (
+            "columns (data.target=[a,b,c]) or the text that separates the labels of a cell (data.delimiter)."
+        )
+    return column_error(name, f"{problem} {fix} If each row has exactly one class, set task=multiclass.")
 
 
 def _infer(name: str, values: list[Any], options: LabelOptions) -> tuple[str, str]:
@@ -127,9 +129,7 @@ def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> 
     names: tuple[str, ...] = ()
     if options.class_names is not None:
         names = make_task(options.task, class_names=options.class_names).names
-    by_text = {str(value).lower(): value for value in values} | {str(value): value for value in values}
-    found = [by_text.get(text, by_text.get(text.lower())) for text in names]
-    named = [value for value in found if value is not None]
+    named = [value for name in names if (value := _find_label(name, values)) is not None]
     if len(set(named)) == 1:
         raise ConfigError(
             f"class_names={[*names]} must be the labels of column {name!r} ({shorten(values)}). List these, "
@@ -152,11 +152,8 @@ def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> 
 def _find_positive(name: str, values: list[Any], declared: Any, pair: Sequence[Any] | None) -> Any:
     """Return the positive one of two labels: the declared one, else the second one of the pair."""
     if declared is not None:
-        for convert in (str, lambda value: str(value).lower(), as_number):
-            form = convert(str(declared))
-            matches = [value for value in values if convert(value) == form is not None]
-            if len(matches) == 1:
-                return matches[0]
+        if (found := _find_label(str(declared), values)) is not None:
+            return found
         raise ConfigError(
             f"data.positive={declared} is not among the labels of column {name!r}: {shorten(values)}."
             f"{suggestion(str(declared), map(str, values))}"
@@ -171,6 +168,16 @@ def _find_positive(name: str, values: list[Any], declared: Any, pair: Sequence[A
         missing = format_setting("data.missing", first)
         fix += f" If {first} marks missing labels, set {missing}. If it means negative, set {settings[0]}."
     raise column_error(name, f"{problem} {fix}")
+
+
+def _find_label(text: str, values: Sequence[Any]) -> Any:
+    """Return the label that a setting names, in another case or number format if it is the only one."""
+    for convert in (str, lambda value: str(value).lower(), as_number):
+        form = convert(text)
+        matches = [value for value in values if convert(value) == form is not None]
+        if len(matches) == 1:
+            return matches[0]
+    return None
 
 
 def _find_pair(values: Sequence[Any]) -> tuple[Any, Any] | None:

@@ -33,7 +33,6 @@ from lossselect.data.preprocessing.columns import (
     set_null,
 )
 from lossselect.exceptions import DataError
-from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number, plain_value
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.utils.checks import format_setting, shorten, show
@@ -89,12 +88,20 @@ def _read_tags(text: pl.Series, options: LabelOptions) -> list[Any] | None:
     """Return the labels of cells such as <python><pandas>; None for another column."""
     if options.kind in ("binary", "multiclass") or options.delimiter not in (None, "><", "<", ">"):
         return None
-    cells = options.replace_missing(text)
+    cells = options.replace_missing(text.fill_null("") if options.empty == "negative" else text)
     known = cells.drop_nulls()
-    if not len(known) or not known.str.contains(r"^(<[^<>]+>)+$").all() or not known.str.contains("><").any():
+    # if the training labels are tags, each row of another file may have a single one
+    names = options.fitted.class_names if options.fitted else ()
+    were_tags = options.were_lists and not any(name.startswith("<") for name in names)
+    if not known.str.contains("<").any() or not known.str.contains(r"^(<[^<>]+>)*$").all():
         return None
-    empty: Any = [] if options.empty == "negative" else None
-    return [empty if cell is None else re.findall("<([^<>]+)>", cell) for cell in cells.to_list()]
+    if not were_tags and not known.str.contains("><").any():
+        return None
+    return [None if cell is None else re.findall("<([^<>]+)>", cell) for cell in cells.to_list()]
+
+
+def _has_numbers(row: list[Any]) -> bool:
+    return any(isinstance(label, int | float) for label in row)
 
 
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
@@ -134,8 +141,7 @@ def _read_brackets(text: pl.Series, options: LabelOptions) -> list[Any] | None:
     cells = set_null(options.replace_missing(cells), ["null"])
     known = cells.drop_nulls()
     values = known.unique(maintain_order=True).to_list()
-    was_lists = options.fitted is not None and isinstance(options.fitted.values, SparseLabels)
-    was_lists = was_lists and options.hierarchy is None  # a cell may contain a single path
+    was_lists = options.were_lists and options.hierarchy is None  # a cell may contain a single path
     opened = [value for value in values if value[0] in "[{"]
     in_brackets = len(opened) == len(values) > 0
     if options.kind in ("binary", "multiclass"):
@@ -165,7 +171,9 @@ def _read_brackets(text: pl.Series, options: LabelOptions) -> list[Any] | None:
             raise column_error(text.name, f"{problem}, or the text that separates their labels.")
         return None
     lists = {value: parse_literal(value, json.loads) for value in values}
-    if not all(isinstance(row, list) for row in lists.values()):
+    fitted = options.fitted and options.fitted.vocabulary
+    were_texts = fitted and isinstance(fitted.values[0], str)
+    if not all(isinstance(row, list) and not (were_texts and _has_numbers(row)) for row in lists.values()):
         check_commas(text.name, values)
         split = iter(split_cells(text.name, cells.fill_null("").to_list(), ","))
         return [None if cell is None else row for cell, row in zip(cells.to_list(), split, strict=True)]

@@ -11,9 +11,9 @@ import polars as pl
 from polars import selectors
 
 from lossselect.data.preprocessing.standardizer import Standardizer, standardize
-from lossselect.exceptions import DataError
+from lossselect.exceptions import CheckpointError, DataError
 from lossselect.labels.values import as_number
-from lossselect.utils.checks import format_setting, lookup, show
+from lossselect.utils.checks import check_float, format_setting, lookup, show
 from lossselect.utils.warnings import warn
 
 FEW = 20
@@ -51,6 +51,12 @@ class Number:
     def features(self) -> list[str]:
         """Names of its features."""
         return [self.name, f"{self.name} missing"] if self.missing else [self.name]
+
+    def check(self) -> None:
+        """Raise an error unless mean and standard deviation are finite, the latter > 0."""
+        check_float(f"The mean of column {self.name!r}", self.mean)
+        if check_float(f"The standard deviation of column {self.name!r}", self.std, 0) == 0:
+            raise CheckpointError(f"The standard deviation of column {self.name!r} must be > 0.")
 
 
 class NumberFeatures:
@@ -101,6 +107,11 @@ class Category:
         """Names of its features."""
         return [f"{self.name}={value}" for value in self.values] + [f"{self.name} missing"] * self.missing
 
+    def check(self) -> None:
+        """Raise a CheckpointError if a category occurs twice."""
+        if len({*self.values}) < len(self.values):
+            raise CheckpointError(f"The categories of column {self.name!r} must differ.")
+
 
 @dataclass(frozen=True)
 class CellParser:
@@ -111,6 +122,11 @@ class CellParser:
 
     def __post_init__(self) -> None:
         lookup(dict.fromkeys(("error", "missing")), self.nan, "data.nan")
+
+    @property
+    def null_numbers(self) -> list[float]:
+        """The null values that are numbers."""
+        return [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
 
     def text(self, column: pl.Series) -> pl.Series:
         """Return trimmed text, null where missing; integers are written without a fraction.
@@ -143,8 +159,7 @@ class CellParser:
                     row=row + first_row,
                     value=text[row],
                 )
-        null_numbers = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
-        numbers = set_null(numbers.cast(pl.Float64), null_numbers)
+        numbers = set_null(numbers.cast(pl.Float64), self.null_numbers)
         if math.isfinite(numbers.sum() or 0):  # a quick test; a sum of finite numbers may overflow too
             return numbers
         if self.nan == "missing":
@@ -162,7 +177,7 @@ class CellParser:
 
     def number_columns(self, frame: pl.DataFrame, first_row: int = 0) -> pl.DataFrame:
         """Return `numbers` of each column; all columns are converted at once, as a loop takes much longer."""
-        marks = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
+        marks = self.null_numbers
         words = [mark for mark in self.null_values if as_number(mark) is None]
         converted: dict[str, pl.Series] = {}
         trimmed = pl.all().cast(pl.String).str.strip_chars()

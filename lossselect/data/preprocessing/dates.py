@@ -18,8 +18,8 @@ from lossselect.data.preprocessing.columns import (
     fitted_numbers,
 )
 from lossselect.data.preprocessing.standardizer import Standardizer
-from lossselect.exceptions import DataError
-from lossselect.utils.checks import format_setting, show
+from lossselect.exceptions import CheckpointError, DataError
+from lossselect.utils.checks import format_setting, lookup, show
 
 TIME = (
     r"(?:(?:[Tt]|,? +)(?<hour>\d{1,2}):(?<minute>\d{2})(?::(?<second>\d{2})(?<fraction>\.\d+)?)?"
@@ -87,6 +87,14 @@ class Date:
         dates = parse_dates(column, self.format, parser, first_row)
         return _parts(dates, self.origin, [part.name for part in self.parts])
 
+    def check(self) -> None:
+        """Raise an error unless the parts are the days and others of PARTS, with valid numbers."""
+        if not self.parts or self.parts[0].name != "days":
+            raise CheckpointError(f"The first part of column {self.name!r} must be 'days'.")
+        for part in self.parts:
+            lookup(PARTS, part.name, "part of a date")
+            part.check()
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, which `from_dict` accepts."""
         return {**asdict(self), "parts": [asdict(part) for part in self.parts]}
@@ -106,9 +114,9 @@ def fit_date(
         column: The dates of all rows.
         train: Indices of the training rows.
         parser: Parser of the cells.
-        date_format: See `find_format`.
+        date_format: See `find_date_format`.
     """
-    chosen = find_format(column, date_format, parser)
+    chosen = find_date_format(column, date_format, parser)
     dates = parse_dates(column, chosen, parser).gather(train)
     if dates.null_count() == len(dates):
         return None
@@ -129,7 +137,9 @@ def _parts(dates: pl.Series, origin: int, names: list[str]) -> list[pl.Series]:
     return frame.select(parts).get_columns()
 
 
-def find_format(column: pl.Series, date_format: str | None = None, parser: CellParser | None = None) -> str:
+def find_date_format(
+    column: pl.Series, date_format: str | None = None, parser: CellParser | None = None
+) -> str:
     """Return the format of dates in text, for `parse_dates`; "ymd" for other columns.
 
     Args:

@@ -17,7 +17,7 @@ DATE = (
     r"|^(\d{1,2}\.? )?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? \d{1,4}(,? \d{4})?$"
 )
 """Pattern of dates and times of day, in lower case."""
-FORMATS = (
+DATE_FORMATS = (
     *(
         "%H:%M",
         "%H:%M:%S",
@@ -63,7 +63,7 @@ def column_kind(column: pl.Series, parser: CellParser, date_format: str | None =
         if is_date(values, date_format):
             return "date", ""
         if _share(values, DATE) == 1:
-            found = [name for name in FORMATS if is_date(values, name)] or ["%d.%m.%y"]
+            found = [name for name in DATE_FORMATS if is_date(values, name)] or ["%d.%m.%y"]
             fix = " or ".join(format_setting("data.date_format", name) for name in found)
             return "other", f"contains dates or times in another format, {example} (set it, such as {fix})"
     if _share(values, UNITS) == 1:

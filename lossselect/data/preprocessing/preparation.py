@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from polars.selectors import by_name
 
-from lossselect.data.preprocessing.dates import PARTS
+from lossselect.data.preprocessing.columns import TEXT, parse_numbers
 from lossselect.data.preprocessing.sparse_features import SparseFeatures
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import array_columns, as_frame, read_features, read_sparse_features
@@ -19,19 +19,13 @@ from lossselect.data.readers.suffixes import ARRAYS
 from lossselect.data.readers.tables import Table, TableOptions, check_columns
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
 from lossselect.labels.values import as_number
-from lossselect.utils.checks import check_float, check_int, lookup, shorten, show
-from lossselect.utils.structure import DictOf, check_structure
+from lossselect.utils.checks import lookup, shorten, show
+from lossselect.utils.structure import COUNT, OptionalOf, check_structure
 
-READING = {
-    "table": tuple(field.name for field in fields(TableOptions)),
-    "arrays": ("features", "width"),
-    "sparse matrix": ("width", "first_index", "num_labels"),
-}
-"""Settings for reading a file, by source: "features" is the array's name, "width" its number of columns."""
 MAX_VALUES = 1 << 26
 """Maximum number of values of a batch of a sparse matrix, which becomes dense (256 MB)."""
 NUMBER = {"name": str, "mean": (int, float), "std": (int, float), "missing": bool}
-FEATURES = {
+COLUMNS = {
     "numbers": [NUMBER],
     "dates": [{"name": str, "format": str, "origin": int, "parts": [NUMBER]}],
     "categories": [{"name": str, "values": [str], "missing": bool}],
@@ -39,14 +33,29 @@ FEATURES = {
     "null_values": [str],
     "nan": str,
 }
-SPARSE_FEATURES = {"indices": [int], "scale": [(int, float)]}
-READINGS = DictOf((type(None), str, int, bool))
-"""Structures of the dictionaries of `Features`, `SparseFeatures` and `reading`."""
+"""Structure of the dictionary of `Features`."""
+SOURCES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "table": (COLUMNS, {field.name: (type(None), str, int, bool) for field in fields(TableOptions)}),
+    "arrays": (COLUMNS, {"features": OptionalOf(str), "width": COUNT}),
+    "sparse matrix": (
+        {"indices": object, "scale": object},
+        {
+            "width": COUNT,
+            "first_index": OptionalOf(COUNT),
+            "rate_of_index_0": OptionalOf((int, float)),
+            "num_labels": OptionalOf(COUNT),
+        },
+    ),
+}
+"""Structures of the features and of the settings for reading a file, by source.
+
+Among the settings, "features" is the name of an array, and "width" the number of its columns.
+"""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Conversion of a file to features; `source` is a key of READING, `reading` has the settings there."""
+    """Conversion of a file to features; `source` is a key of `SOURCES`, `reading` has the settings there."""
 
     source: str
     features: Any  # Features, or SparseFeatures for a sparse matrix
@@ -135,13 +144,15 @@ class Preparation:
         names = [number.name for number in self.features.numbers]
         if self.reading.get("header") is not False or not names or not frame.height:
             return
-        cells = frame.select(by_name(*names)).row(0)
-        null_values = self.features.parser.null_values
-        if all(isinstance(cell, str) and _is_word(cell.strip(), null_values) for cell in cells):
+        first = frame.head(1).select(by_name(*names))
+        if all(
+            column.dtype in TEXT and parse_numbers(self.features.parser.text(column))[1] is not None
+            for column in first.iter_columns()
+        ):
             raise DataError(
                 f"The first line of {path} seems to contain names of columns "
-                f"({shorten([*map(show, cells)])}), but the model was trained on a file without a header "
-                "(data.header=false). Remove that line."
+                f"({shorten([*map(show, first.row(0))])}), but the model was trained on a file without a "
+                "header (data.header=false). Remove that line."
             )
 
     def _read_sparse(self, path: str) -> Any:
@@ -166,43 +177,15 @@ class Preparation:
     def stored(cls, values: Mapping[str, Any], path: Any) -> "Preparation":
         """Create a preparation from values of the file `path`; raise CheckpointError if they are damaged."""
         try:
-            check_structure(values, {"source": str, "features": {}, "reading": READINGS}, "preparation")
-            keys, reading = lookup(READING, values["source"], "source of features"), values["reading"]
-            if reading.keys() != {*keys}:
-                raise CheckpointError(f"reading must have {' and '.join(keys)}, got {[*reading]}.")
-            is_sparse = values["source"] == "sparse matrix"
-            check_structure(values["features"], SPARSE_FEATURES if is_sparse else FEATURES, "features")
+            check_structure(values, {"source": str, "features": {}, "reading": {}}, "preparation")
+            features, reading = lookup(SOURCES, values["source"], "source of features")
+            if values["reading"].keys() != reading.keys():
+                names = " and ".join(reading)
+                raise CheckpointError(f"reading must have {names}, got {[*values['reading']]}.")
+            check_structure(values["reading"], reading, "reading")
+            check_structure(values["features"], features, "features")
             preparation = cls.from_dict(values)
-            if is_sparse:
-                check_int("width", reading["width"], 1)
-                preparation.features.check(reading["width"])
-                return preparation
-            features = preparation.features
-            for date in features.dates:
-                for part in date.parts:
-                    lookup(PARTS, part.name, "part of a date")
-                if not date.parts or date.parts[0].name != "days":
-                    raise CheckpointError(f"The first part of column {date.name!r} must be 'days'.")
-            for text in features.texts:
-                if len({*text.terms}) != len(text.idf) or not text.terms:
-                    raise CheckpointError(f"Column {text.name!r} must have an idf for each of its terms.")
-                for idf in text.idf:
-                    check_float(f"The idf of column {text.name!r}", idf)
-            for column in (*features.numbers, *(part for date in features.dates for part in date.parts)):
-                check_float(f"The mean of column {column.name!r}", column.mean)
-                if check_float(f"The standard deviation of column {column.name!r}", column.std, 0) == 0:
-                    raise CheckpointError(f"The standard deviation of column {column.name!r} must be > 0.")
-        except (ValueError, TypeError, OverflowError) as error:
+            preparation.features.check(values["reading"].get("width"))
+        except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise CheckpointError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
         return preparation
-
-
-def _is_word(text: str, null_values: Sequence[str]) -> bool:
-    """Return whether the text of a cell is neither a number nor a missing one."""
-    if text in ("", *null_values) or text.lower() in ("true", "false"):
-        return False
-    try:
-        float(text)
-    except ValueError:
-        return True
-    return False

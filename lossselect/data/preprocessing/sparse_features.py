@@ -103,20 +103,23 @@ class SparseFeatures:
         return TableRows(torch.empty(len(hashes), 0), no_codes, len(self.indices), hashes, words), {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint, which `from_dict` accepts."""
-        return {"indices": self.indices.tolist(), "scale": self.scale.tolist()}
+        """Return tensors for a checkpoint, which `from_dict` accepts."""
+        return {"indices": torch.from_numpy(self.indices), "scale": torch.from_numpy(self.scale)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SparseFeatures":
-        """Create the features from the result of `to_dict`."""
-        return cls(np.array(values["indices"], np.int64), np.array(values["scale"], np.float64))
+        """Create the features from the result of `to_dict`, or from lists, as in an exported model."""
+        return cls(np.asarray(values["indices"]), np.asarray(values["scale"]))
 
     def check(self, width: int) -> None:
         """Raise a CheckpointError unless the columns are valid for files of `width` columns."""
+        for name, array, dtype in ("indices", self.indices, np.int64), ("scale", self.scale, np.float64):
+            if array.ndim != 1 or array.dtype != dtype:
+                found = f"shape {array.shape} of {array.dtype}"
+                raise CheckpointError(f"{name} must be a vector of {dtype.__name__}, got {found}")
         if not len(self.indices) or len(self.indices) != len(self.scale):
             raise CheckpointError("indices and scale must have an entry for each column")
-        ends = np.array([-1, *self.indices[[0, -1]], width])
-        if (np.diff(self.indices) <= 0).any() or (np.diff(ends)[[0, 2]] <= 0).any():
+        if self.indices[0] < 0 or self.indices[-1] >= width or (np.diff(self.indices) <= 0).any():
             raise CheckpointError(f"indices must increase from 0 to at most {width - 1}")
         if not (np.isfinite(self.scale) & (self.scale > 0)).all():
             raise CheckpointError("scale must be finite and > 0")

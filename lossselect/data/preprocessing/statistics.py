@@ -11,7 +11,6 @@ import polars as pl
 from lossselect.data.preprocessing.columns import TEXT, CellParser, set_null
 from lossselect.data.preprocessing.dates import parse_dates
 from lossselect.data.readers.arrays import as_frame
-from lossselect.labels.values import as_number
 from lossselect.utils.checks import show
 
 SAMPLE_ROWS, SAMPLE_PARTS = 50_000, 100
@@ -20,7 +19,7 @@ MAX_ARRAY_CELLS = 1 << 18
 """Maximum number of cells of such a sample of an array."""
 FREQUENT = 3
 """Number of most frequent values that are shown."""
-LONG = 40
+MAX_SHOWN = 40
 """Maximum number of characters of a frequent value."""
 
 
@@ -66,14 +65,13 @@ def summarize(
 ) -> dict[str, Statistics]:
     """Return the statistics of columns with all rows; `date_formats` are those of dates in text."""
     sample = sample_rows(frame)
-    marks = [float(n) for mark in parser.null_values if (n := as_number(mark)) is not None]
     found: dict[str, Statistics] = {}
     for column, some in zip(frame.iter_columns(), sample.iter_columns(), strict=True):
         kind = column.dtype
         if kind in TEXT:
             found[column.name] = _summarize_text(column, some, parser, date_formats.get(column.name))
         elif kind.is_numeric() or kind in (pl.Boolean, pl.Date, pl.Datetime):
-            found[column.name] = _summarize_ordered(column, some, marks)
+            found[column.name] = _summarize_ordered(column, some, parser.null_numbers)
         else:
             found[column.name] = Statistics("other", len(column), column.null_count(), len(some))
     return found
@@ -122,7 +120,7 @@ def _summarize_text(
         kind, values = "number", _format_range(numbers.min(), numbers.max())
     elif distinct <= len(sample) / 2 or distinct <= FREQUENT:  # frequent values of others mean nothing
         first = known.head(FREQUENT).rows()
-        values = ", ".join(f"{show(cell, LONG)} ({count / len(sample):.0%})" for cell, count in first)
+        values = ", ".join(f"{show(cell, MAX_SHOWN)} ({count / len(sample):.0%})" for cell, count in first)
         values += ", ..." * (distinct > FREQUENT)
     return Statistics(kind, len(column), missing, len(sample), distinct, values)
 

@@ -1,5 +1,6 @@
 """Conversion of a table's columns to features, fitted on the training rows."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -25,7 +26,7 @@ from lossselect.data.preprocessing.standardizer import Standardizer, check_range
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.preprocessing.text import MAX_FITTED, Text, fit_text, join_words, warn_if_long
 from lossselect.data.readers.tables import TableColumns, check_columns
-from lossselect.exceptions import DataError
+from lossselect.exceptions import CheckpointError, DataError
 from lossselect.labels.values import sorted_values
 from lossselect.utils.checks import shorten
 from lossselect.utils.warnings import warn
@@ -34,6 +35,8 @@ BLOCK_ROWS = 1 << 17
 """Number of rows that are processed at once: enough for several cores, and few enough for little memory."""
 CONVERTED_ROWS = 1 << 14
 """Number of rows that NumPy converts at once: few enough for the cache of a core."""
+
+ARRAY_COLUMN = re.compile(r"x(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Features:
             categorical: Names of columns of categories that look like another kind: codes, or text of many
                 values.
             texts: Names of columns of free text.
-            date_format: See `find_format`.
+            date_format: See `find_date_format`.
             inspect: Function that is called with groups of the columns other than `texts`, with all rows, and
                 the formats of the dates among them.
 
@@ -213,6 +216,14 @@ class Features:
             codes.append(code.fill_null(no_feature))
             first += len(category.features)
         return codes, unknown
+
+    def check(self, width: int | None = None) -> None:
+        """Raise an error if the values of a checkpoint are damaged; `width` is that of an array, if any."""
+        for column in self._columns:
+            column.check()
+            is_known = width is None or (ARRAY_COLUMN.fullmatch(column.name) and int(column.name[1:]) < width)
+            if not is_known:
+                raise CheckpointError(f"{column.name!r} is not a column of an array with {width} columns")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, which `from_dict` accepts."""

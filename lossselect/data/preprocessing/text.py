@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.preprocessing.columns import column_error
+from lossselect.exceptions import CheckpointError
+from lossselect.utils.checks import check_float
 from lossselect.utils.warnings import warn
 
 MAX_TERMS = 5000
@@ -16,7 +18,7 @@ MAX_FITTED = 50_000
 """Maximum number of training rows from which the words are counted, evenly spaced."""
 MAX_CHARACTERS = 100_000
 """Maximum length of a cell; the rest of a longer one is ignored."""
-BLOCK_ROWS = 1 << 14
+BLOCK_CELLS = 1 << 14
 """Number of cells that are converted at once."""
 OPTIONS: dict[str, Any] = {"ngram_range": (1, 2), "sublinear_tf": True, "dtype": np.float32}
 """Options of `TfidfVectorizer`."""
@@ -40,6 +42,13 @@ class Text:
     def features(self) -> list[str]:
         """Names of its features."""
         return [f"{self.name}: {term}" for term in self.terms]
+
+    def check(self) -> None:
+        """Raise an error unless there are different terms, each with a finite idf."""
+        if len({*self.terms}) != len(self.idf) or not self.terms:
+            raise CheckpointError(f"Column {self.name!r} must have an idf for each of its terms.")
+        for idf in self.idf:
+            check_float(f"The idf of column {self.name!r}", idf)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, which `from_dict` accepts."""
@@ -90,8 +99,8 @@ def join_words(columns: Sequence[Any]) -> Any:
 
 
 def _blocks(text: pl.Series) -> Iterator[list[str]]:
-    for start in range(0, len(text), BLOCK_ROWS):
-        yield text[start : start + BLOCK_ROWS].str.head(MAX_CHARACTERS).fill_null("").to_list()
+    for start in range(0, len(text), BLOCK_CELLS):
+        yield text[start : start + BLOCK_CELLS].str.head(MAX_CHARACTERS).fill_null("").to_list()
 
 
 def warn_if_long(text: pl.Series, first_row: int = 0) -> None:

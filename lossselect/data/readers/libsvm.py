@@ -29,6 +29,8 @@ ROW = re.compile(rb"[^\s:]*( qid:\d+)?( \d+:[-+.\deE]+){2,}\s*")
 """Pattern of a row that is unlike a row of a table."""
 MAX_EXACT = 2**53
 """Largest integer up to which the numbers of labels, which are read as floats, are exact."""
+MIN_CHANCE = 1e-6
+"""Probability of a file without index 0 below which its indices seem to start at 1."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class LibsvmRows:
         bounds: Row i has the labels from `bounds[i]` up to `bounds[i + 1]`.
         queries: The query (qid) of each row if they were requested, else of the first row; empty if the
             rows have no query.
-        reading: `width`; `first_index`, 0 if the file has an index 0 or a header, else 1; and `num_labels`
-            of the header, None without a header.
+        reading: `width`; `first_index`, 0 if the file has an index 0 or a header, else 1; `rate_of_index_0`,
+            the fraction of the rows with it; and `num_labels` of the header, None without a header.
     """
 
     features: Any
@@ -118,7 +120,8 @@ def read_libsvm(path: str, train: Mapping[str, Any] | None = None, with_queries:
             _check_empty_lines(opened, path)
     if not labels:
         raise DataError(f"{path} has no rows. Add at least one.")
-    first_index = 0 if header or (matrix.nnz and matrix.indices.min() == 0) else 1
+    rate = np.count_nonzero(matrix.indices == 0) / len(labels)
+    first_index = 0 if header or rate else 1
     if header:
         _check_header(header, matrix, path)
         matrix.resize(header[:2])
@@ -133,7 +136,12 @@ def read_libsvm(path: str, train: Mapping[str, Any] | None = None, with_queries:
         np.fromiter(chain.from_iterable(labels), np.float64, counts.sum()),
         np.concatenate([[0], counts.cumsum()]),
         queries,
-        {"width": matrix.shape[1], "first_index": first_index, "num_labels": header[2] if header else None},
+        {
+            "width": matrix.shape[1],
+            "first_index": first_index,
+            "rate_of_index_0": rate,
+            "num_labels": header[2] if header else None,
+        },
     )
 
 
@@ -217,7 +225,7 @@ def _check_header(header: Sequence[int], matrix: Any, path: str) -> None:
 
 
 def _resize(matrix: Any, train: Mapping[str, Any], first_index: int, path: str) -> None:
-    """Give the matrix the width of the training file; raise a DataError for an index 0 that is new."""
+    """Give the matrix the width of the training file, whose indices must start at the same number."""
     width = train["width"]
     if first_index < train["first_index"]:
         row = _first_row(matrix, matrix.indices == 0)
@@ -226,6 +234,14 @@ def _resize(matrix: Any, train: Mapping[str, Any], first_index: int, path: str) 
             "features of both files in the same way.",
             row=row,
             value=0,
+        )
+    chance = (1 - train["rate_of_index_0"]) ** matrix.shape[0]  # of a file of these rows without index 0
+    if first_index > train["first_index"] and chance < MIN_CHANCE:
+        warn(
+            "shifted_indices",
+            f"No row of {path} has index 0, but {train['rate_of_index_0']:.1%} of the training rows have it. "
+            "The indices of the file seem to start at 1, so its values would be those of other features. "
+            "Number the features of both files in the same way.",
         )
     if len(unseen := np.unique(matrix.indices[matrix.indices >= width])):
         warn(

@@ -80,10 +80,27 @@ def test_spaces_and_quotes_in_labels_printed_by_numpy():
     cells = [str(np.array(["New York", "it's"])), str(np.array(["it's", "b"])), "['b']"]
     assert labels_of(cells, " ") == [{"New York", "it's"}, {"it's", "b"}, {"b"}]
     assert labels_of([r"['it\'s', 'b']", "['b']"]) == [{"it's", "b"}, {"b"}]
+    cells = [
+        str(np.array(["a\u00a0b", "c"])),
+        str(np.array(["a\u00a0b"])),
+        r"['\x' 'c']",
+    ]  # the last is not Python
+    assert labels_of(cells, " ") == [{"a\u00a0b", "c"}, {"a\u00a0b"}, {r"\x", "c"}]
 
 
 def test_numbers_in_lists_are_labels():
     assert labels_of(["[1, 2]", "[3]", "[10, 1]"]) == [{"1", "2"}, {"3"}, {"10", "1"}]
+
+
+def test_numbers_without_quotes_are_used_as_they_are_written():
+    cells = ["{2.0,1_0}", "{2.0,x}", "{10,007}", "{0x1}", "{}"]
+    expected = [{"2.0", "1_0"}, {"2.0", "x"}, {"10", "007"}, {"0x1"}, set()]
+    assert labels_of(cells) == expected
+    labels = parse_label_columns([pl.Series("tags", cells)], LabelOptions("multilabel"))
+    # in another file, all cells may be JSON
+    other = pl.Series("tags", ["[2.0, 10]", "[10]"])
+    parsed = parse_label_columns([other], LabelOptions("multilabel", fitted=labels))
+    assert labels.vocabulary.decode_lists(parsed.values) == [["10", "2.0"], ["10"]]
 
 
 def test_brackets_within_labels_are_kept():
@@ -192,6 +209,7 @@ class TestMissingWords:
     [
         (["array(['a', 'b'])", "array(['b'])"], "array(['a'"),
         (["tags: {a,b}", "b"], "tags: {a"),
+        (["{e,[25, 30)}", "{e}"], "[25"),
     ],
 )
 def test_a_delimiter_that_splits_brackets(cells, label):
@@ -201,4 +219,5 @@ def test_a_delimiter_that_splits_brackets(cells, label):
 
 
 def test_brackets_within_a_label():
+    assert split_cells("tags", ['["a (", "b"]', '["b"]'], ",") == [["a (", "b"], ["b"]]
     assert split_cells("tags", ["a (old),b [new]", "b [new]"], ",") == [["a (old)", "b [new]"], ["b [new]"]]

@@ -210,6 +210,8 @@ class TestSingleLabels:
             ([0, 1], {"class_names": ["neg", "pos"], "positive": 0}, ("pos", "neg"), [1, 0]),
             ([1.0, 0.0], {"positive": 1}, ("0", "1"), [1, 0]),
             (["1.0", "0.0"], {"positive": 1}, ("0.0", "1.0"), [1, 0]),
+            ([1, 0], {"class_names": ["1.0", "0.0"]}, ("1.0", "0.0"), [0, 1]),
+            ([True, False], {"class_names": ["False", "True"]}, ("False", "True"), [1, 0]),
         ],
         ids=str,
     )
@@ -249,6 +251,12 @@ class TestSingleLabels:
         np.testing.assert_array_equal(labels_of([1, 0, None], fitted=train).values, [1, 0, NAN])
         train = labels_of([5, 7, 7, 5])
         np.testing.assert_array_equal(labels_of(["7", "5"], fitted=train).values, [1, 0])
+
+    @pytest.mark.parametrize("cells", [[0, 1, 2, 2], ["0", "1", "2", "2"], [0.0, 1.0, 2.0, 2.0]])
+    def test_numbers_in_another_notation_name_the_same_label(self, cells):
+        labels = labels_of(cells, class_names=["2.0", "0.0", "1.0"])
+        assert labels.class_names == ("2.0", "0.0", "1.0")
+        assert labels.values.tolist() == [1, 2, 0, 0]
 
     def test_names_for_numbers_in_text(self):
         labels = labels_of(["0", "2", "1", "2"], class_names=["a", "b", "c"])
@@ -308,6 +316,20 @@ class TestSingleLabels:
             labels_of(column, "auto")
         with pytest.raises(ValueError, match=r"If .* marks missing labels, set "):
             labels_of(["no", "yes", marker], "binary")
+
+    @pytest.mark.parametrize(
+        ("cells", "marker", "expected"),
+        [
+            ([True, False, None, True], "true", [None, False, None, None]),
+            ([True, False, True, None], True, [None, False, None, None]),
+            (["true", "1", "2", "1"], True, [None, "1", "2", "1"]),
+            ([1, 2, 3, 1], True, [1, 2, 3, 1]),
+            ([False, True, False], 0, [False, True, False]),
+        ],
+    )
+    def test_true_is_not_the_number_1(self, cells, marker, expected):
+        column = LabelOptions("auto", missing=(marker,)).replace_missing(pl.Series("y", cells))
+        assert column.to_list() == expected
 
     def test_nan_as_a_missing_marker(self):
         labels = labels_of(["NaN", "a", "b", "a"], missing=(NAN,))

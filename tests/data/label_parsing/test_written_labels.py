@@ -447,6 +447,21 @@ class TestTags:
         labels = labels_of([*self.CELLS], "multilabel", empty="negative")
         assert lists_of(labels)[2] == []
 
+    def test_a_missing_marker_is_not_an_empty_cell(self):
+        options = LabelOptions("multilabel", empty="negative", missing=("?",))
+        labels = parse_label_columns([pl.Series("tags", ["<a><b>", None, "?", "<b>"])], options)
+        assert lists_of(labels) == [["a", "b"], [], None, ["b"]]
+
+    def test_single_tags_in_another_file(self):
+        train = parse_label_columns([pl.Series("tags", ["<a><b>", "<b>"])], LabelOptions("multilabel"))
+        for cells, expected in ((["<b>", None], [["b"], None]), (["<a>"], [["a"]]), ([None], [None])):
+            column = pl.Series("tags", cells, dtype=pl.String)
+            labels = parse_label_columns([column], LabelOptions("multilabel", fitted=train))
+            assert lists_of(labels) == expected
+        words = parse_label_columns([pl.Series("tags", ["[<a>, b]", "[b]"])], LabelOptions("multilabel"))
+        with pytest.raises(DataError, match="must be a list in brackets"):
+            parse_label_columns([pl.Series("tags", ["<a>"])], LabelOptions("multilabel", fitted=words))
+
     @pytest.mark.parametrize("cells", [["<a><b", "<c>"], ["<a>", "<b>"], ["<=50K", ">50K"]])
     def test_other_cells(self, cells):
         with pytest.raises(DataError, match="contains one label per row"):

@@ -10,7 +10,7 @@ from table_cases import numbers
 
 import lossselect as ls
 from lossselect.data.preprocessing.columns import CellParser
-from lossselect.data.preprocessing.dates import find_format, parse_dates
+from lossselect.data.preprocessing.dates import find_date_format, parse_dates
 from lossselect.data.preprocessing.kinds import column_kind
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.tables import TableColumns
@@ -103,7 +103,7 @@ class TestParsing:
         ],
     )
     def test_the_format_is_recognised(self, cells, given, expected):
-        assert find_format(pl.Series("when", cells), given) == expected
+        assert find_date_format(pl.Series("when", cells), given) == expected
 
     def test_an_ambiguous_format_raises_an_error(self):
         with pytest.raises(DataError, match=r"data\.date_format=dmy or data\.date_format=mdy"):

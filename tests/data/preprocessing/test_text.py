@@ -10,7 +10,7 @@ from table_cases import numbers
 import lossselect as ls
 from lossselect.data.datamodule import TensorData
 from lossselect.data.preprocessing import text as text_module
-from lossselect.data.preprocessing.columns import CellParser
+from lossselect.data.preprocessing.columns import CellParser, Number
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
@@ -91,7 +91,7 @@ class TestFeatures:
     def test_words_are_counted_in_limited_numbers(self, monkeypatch):
         monkeypatch.setattr(text_module, "MAX_TERMS", 3)
         monkeypatch.setattr(text_module, "MAX_FITTED", 2)
-        monkeypatch.setattr(text_module, "BLOCK_ROWS", 2)
+        monkeypatch.setattr(text_module, "BLOCK_CELLS", 2)
         frame, features = fit({"comment": ["aa bb cc dd"] * 5 + ["zz zz"] * 2})
         assert len(features.names) == 3
         assert rows_of(features, frame)[0].shape == (7, 3)
@@ -123,11 +123,12 @@ class TestCheckpoints:
             (("dates", 0, "parts", 0, "name"), "century"),
             (("dates", 0, "parts"), []),
             (("dates", 0, "parts", 1, "std"), 0),
+            (("categories", 0, "values"), ["a", "a"]),
         ],
     )
     def test_a_damaged_preparation_raises_an_error(self, place, value):
         days = ["2024-01-01", "2024-02-02", "2024-02-03", "2024-02-04", None, None]
-        _, features = fit({"comment": COMMENTS, "when": days})
+        _, features = fit({"comment": COMMENTS, "when": days, "kind": [*"abbaab"]})
         values = Preparation("table", features, vars(TableOptions())).to_dict()
         Preparation.stored(values, "best.ckpt")
         *path, last = place
@@ -136,6 +137,15 @@ class TestCheckpoints:
             part = part[key]
         part[last] = value
         with pytest.raises(CheckpointError, match=r"best\.ckpt is damaged"):
+            Preparation.stored(values, "best.ckpt")
+
+    @pytest.mark.parametrize("name", ["x3", "x01", "y0", "x", "x-1"])
+    def test_an_unknown_column_of_an_array(self, name):
+        features = Features((Number("x2", 0.0, 1.0, False),), (), CellParser())
+        values = Preparation("arrays", features, {"features": None, "width": 3}).to_dict()
+        Preparation.stored(values, "best.ckpt")
+        values["features"]["numbers"][0]["name"] = name
+        with pytest.raises(CheckpointError, match=f"'{name}' is not a column of an array with 3 columns"):
             Preparation.stored(values, "best.ckpt")
 
 

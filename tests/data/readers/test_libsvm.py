@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import warnings
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.warnings import LossSelectWarning
 
 HEADER = "3 5 4\n0,3 0:1.5 4:-2\n 1:3\n2 \n"
-ONE_BASED = {"width": 4, "first_index": 1, "num_labels": None}
+ONE_BASED = {"width": 4, "first_index": 1, "rate_of_index_0": 0.0, "num_labels": None}
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ class TestRows:
         content = read_libsvm(write("1 1:0.5 3:2\n# a comment\n\n-1 2:1e-3 # another\n"))
         assert content.features.toarray().tolist() == [[0, 0.5, 0, 2], [0, 0, 0.001, 0]]
         assert content.labels.tolist() == [1, -1]
-        assert content.reading == {"width": 4, "first_index": 1, "num_labels": None}
+        assert content.reading == ONE_BASED
         assert not len(content.queries)
 
     @pytest.mark.parametrize("zero_based", [True, False])
@@ -200,6 +201,28 @@ class TestOtherFiles:
         assert caught.value.row == 1
         assert read_libsvm(path, {**ONE_BASED, "first_index": 0}).features.shape == (2, 4)
 
+    @pytest.mark.parametrize(
+        ("train", "other", "warns"),
+        [  # numbers of rows, and of those with index 0
+            ((40, 40), (1, 0), True),  # all training rows have index 0
+            ((40, 20), (20, 0), True),
+            ((40, 20), (19, 0), False),  # 2**-19 > 1e-6
+            ((40, 20), (40, 1), False),
+            ((40, 1), (40, 0), False),
+            ((40, 0), (40, 0), False),
+        ],
+    )
+    def test_indices_that_start_at_one_in_the_other_file_only(self, train, other, warns, write):
+        def rows(total, zeros):
+            return "".join(f"1 {'0:1 ' * (i < zeros)}1:1 2:1 3:1\n" for i in range(total))
+
+        reading = read_libsvm(write(rows(*train))).reading
+        assert reading["rate_of_index_0"] == train[1] / train[0]
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            content = read_libsvm(write(rows(*other)), reading)
+        assert content.features.shape == (other[0], 4)
+        assert [warning.message.name for warning in caught] == ["shifted_indices"] * warns
+
     def test_larger_indices_are_left_out(self, write):
         with pytest.warns(LossSelectWarning, match=r"above 3, .* are left out: 4, 9\. Check") as caught:
             content = read_libsvm(write("1 1:1\n0 2:1 4:1 9:1\n"), ONE_BASED)
@@ -207,11 +230,11 @@ class TestOtherFiles:
         assert content.features.toarray().tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]]
 
     def test_another_header(self, write):
-        train = {"width": 6, "first_index": 0, "num_labels": 4}
+        train = {"width": 6, "first_index": 0, "rate_of_index_0": 0.5, "num_labels": 4}
         with pytest.raises(DataError, match="Expected 6 features per row as in training, got 5"):
             source(write(HEADER), train=train)
         with pytest.raises(DataError, match=r"Expected a header with 9 labels .* got a header with 4 labels"):
-            source(write(HEADER), train={"width": 5, "first_index": 0, "num_labels": 9})
+            source(write(HEADER), train={**train, "width": 5, "num_labels": 9})
         with pytest.raises(DataError, match=r"Expected a header with 4 labels .* got no header"):
             source(write("1 1:1\n"), train=train)
 
