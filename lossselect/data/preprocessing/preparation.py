@@ -16,7 +16,7 @@ from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.libsvm import read_libsvm
 from lossselect.data.readers.sparse_matrices import width_error
 from lossselect.data.readers.suffixes import ARRAYS
-from lossselect.data.readers.tables import TableOptions, check_columns
+from lossselect.data.readers.tables import Table, TableOptions, check_columns
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
 from lossselect.labels.values import as_number
 from lossselect.utils.checks import lookup, shorten, show
@@ -77,21 +77,27 @@ class Preparation:
             for start in range(0, matrix.shape[0], size):
                 yield matrix[start : start + size]
             return
-        reading = {**self.reading, **reading}
         if self.source == "arrays":
-            inputs = read_features(path, reading["features"])
+            inputs = read_features(path, self.reading["features"])
             self.check_width(width := inputs.shape[1], path)
             check_columns(keep, array_columns(width), "keep", path)
             for start in range(0, len(inputs), size):
                 yield as_frame(inputs[start : start + size])
             return
-        table = open_table(path, TableOptions(**reading))
-        self.check_header(table.header, path, reading["header"])
+        table = self.open(path, **reading)
         check_columns(keep, table.header, "keep", path)
         for i, frame in enumerate(table.batches([*dict.fromkeys([*self.features.columns, *keep])], size)):
             if i == 0:
                 self.check_first_row(frame, path)
             yield frame
+
+    def open(self, path: str, **reading: Any) -> Table:
+        """Return a new table with the columns of the features; see `frames`."""
+        settings = {**self.reading, **reading}
+        table = open_table(path, TableOptions(**settings))
+        table.check_unused(TableOptions(**reading))  # the stored settings may fit only the training file
+        self.check_header(table.header, path, settings["header"])
+        return table
 
     def check_source(self, path: str) -> None:
         """Raise a DataError unless a file is a table, or arrays, as that of the training was."""
