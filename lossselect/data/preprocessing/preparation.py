@@ -141,14 +141,19 @@ class Preparation:
 
     def check_first_row(self, frame: pl.DataFrame, path: str) -> None:
         """Raise a DataError if the first row of a file is a header, but the training file has no header."""
-        names = [number.name for number in self.features.numbers]
-        if self.reading.get("header") is not False or not names or not frame.height:
+        numbers, categories = self.features.numbers, self.features.categories
+        if self.reading.get("header") is not False or not frame.height:
             return
-        first = frame.head(1).select(by_name(*names))
-        if all(
-            column.dtype in TEXT and parse_numbers(self.features.parser.text(column))[1] is not None
-            for column in first.iter_columns()
-        ):
+        first = frame.head(1).select(by_name(*(column.name for column in numbers or categories)))
+        cells = [self.features.parser.text(column) for column in first.iter_columns() if column.dtype in TEXT]
+        if len(cells) < first.width:
+            return
+        if numbers:
+            is_header = all(parse_numbers(cell)[1] is not None for cell in cells)
+        else:  # a row may have one or two categories that no training row has
+            known = [cell.item() in column.values for cell, column in zip(cells, categories, strict=True)]
+            is_header = len(known) > 2 and not any(known)
+        if is_header:
             raise DataError(
                 f"The first line of {path} seems to contain names of columns "
                 f"({shorten([*map(show, first.row(0))])}), but the model was trained on a file without a "
