@@ -37,11 +37,24 @@ def split_lines(lines: Iterable[str], separator: str, quote: str | None) -> Any:
     )
 
 
-def is_plain(lines: Iterable[str], separator: str, quote: str | None) -> bool:
-    """Return whether Polars divides lines in the same way: a single byte, without blanks before quotes."""
+def is_plain(blocks: Iterable[bytes], separator: str, quote: str | None) -> bool:
+    """Return whether Polars divides a text in the same way: a single byte, without blanks before quotes.
+
+    Args:
+        blocks: The text in parts that end with a line.
+        separator: The separator of the columns.
+        quote: The quotation mark, or None.
+    """
     if separator == " " or len(separator.encode()) > 1:
         return False
-    return quote is None or not any(re.search(f"{re.escape(separator)} +{quote}", line) for line in lines)
+    if quote is None:
+        return True
+    ends = rf"{re.escape(separator)}\n"
+    mark = rf"{quote}(?!{quote}[^{ends}\r{quote}])"  # not the doubled mark in "Good, ""very"" good"
+    # a pattern that starts with fixed characters is found quickly
+    likely = re.compile(rf" {mark}(?<=[{ends} ] {quote})".encode())
+    certain = re.compile(rf"[{ends}] +{mark}".encode())
+    return not any(likely.search(b"\n" + block) and certain.search(b"\n" + block) for block in blocks)
 
 
 def find_separator(lines: list[str], usual: str | None, quote: str | None, decimal: str) -> str | None:

@@ -62,7 +62,7 @@ class TextTable(Table):
             self._drop_lines()
             self.separator = self.options.separator or self._find_separator(separator)
             self._restore_header()
-            if not is_plain(self._first_lines(), self.separator, self.quote):
+            if not is_plain(self._blocks(), self.separator, self.quote):
                 self._convert_separator()
             first, second = [*self.first_cells(2), [], []][:2]
         except csv.Error as error:
@@ -315,17 +315,18 @@ class TextTable(Table):
         quotes = f" {QUOTE_HINT}" if f"`{self.quote}" in str(error) or "malformed" in str(error) else ""
         return DataError(f"{self.file} cannot be read as a table: {first_line(error)}.{quotes}")
 
-    def _has(self, mark: bytes) -> bool:
-        """Return whether the text contains a byte."""
+    def _blocks(self) -> Iterator[bytes]:
+        """Yield the text in parts that end with a line."""
         with self._open_bytes() as file:
-            return any(mark in block for block in iter(lambda: file.read(1 << 20), b""))
+            while block := file.read(1 << 20) + file.readline():
+                yield block
 
     def _check_quotes(self, height: int) -> None:
         """Raise DataError if quotation marks join lines each of which has the cells of a row.
 
         Lines within a quoted cell have too few separators, at least one of them.
         """
-        if self.quote is None or not self._has(self.quote.encode()):
+        if self.quote is None or not any(self.quote.encode() in block for block in self._blocks()):
             return
         line, expected = pl.col("line"), len(self.header) - 1
         lines = scan_lines(self._source).filter(line.str.strip_chars_end("\r") != "")

@@ -69,6 +69,23 @@ class TestSeparators:
             ("x3", 5.0, "b"),
         ]
 
+    @pytest.mark.parametrize("row", ['  "b", 2', 'a, "2"', 'a,  ""'], ids=["first cell", "number", "empty"])
+    @pytest.mark.parametrize("length", [1, 50_000])
+    def test_blanks_before_a_quote_in_a_later_line(self, read, row, length):
+        """Read without conversion, the cells would contain the quotation marks."""
+        long = "a" * length
+        frame = read("name,size\n" + f"{long},1\n" * 30 + f"{row}\nc,3\n")
+        name, size = next(csv.reader([row], skipinitialspace=True))
+        assert frame.rows()[29:] == [(long, 1), (name, int(size) if size else None), ("c", 3)]
+
+    def test_doubled_quotes_after_a_comma_need_no_conversion(self, tmp_path):
+        (tmp_path / "t.csv").write_text(
+            'text,y\n"Good, ""very"" good",1\n"Bad, ""so bad""",0\n"Said: ""x""",1\n'
+        )
+        table = open_table(str(tmp_path / "t.csv"), TableOptions())
+        assert table.content is None
+        assert table.read(["text"]).item(1, 0) == 'Bad, "so bad"'
+
     @pytest.mark.parametrize("options", [{}, {"separator": " "}])
     def test_runs_of_blanks(self, read, options):
         content = '  18.0   8   "chevrolet chevelle"\n 15.0\t8   "buick skylark 320"  \n'
