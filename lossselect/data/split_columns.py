@@ -10,8 +10,15 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.label_parsing.options import Labels
-from lossselect.data.preprocessing.columns import IDENTIFIER, OWNER, TEXT, CellParser, restore_integers
-from lossselect.data.preprocessing.dates import find_date_format, parse_dates
+from lossselect.data.preprocessing.columns import (
+    IDENTIFIER,
+    OWNER,
+    TEXT,
+    CellParser,
+    parse_numbers,
+    restore_integers,
+)
+from lossselect.data.preprocessing.dates import find_date_format, is_date, parse_dates
 from lossselect.data.preprocessing.kinds import DATE
 from lossselect.data.splits import SPLITS, split_rows
 from lossselect.exceptions import ConfigError, DataError
@@ -204,12 +211,21 @@ def read_groups(column: pl.Series) -> np.ndarray:
 def read_times(column: pl.Series, date_format: str | None) -> np.ndarray:
     """Return the rank of each row's time, which is a number or a date as in `parse_dates`.
 
+    Numbers such as 31052024 are dates if most of them have the format `date_format`.
+
     Raises:
         DataError: a cell is empty, or is not a date.
     """
     times = column
-    if not (column.dtype.is_numeric() or column.dtype.is_temporal()):
-        times = parse_dates(column, find_date_format(column, date_format))
+    if column.dtype in TEXT:  # a number after a blank is text
+        numbers, invalid = parse_numbers(CellParser().text(column))
+        times = column if invalid is not None else numbers
+    if date_format is not None and times.dtype.is_numeric():
+        text = CellParser().text(times)
+        text = text.str.zfill(int(text.str.len_chars().max() or 0))  # type: ignore[arg-type]
+        times = text if is_date(text.drop_nulls(), date_format) else times
+    if not (times.dtype.is_numeric() or times.dtype.is_temporal()):
+        times = parse_dates(times, find_date_format(times, date_format))
     times = times.fill_nan(None) if times.dtype.is_float() else times
     if times.null_count():
         row, setting = times.is_null().arg_max(), format_setting("data.time", column.name)

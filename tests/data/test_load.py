@@ -135,6 +135,13 @@ class TestLoad:
         splits = load_own_data("table", task={"name": "multiclass"}, path=str(path), target="spam", **OPTIONS)
         assert splits.class_names == ("ham", "spam")
 
+    def test_weights_after_blanks(self, tmp_path):
+        rows = "".join(f"{i}, {'ab'[i % 2]}, {i % 3}.5\n" for i in range(20))
+        (tmp_path / "t.csv").write_text("x, y, w\n" + rows)
+        options = {"path": str(tmp_path / "t.csv"), "target": "y", "sample_weight": "w", **OPTIONS}
+        splits = load_own_data("table", task={"name": "multiclass"}, **options)
+        assert splits.weights[:4].tolist() == [0.5, 1.5, 2.5, 0.5]
+
     def test_weights_that_are_lists(self, tmp_path):
         table = pl.DataFrame({"x": numbers(40), "w": [[1.0]] * 40, "y": ["a", "b"] * 20})
         table.write_parquet(tmp_path / "t.parquet")

@@ -8,7 +8,13 @@ import polars as pl
 import pytest
 
 import lossselect as ls
-from lossselect.data.split_columns import read_groups, read_splits, split_by_time, warn_likely_splits
+from lossselect.data.split_columns import (
+    read_groups,
+    read_splits,
+    read_times,
+    split_by_time,
+    warn_likely_splits,
+)
 from lossselect.data.splits import split_rows
 from lossselect.exceptions import ConfigError, DataError
 
@@ -226,6 +232,19 @@ class TestTime:
     def test_a_number_may_also_be_a_feature(self, load):
         splits = load(table(year=[2000 + i // 6 for i in range(ROWS)]), time="year", features=["x", "year"])
         assert splits.columns == ("x", "year")
+
+    def test_dates_that_are_numbers(self, load):
+        """01022023 is a later date than 31012020, although it is a smaller number."""
+        days = [f"{1 + i % 28:02}{1 + i % 12:02}{2020 + i // 20}" for i in range(ROWS)]
+        splits = load(table(when=days), time="when", date_format="%d%m%Y", test_fraction=1 / 3)
+        assert sorted(splits.rows["test"].tolist()) == [*range(40, ROWS)]
+
+    def test_numbers_that_are_not_dates_of_the_format(self):
+        assert read_times(pl.Series("t", [5, 70, 8]), "%d%m%Y").tolist() == [1, 3, 2]
+
+    def test_numbers_after_blanks(self):
+        times = pl.Series("t", [" 5", " 70", " 8.5"])
+        assert read_times(times, None).tolist() == [1, 3, 2]
 
     def test_too_few_times(self):
         with pytest.raises(DataError, match=r"too few different values \(1\) for a test split of 0.2"):

@@ -52,7 +52,8 @@ def check_weights(column: pl.Series, path: str) -> np.ndarray:
     rule = f"but weights must be numbers from 0 to {MAX_WEIGHT:g}."
     if column.dtype.is_nested():
         raise column_error(column.name, f"is of type {column.dtype}, {rule}")
-    numbers = column.cast(pl.Float64, strict=False)
+    cells = column.str.strip_chars() if column.dtype == pl.String else column  # " 1" after a comma
+    numbers = cells.cast(pl.Float64, strict=False)
     invalid = (numbers.is_null() | (numbers < 0) | ~(numbers <= MAX_WEIGHT)).fill_null(True)
     if invalid.any():
         row = invalid.arg_max() or 0
