@@ -42,7 +42,7 @@ UNNAMED = re.compile(r"__index_level_\d+__|__UNNAMED__\d+")
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Settings for reading a table; all but `sheet` are for text files.
+    """Settings for reading a table; `sheet` is for Excel, `skip_lines` for both, all others for text files.
 
     Args:
         separator: Separator of columns; " " is any number of blanks. None: the usual one of the suffix, or
@@ -116,6 +116,8 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
     if header[0].startswith(("#", "%", "//")):
         comment = format_setting("data.comment", header[0][0])
         message += f" If its first lines are comments, set {comment}."
+    elif any(map(UNNAMED.fullmatch, header)):
+        message += " If a title comes before the names, set data.skip_lines, such as data.skip_lines=1."
     elif any(as_number(column) is not None for column in header):
         message += f" {header_hint(len(header))}"
     elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
@@ -151,6 +153,8 @@ class Table:
         size: Size of the files, after decompression.
     """
 
+    separator_hint = ""
+    """Sentence for errors about the columns, if their separator was detected."""
     unnamed: tuple[str, ...] = ()
     """Names given to columns whose name is empty in the file, or an index of pandas."""
 

@@ -121,6 +121,8 @@ class TextTable(Table):
                 "or, for any number of blanks, data.separator=' '. If a title comes first, set "
                 "data.skip_lines."
             )
+        if found != usual:
+            self.separator_hint = f" {found!r} was detected as the separator; data.separator sets another."
         return found
 
     def _restore_header(self) -> None:
@@ -383,7 +385,7 @@ class TextTable(Table):
                             fix += f" If the table starts in line {line}, set data.skip_lines={line - 1}."
                         raise ConfigError(
                             f"Row {row - len(empty)} of {self.file} (line {line}) has {count}, but the "
-                            f"{name} has {len(self.header)}. {fix}"
+                            f"{name} has {len(self.header)}. {fix}{self.separator_hint}"
                         )
             except csv.Error as error:
                 raise DataError(
