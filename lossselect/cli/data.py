@@ -13,6 +13,7 @@ from lossselect.cli.arguments import find_value, guess, order_arguments
 from lossselect.cli.console import print_errors_in_one_line, print_warnings_in_one_line
 from lossselect.data.readers.suffixes import ARRAYS, LIBSVM
 from lossselect.exceptions import ConfigError, LossSelectError
+from lossselect.run.settings import FILE_DATA, packaged_config
 from lossselect.run.validation import SETTINGS, check_data
 from lossselect.utils.atomic_write import atomic_write, check_output
 from lossselect.utils.checks import as_list
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 USED = ("data", "task", "seed", "ignore_warnings")
 """The settings of a run that determine its data."""
+
+READING_TYPES = {"path": str, "date_format": str | None, "max_memory": int | float | None}
+"""Types of the settings without which the columns of a file cannot be read."""
 
 HELP = """\
 Show rows, columns and labels of a file, what becomes of each column, and the setting that changes it.
@@ -73,22 +77,25 @@ def show_data(arguments: Sequence[str]) -> None:
     from lossselect.reporting.overview import print_overview
     from lossselect.run.build import to_plain
 
-    outputs = [argument.removeprefix("output=") for argument in arguments if argument.startswith("output=")]
+    output = find_value("output", arguments)
     config = _compose([argument for argument in arguments if not argument.startswith("output=")])
     data = to_plain(config.data)
-    output = _check_output(outputs[-1], data) if outputs else None
+    if output:
+        paths = {f"data.{name}": data.get(name) for name in ("path", "val_path", "test_path")}
+        files = {name: path for name, path in paths.items() if isinstance(path, str)}
+        check_output(Path(output), (".json", ".csv"), files)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LossSelectWarning)
         with ignore_warnings(*as_list(config.ignore_warnings)):
             overview, error = _load(config, data)
     print_overview(overview)
-    if output is not None:
+    if output:
         named = [
             {"name": warning.message.name, "message": redact(warning.message.message)}
             for warning in caught
             if isinstance(warning.message, LossSelectWarning)
         ]
-        _write(overview, output, {"warnings": named, "error": error and redact(str(error))})
+        _write(overview, Path(output), {"warnings": named, "error": error and redact(str(error))})
         print_safely(f"Saved {output}")
     sys.stdout.flush()  # before the messages on stderr
     for warning in caught:
@@ -111,13 +118,20 @@ def _load(config: Any, data: Mapping[str, Any]) -> "tuple[Overview, LossSelectEr
         check_data(data)
         return make_overview(*load_data(config)), None
     except LossSelectError as error:
+        if not _names_file(data):
+            raise
         try:
             with warnings.catch_warnings(action="ignore"):  # loading has issued them
                 return outline(data), error
         except LossSelectError as unreadable:  # such as a missing file
             raise (unreadable if data["name"] == "table" else error) from None
-        except (KeyError, TypeError, ValueError):  # an invalid setting, or sample data
-            raise error from None
+
+
+def _names_file(data: Mapping[str, Any]) -> bool:
+    """Return whether the settings name a file and contain how its columns are read; others may be invalid."""
+    if data.get("name") not in FILE_DATA or not packaged_config("data", data["name"]).keys() <= data.keys():
+        return False
+    return all(isinstance(data.get(name), kind) for name, kind in READING_TYPES.items())
 
 
 def _compose(arguments: Sequence[str]) -> Any:
@@ -136,17 +150,6 @@ def _compose(arguments: Sequence[str]) -> Any:
             raise ConfigError(f"Unknown setting {key!r}. {guess(key, value) or 'Remove it.'}")
     with initialize_config_module("lossselect.configs", version_base="1.3"):
         return compose("train", overrides=settings)
-
-
-def _check_output(output: str, data: Mapping[str, Any]) -> Path:
-    path = Path(output)
-    check_output(path)
-    if path.suffix.lower() not in (".json", ".csv"):
-        raise ConfigError(f"output={output} must end in .json or .csv.")
-    for name in ("path", "val_path", "test_path"):
-        if isinstance(data.get(name), str) and path.resolve() == Path(data[name]).resolve():
-            raise ConfigError(f"output={output} is data.{name}. Choose another output.")
-    return path
 
 
 def _write(overview: "Overview", output: Path, more: Mapping[str, Any]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
-from lossselect.cli.predict import READING, parse_batch_size, parse_reading
-from lossselect.decision.text import change_threshold, describe_decision, find_source, split_list
+from lossselect.cli.predict import MODEL, READING, parse_batch_size, parse_reading
+from lossselect.decision.text import choose_decision, find_source, split_list
 from lossselect.exceptions import ConfigError
 from lossselect.utils.atomic_write import new_folder
 from lossselect.utils.checks import check_float
@@ -68,10 +68,10 @@ def evaluate_file(
         preparation = Preparation.stored(stored, checkpoint)
         changed = parse_reading(preparation, reading)
         trained = _load_module(checkpoint, content, module)
-        task, source = trained.task, find_source(trained.task, trained._base_task)
+        source = find_source(trained.task, trained._base_task)
+        task, decision = choose_decision(trained.task, source, threshold)
         if threshold is not None:
-            task, source = change_threshold(task, threshold), "set by threshold"
-            trained._base_task, trained.task = None, task
+            trained.set_decision(task, compare=False)
         labels = LabelSettings.stored(stored["labels"], task, checkpoint).change(
             missing=None if missing is None else tuple(split_list(missing)),
             empty=empty,
@@ -84,7 +84,7 @@ def evaluate_file(
             limit = check_float("max_memory", max_memory if number is None else number, 0)
         splits = load_labelled(input, task, preparation, labels, names, limit, cache, **changed)
         size = size or max(stored["batch_size"], 1)
-        _evaluate(trained, splits, size, device, folder, checkpoint, describe_decision(task, source))
+        _evaluate(trained, splits, size, device, folder, checkpoint, decision)
         if labels.sample_weight is not None and splits.weights is None:
             print_safely(
                 f"The loss is unweighted, as {input} has no {labels.sample_weight!r} (data.sample_weight)."
@@ -104,22 +104,14 @@ COMMAND = Command(
         "input": ("labelled.csv", "file with the training features and labels, in the form of the training"),
         "output": ("evaluation", "folder to write, which must not exist; by default evaluation"),
         "target": ("[a,b]", "column, columns or array of the labels, if named unlike those of the training"),
-        "threshold": (
-            "0.3",
-            "another threshold: a number, a list, or {name: number}; for binary, multilabel",
-        ),
         "batch_size": ("64", "number of rows evaluated at once; by default that of the training"),
-        "device": ("auto", "auto, cpu, cuda, ..."),
-        "missing": (
-            "NA",
-            "value, or list of values, that marks a missing label; replaces the training's",
-        ),
+        **MODEL,
+        "missing": ("NA", "value, or list of values, that marks a missing label; replaces the training's"),
         "empty": ("missing", "meaning of an empty cell of labels, if unlike the training: negative, missing"),
         "handle_unknown": ("ignore", "a label that no training row has: error, or ignore (treat as missing)"),
         **READING,
         "max_memory": ("4", "GB of memory that the table may take; by default half of the free memory"),
         "cache": ("FOLDER", "folder of the files of a larger table; by default ~/.cache/lossselect"),
-        "module": ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model"),
     },
     required=("checkpoint", "input"),
     epilog="If an error occurs, no incomplete output is left. For a file without labels: lossselect predict.",
@@ -155,9 +147,9 @@ def _evaluate(
     from lossselect.data.checks import check_counts
     from lossselect.data.datamodule import TensorData
     from lossselect.reporting.page import write_report
-    from lossselect.reporting.plan import Line, Plan, by_stage, print_table
+    from lossselect.reporting.plan import Line, Plan, print_metrics
     from lossselect.run.results import evaluate_test, save_metrics, save_predictions
-    from lossselect.run.trainer import build_trainer
+    from lossselect.run.trainer import trainer_on
     from lossselect.tasks.label_counts import count_labels
     from lossselect.utils.devices import parse_device
 
@@ -166,9 +158,7 @@ def _evaluate(
     data = TensorData(splits, module.task, batch_size, {"test": counts})
     if module._chunked:
         data.use_sparse_targets()
-    place = parse_device(device)
-    devices = 1 if place.index is None else [place.index]
-    trainer = build_trainer({"accelerator": place.type, "devices": devices, "enable_progress_bar": False})
+    trainer = trainer_on(parse_device(device))
     results, outcome = evaluate_test(
         trainer, module, data, folder, report=True, datamodule=data, verbose=False
     )
@@ -183,9 +173,5 @@ def _evaluate(
     ]
     (folder / "plan.json").write_text(Plan("Evaluation", lines).to_json(), encoding="utf-8")
     write_report(folder, outcome)
-    stages, rows = by_stage(results)
-    cells = [
-        (name, *("" if value is None else f"{value:.4f}" for value in row)) for name, row in rows.items()
-    ]
-    print_table(f"Results on {splits.name}", cells, header=("", *stages))
+    print_metrics(f"Results on {splits.name}", results)
     print_safely(decision)

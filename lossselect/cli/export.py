@@ -11,14 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from lossselect.cli.console import Command, run_command
+from lossselect.cli.predict import MODEL
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
-from lossselect.export.write import export_model
 from lossselect.utils.atomic_write import check_output
 from lossselect.utils.checks import lookup
 from lossselect.utils.redaction import record_environment
@@ -28,6 +24,8 @@ MAX_COMPARED = 1 << 27
 """Maximum number of features (512 MB) with which a model is compared with PyTorch."""
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lossselect.data.splits import Splits
     from lossselect.training.module import TaskModule
 
@@ -40,6 +38,10 @@ def export_checkpoint(
     module: str | None = None,
 ) -> None:
     """Export a checkpoint's model, and print how far its outputs differ from PyTorch's."""
+    import torch
+
+    from lossselect.data.preprocessing.preparation import Preparation
+    from lossselect.run.custom_module import load_trained
     from lossselect.training.checkpoints.content import find_checkpoint, read_checkpoint
 
     checkpoint = str(find_checkpoint(checkpoint))
@@ -53,9 +55,6 @@ def export_checkpoint(
             f"A format is required. Set format to one of {', '.join(FORMATS)}, or output=FILE.onnx."
         )
     path = Path(output)
-    from lossselect.data.preprocessing.preparation import Preparation
-    from lossselect.run.custom_module import load_trained
-
     content = read_checkpoint(checkpoint)
     if content["not_plain"]:
         raise ConfigError(
@@ -74,9 +73,8 @@ def export_checkpoint(
                 "data=arrays. Remove input."
             )
         preparation = Preparation.stored(prepared, checkpoint)
-        frames = preparation.frames(input, 8192)
         parts, left = list[torch.Tensor](), MAX_COMPARED
-        for frame in frames:
+        for frame in preparation.frames(input, 8192):
             part = preparation.features.transform(frame, input, 0)[0]
             parts.append(part[torch.arange(len(part))])
             if (left := left - parts[-1].numel()) <= 0:
@@ -98,7 +96,7 @@ COMMAND = Command(
         "format": ("NAME", "onnx (.onnx), torch_export (.pt2) or safetensors (.safetensors)"),
         "output": ("FILE", "file to write, in the format of its suffix; by default next to the checkpoint"),
         "input": ("FILE", "rows for the comparison, as for predict; by default the run's test rows"),
-        "module": ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model"),
+        "module": MODEL["module"],
     },
     required=("checkpoint",),
     epilog="To export the best checkpoint at the end of a run, train with export=onnx.\n"
@@ -108,8 +106,12 @@ COMMAND = Command(
 main = partial(run_command, COMMAND)
 
 
-def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Tensor | None, str]:
+def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> "tuple[Tensor | None, str]":
     """Return the test rows of a checkpoint's run (None if not available) and their description."""
+    import torch
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     from lossselect.run.build import load_data
     from lossselect.training.checkpoints.content import check_same_task
 
@@ -150,14 +152,16 @@ def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> No
     _export(module, path, None, inputs, f"rows of a {split} batch")
 
 
-def _rows_to_compare(splits: "Splits") -> tuple[torch.Tensor, str]:
+def _rows_to_compare(splits: "Splits") -> "tuple[Tensor, str]":
     split = next(name for name in ("test", "val", "train") if name in splits.rows)
     rows = splits.rows[split][: max(1, MAX_COMPARED // splits.features.shape[1])]
     return splits.features[rows], f"{split} rows"
 
 
-def _check_hooks(module: Any, rows: torch.Tensor) -> None:
+def _check_hooks(module: Any, rows: "Tensor") -> None:
     """Raise ConfigError if hooks or the `predict_step` of a custom module change the probabilities."""
+    import torch
+
     from lossselect.run.results import make_predictor
     from lossselect.training.classifier import Classifier
     from lossselect.training.module import TaskModule
@@ -177,6 +181,8 @@ def _check_hooks(module: Any, rows: torch.Tensor) -> None:
 
 def _export(module: Any, path: Path, preparation: Any, inputs: Any, description: str) -> None:
     """Export a model, and print the differences from PyTorch on the inputs."""
+    from lossselect.export.write import export_model
+
     if preparation is not None and inputs is not None:
         _check_hooks(module, inputs[:1024])
     differences = export_model(module, path, inputs=inputs, preparation=preparation)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
-from lossselect.decision.text import change_threshold, describe_decision, find_source, split_list
+from lossselect.decision.text import choose_decision, find_source, split_list
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.atomic_write import atomic_write, check_output
 from lossselect.utils.checks import check_int, check_options
@@ -46,20 +46,12 @@ def predict_file(
     from lossselect.data.files.load import warn_unseen_cells
     from lossselect.reporting import tables
 
-    size = parse_batch_size(batch_size)
-    if trust not in ("true", "false"):
-        raise ConfigError(f"trust must be true or false, got {trust!r}.")
+    size, trusts = parse_batch_size(batch_size), _parse_bool("trust", trust)
     destination = Path(output)
-    check_output(destination)
-    if destination.suffix.lower() != ".csv":
-        raise ConfigError(f"output={output} must end in .csv.")
-    if destination.resolve() == Path(input).resolve():
-        raise ConfigError(f"output={output} is the input file. Choose another output.")
+    check_output(destination, [".csv"], {"the input file": input})
     copied = [] if keep == "null" else [*dict.fromkeys(split_list(keep))]
-    preparation, model, task, source = _load_model(checkpoint, device, trust == "true", module)
-    if threshold is not None:
-        task, source = change_threshold(task, threshold), "set by threshold"
-    predict, changed = model(task), parse_reading(preparation, reading)
+    preparation, predict, task, decision = _load_model(checkpoint, device, trusts, module, threshold)
+    changed = parse_reading(preparation, reading)
     unknown: Counter[str] = Counter()
     first, missing = 0, list[int]()
     with atomic_write(destination) as path, path.open("wb") as file, torch.inference_mode():
@@ -68,8 +60,7 @@ def predict_file(
             unknown.update(unknown_cells)
             outputs = predict(rows[torch.arange(len(rows))])
             missing += (first + tables.rows_without_prediction(outputs["prediction"]).nonzero()[0]).tolist()
-            make_columns = tables.top_columns if "top" in outputs else tables.prediction_columns
-            columns = {"row": range(first, first + len(rows)), **make_columns(task, **outputs)}
+            columns = {"row": range(first, first + len(rows)), **tables.prediction_columns(task, **outputs)}
             table = tables.escape_formula(_add_columns(columns, [frame[name] for name in copied]))
             table.write_csv(file, include_header=first == 0)
             first += len(rows)
@@ -83,13 +74,26 @@ def predict_file(
             "for extreme values.",
             row=missing[0],
         )
-    print_safely(f"{describe_decision(task, source)}\nSaved {first} rows in {output}")
+    print_safely(f"{decision}\nSaved {first} rows in {output}")
 
 
 def parse_batch_size(text: str) -> int:
     """Return the number of rows of a batch; raise an error unless it is an integer >= 1."""
     return check_int("batch_size", int(text) if text.isdecimal() else text, 1)
 
+
+def _parse_bool(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ConfigError(f"{name} must be true or false, got {text!r}.")
+    return text == "true"
+
+
+MODEL = {
+    "device": ("auto", "auto, cpu, cuda, ..."),
+    "threshold": ("0.3", "another threshold: a number, a list, or {name: number}; for binary, multilabel"),
+    "module": ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model"),
+}
+"""Settings of a model."""
 
 READING = {
     "separator": ('";"', "column separator of the input, if it differs from training"),
@@ -108,9 +112,7 @@ def parse_reading(preparation: "Preparation", settings: Mapping[str, str]) -> di
     """Return the settings for reading a file; raise ConfigError for one that is not valid."""
     changed: dict[str, Any] = {key: text.strip("'\"") for key, text in settings.items()}
     if "header" in changed:
-        if changed["header"] not in ("true", "false"):
-            raise ConfigError(f"header must be true or false, got {changed['header']!r}.")
-        changed["header"] = changed["header"] == "true"
+        changed["header"] = _parse_bool("header", changed["header"])
     if changed.get("skip_lines", "").isdecimal():
         changed["skip_lines"] = int(changed["skip_lines"])
     check_options(changed, preparation.reading, f"A model of {preparation.source}")
@@ -134,14 +136,9 @@ COMMAND = Command(
         ),
         "keep": ("[a,b]", "columns of the input to copy to the output, such as an id; or \"['a, b']\""),
         "batch_size": ("8192", "number of rows predicted at once"),
-        "device": ("auto", "auto, cpu, cuda, ..."),
-        "threshold": (
-            "0.3",
-            "another threshold: a number, a list, or {name: number}; for binary, multilabel",
-        ),
+        **MODEL,
         **READING,
         "trust": ("true", "load a .pt2 file, which can contain code"),
-        "module": ("my.Model", "your own subclass of TaskModule, for a run with module._target_=my.Model"),
     },
     required=("checkpoint", "input", "output"),
     epilog="If an error occurs, no incomplete output is left.",
@@ -151,12 +148,9 @@ main = partial(run_command, COMMAND)
 
 
 def _load_model(
-    checkpoint: str, device: str, trust: bool, module: str | None
-) -> "tuple[Preparation, Callable[[Task], Callable[[Any], dict[str, Any]]], Task, str]":
-    """Return the preparation of features, the model, the task, and the source of its decision.
-
-    The model is a function from a task to a function from inputs to outputs.
-    """
+    checkpoint: str, device: str, trust: bool, module: str | None, threshold: str | None
+) -> "tuple[Preparation, Callable[[Any], dict[str, Any]], Task, str]":
+    """Return the preparation of features, the model, its task with the threshold, and its decision."""
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.export.formats import find_format
     from lossselect.export.read import load_exported, topk_prediction
@@ -176,7 +170,9 @@ def _load_model(
         if model.preparation is None:
             raise ConfigError(f"{checkpoint} {cannot} lossselect.load_exported(path)(features).")
 
-        def predict_exported(task: "Task", rows: Any) -> dict[str, Any]:
+        task, decision = choose_decision(model.task, "stored in the model", threshold)
+
+        def predict_exported(rows: Any) -> dict[str, Any]:
             outputs = model(rows)
             if task is not model.task:
                 outputs = outputs._replace(predictions=task.predict(outputs.logits))
@@ -184,12 +180,7 @@ def _load_model(
                 return topk_prediction(outputs)
             return {"probabilities": outputs.probabilities, "prediction": outputs.predictions}
 
-        return (
-            model.preparation,
-            lambda task: partial(predict_exported, task),
-            model.task,
-            "stored in the model",
-        )
+        return model.preparation, predict_exported, task, decision
     from lossselect.run.custom_module import load_trained
     from lossselect.training.checkpoints.content import find_checkpoint, read_checkpoint
     from lossselect.utils.devices import parse_device
@@ -204,17 +195,14 @@ def _load_model(
         )
     preparation = Preparation.stored(prepared, checkpoint)
     classifier, torch_device = load_trained(checkpoint, content, module), parse_device(device)
+    source = find_source(classifier.task, classifier._base_task)
+    classifier.task, decision = choose_decision(classifier.task, source, threshold)
+    if module is not None:
+        from lossselect.run.results import make_predictor
 
-    def make_predict(task: "Task") -> Callable[[Any], dict[str, Any]]:
-        classifier.task = task
-        if module is not None:
-            from lossselect.run.results import make_predictor
-
-            return make_predictor(classifier, torch_device)
-        classifier.to(torch_device)
-        return lambda rows: classifier.predict(rows.to(torch_device))
-
-    return preparation, make_predict, classifier.task, find_source(classifier.task, classifier._base_task)
+        return preparation, make_predictor(classifier, torch_device), classifier.task, decision
+    classifier.to(torch_device)
+    return preparation, lambda rows: classifier.predict(rows.to(torch_device)), classifier.task, decision
 
 
 def _add_columns(columns: dict[str, Any], copied: "list[pl.Series]") -> dict[str, Any]:

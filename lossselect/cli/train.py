@@ -193,7 +193,7 @@ def train(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
 
     from lossselect.reporting.explain import decision_lines, loss_lines, plan
-    from lossselect.reporting.plan import Line, Plan, by_stage, print_renderable, print_table
+    from lossselect.reporting.plan import Line, Plan, print_metrics, print_renderable, print_table
     from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
     from lossselect.run.loggers import finish_loggers, log_results, log_settings
     from lossselect.run.results import best_checkpoint, evaluate, save_overview, save_predictions
@@ -254,11 +254,7 @@ def train(config: DictConfig) -> float | None:
         predictions = save_predictions(trainer, module, data, best, folder)
         if module._base_task is not None:
             print_table("Decision", decision_lines(module.task))
-        stages, rows = by_stage(results)
-        cells = [
-            (name, *("" if value is None else f"{value:.4f}" for value in row)) for name, row in rows.items()
-        ]
-        print_table(f"Results of epoch {read_checkpoint(best)['epoch'] + 1}", cells, header=("", *stages))
+        print_metrics(f"Results of epoch {read_checkpoint(best)['epoch'] + 1}", results)
         if advice is not None:
             print(advice)
         if config.report and writes:

@@ -17,6 +17,10 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.checks import SPLIT_NAMES, format_setting, shorten
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
+HEAD_ROWS = 1000
+FREQUENT_ROWS = 20
+"""Mean number of rows with a value from which it is no coincidence that all have the same class."""
+
 
 def check_splits(task: Task, splits: Splits) -> dict[str, LabelCounts]:
     """Check the splits, warn about suspicious ones, and return the label counts of each split.
@@ -41,33 +45,40 @@ def check_splits(task: Task, splits: Splits) -> dict[str, LabelCounts]:
 
 
 def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray | SparseLabels) -> None:
-    """Warn about a column with one value for each class, which may be a copy of the label."""
+    """Warn about a column with few values, each of which only one class has: perhaps a copy of the label."""
     if isinstance(labels, SparseLabels) or labels.ndim > 1:
         return
     label = pl.Series(np.nan_to_num(labels, nan=-1.0))
     columns = features.iter_columns() if isinstance(features, pl.DataFrame) else _candidates(features, label)
     for column in columns:
-        if _is_copy(column, label):
+        if _determines(column, label):
             warn(
                 "target_leakage",
-                f"Column {column.name!r} has one value for each class. If it reveals the label, leave it out "
-                f"({format_setting('data.exclude', [column.name])} with data=table).",
+                f"Each value of column {column.name!r} occurs in a single class. If the column reveals the "
+                f"label, leave it out ({format_setting('data.exclude', [column.name])} with data=table).",
             )
 
 
 def _candidates(array: np.ndarray, label: pl.Series) -> Iterator[pl.Series]:
-    """Yield the columns that are copies of the label in a sample of the rows."""
+    """Yield the columns that determine the label in a sample of the rows."""
     step = max(1, len(array) // BLOCK_ROWS)
     sample = label.gather_every(step)
     for position, column in enumerate(as_frame(array[::step]) if array.dtype.kind != "f" else ()):
-        if _is_copy(column, sample):
+        if _determines(column, sample):
             yield array_column(array, position)
 
 
-def _is_copy(column: pl.Series, label: pl.Series) -> bool:
-    if column.dtype.is_float() or column.dtype.is_nested() or column.n_unique() != label.n_unique():
+def _determines(column: pl.Series, label: pl.Series) -> bool:
+    """Return whether a column has one value for each class, or a few frequent ones of one class each."""
+    if column.dtype.is_float() or column.dtype.is_nested():
         return False
-    return pl.DataFrame([column.alias("feature"), label.alias("label")]).n_unique() == label.n_unique()
+    pairs = pl.DataFrame([column.alias("feature"), label.alias("label")])
+    head = pairs.head(HEAD_ROWS)  # of most columns, these rows are enough
+    if head.n_unique() > head["feature"].n_unique():
+        return False
+    distinct, classes = column.n_unique(), label.n_unique()
+    is_frequent = classes < distinct <= len(label) / FREQUENT_ROWS
+    return (distinct == classes or is_frequent) and pairs.n_unique() == distinct
 
 
 def check_order(names: Sequence[str]) -> None:

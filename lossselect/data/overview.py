@@ -92,7 +92,8 @@ class Overview:
         name: The file or the data set.
         rows: The number of rows of each split; "all" if they could not be split, or "first" if only the
             first ones were read, because the table is large.
-        columns: The columns of the file; empty for sample data.
+        columns: The columns of the file; empty for sample data and sparse features.
+        num_features: The number of features into which the columns are converted; 0 if unknown.
         sampled: The number of rows in which the values of columns were counted, if it is less than all; 0.
         task: The name of the task; "" if the labels could not be read.
         num_labels: The number of classes or labels.
@@ -109,6 +110,7 @@ class Overview:
     name: str
     rows: Mapping[str, int]
     columns: Sequence[Column] = ()
+    num_features: int = 0
     sampled: int = 0
     task: str = ""
     num_labels: int = 0
@@ -145,6 +147,7 @@ def make_overview(splits: Splits, task: Task, counts: Mapping[str, LabelCounts])
         name=splits.name,
         rows={split: len(rows) for split, rows in splits.rows.items()},
         columns=splits.overview,
+        num_features=splits.features.shape[1],
         sampled=_find_sampled(splits.overview, min(splits.starts.values(), default=len(splits.labels))),
         task=task.name,
         num_labels=len(task.names),
@@ -253,7 +256,7 @@ def outline(data: Mapping[str, Any]) -> Overview:
         if plan.kind == "category":
             plan = plan._replace(decision=f"one-hot, {statistics[name].distinct} categories")
         columns.append(_describe(name, plan.use, statistics[name], plan.kind, plan.decision))
-    return Overview(path, rows, columns, _find_sampled(columns, sum(rows.values())))
+    return Overview(path, rows, columns, sampled=_find_sampled(columns, sum(rows.values())))
 
 
 class ColumnPlan(NamedTuple):

@@ -27,6 +27,13 @@ def split_list(text: str) -> list[str]:
     return entries
 
 
+def choose_decision(task: "Task", source: str, threshold: str | None) -> "tuple[Task, str]":
+    """Return the task, with a threshold from the command line if there is one, and its decision as text."""
+    if threshold is not None:
+        task, source = change_threshold(task, threshold), "set by threshold"
+    return task, describe_decision(task, source)
+
+
 def change_threshold(task: "Task", text: str) -> "Task":
     """Return the task with a threshold from the command line: one number, a list, or {name: number}.
 
@@ -40,18 +47,17 @@ def change_threshold(task: "Task", text: str) -> "Task":
         )
     is_mapping = text.startswith("{")
     entries = split_list(text.removeprefix("{").removesuffix("}") if is_mapping else text)
-    threshold: Any
+    numbers = [entry.rpartition(":")[2] for entry in entries] if is_mapping else entries
+    threshold: Any = [*map(_as_threshold, numbers or [text])]
     if is_mapping:
         values = dict(zip(task.output_names, thresholds(task), strict=True))
-        for entry in entries:
-            name, _, number = entry.rpartition(":")
-            lookup(values, name.strip(), "label in threshold")
-            values[name.strip()] = _as_threshold(number)
+        for entry, number in zip(entries, threshold, strict=True):
+            name = entry.rpartition(":")[0].strip()
+            lookup(values, name, "label in threshold")
+            values[name] = number
         threshold = [*values.values()]
-    else:
-        threshold = [*map(_as_threshold, entries)]
-        if len(threshold) == 1 and not text.startswith("["):
-            threshold = threshold[0]
+    elif len(threshold) == 1 and not text.startswith("["):
+        threshold = threshold[0]
     fields: dict[str, Any] = {"threshold": threshold}  # which not all tasks have
     return replace(task, **fields)
 

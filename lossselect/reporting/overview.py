@@ -41,6 +41,8 @@ def summary_rows(overview: Overview) -> Iterator[tuple[str, str]]:
         yield "missing", f"{share} of the cells; most in {most}" if gaps else "none"
         if constant := [_cut(column.name) for column in columns if column.use == "constant"]:
             yield "constant columns", shorten(constant)
+    if overview.num_features:
+        yield "features", f"{overview.num_features}, the inputs of the net"
     if overview.repeated is not None and overview.in_train is not None:
         found = [f"{n} repeated {SPLIT_NAMES[split]}" for split, n in overview.repeated.items() if n]
         found += [f"{n} {SPLIT_NAMES[s]} with a copy in training" for s, n in overview.in_train.items() if n]

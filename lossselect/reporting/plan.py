@@ -123,6 +123,15 @@ def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]
     }
 
 
+def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
+    """Print a table of metrics, with a column for each stage."""
+    stages, rows = by_stage(metrics)
+    cells = [
+        (name, *("" if value is None else f"{value:.4f}" for value in row)) for name, row in rows.items()
+    ]
+    print_table(title, cells, header=("", *stages))
+
+
 def print_table(title: str, rows: Iterable[Sequence[str]], header: Sequence[str] = ("", "")) -> None:
     """Print a table with a title and a header."""
     table = make_table(title, header)

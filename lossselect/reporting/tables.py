@@ -22,11 +22,8 @@ def rows_without_prediction(prediction: Tensor) -> np.ndarray:
     return missing
 
 
-def top_columns(task: Task, top: Tensor, probabilities: Tensor, prediction: Tensor) -> dict[str, Any]:
-    """Return the columns of predictions, of the highest outputs of each row, and of their probabilities.
-
-    Cells are empty if a probability is NaN, as such outputs have no order.
-    """
+def _top_columns(task: Task, top: Tensor, probabilities: Tensor, prediction: Tensor) -> dict[str, Any]:
+    # cells are empty if a probability is NaN, as such outputs have no order
     names = np.array([*task.names, None], dtype=object)[top.masked_fill(probabilities.isnan(), -1).cpu()]
     decoded = names[:, 0].tolist()
     if not task.exclusive:
@@ -38,8 +35,15 @@ def top_columns(task: Task, top: Tensor, probabilities: Tensor, prediction: Tens
     return columns
 
 
-def prediction_columns(task: Task, probabilities: Tensor, prediction: Tensor) -> dict[str, Any]:
-    """Return the columns of decoded predictions, empty if one is missing, and of probabilities."""
+def prediction_columns(
+    task: Task, probabilities: Tensor, prediction: Tensor, top: Tensor | None = None
+) -> dict[str, Any]:
+    """Return the columns of decoded predictions, empty if one is missing, and of probabilities.
+
+    With a chunked head, `top` are the highest outputs of each row, and the probabilities are theirs.
+    """
+    if top is not None:
+        return _top_columns(task, top, probabilities, prediction)
     columns: dict[str, Any] = {"prediction": _prediction_cells(task.decode(prediction), prediction)}
     for name, column in zip(task.output_names, probabilities.cpu().T, strict=True):
         columns[f"p_{name}"] = column.numpy()

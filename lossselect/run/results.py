@@ -30,10 +30,9 @@ from lossselect.reporting.tables import (
     format_cells,
     prediction_columns,
     rows_without_prediction,
-    top_columns,
 )
 from lossselect.run.build import has_loader
-from lossselect.run.trainer import build_trainer
+from lossselect.run.trainer import trainer_on
 from lossselect.tasks.registry import Task
 from lossselect.training.checkpoints.content import read_checkpoint, save_decision
 from lossselect.training.epoch import Epoch, OutputBuffer, TopKEpoch
@@ -250,7 +249,6 @@ def save_predictions(
             "returned NaN for them. Their cells are empty, and the metrics are NaN. Check these rows for "
             "extreme values.",
         )
-    make_columns = top_columns if "top" in outputs else prediction_columns
     with atomic_write(folder / "predictions.csv") as path, path.open("wb") as file:
         # in parts, as text takes much more memory than numbers; trainer.limit_predict_batches may leave out
         # the last rows
@@ -260,15 +258,14 @@ def save_predictions(
             if isinstance(data, TensorData):
                 columns["row"] = data.splits.rows_in_file("test")[part]
                 columns["target"] = _decode_targets(task, data, part)
-            columns |= make_columns(task, **{name: output[part] for name, output in outputs.items()})
+            columns |= prediction_columns(task, **{name: output[part] for name, output in outputs.items()})
             escape_formula(columns).write_csv(file, include_header=start == 0)
     return "predictions.csv"
 
 
 def make_predictor(module: Any, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]]:
     """Return a function that predicts rows with the hooks and the `predict_step` of a custom module."""
-    devices = 1 if device.index is None else [device.index]
-    trainer = build_trainer({"accelerator": device.type, "devices": devices, "enable_progress_bar": False})
+    trainer = trainer_on(device)
 
     def predict(rows: Tensor) -> dict[str, Tensor]:
         collate: Any = identity

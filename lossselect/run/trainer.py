@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Union, get_args, get_origin
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
@@ -57,6 +58,12 @@ def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
         return Trainer(**options, **{**defaults, **arguments})
     except Exception as error:  # Lightning raises several kinds, all about these settings
         raise ConfigError(f"The trainer cannot be built: {error}") from None
+
+
+def trainer_on(device: torch.device) -> Trainer:
+    """Return a trainer without a progress bar that evaluates and predicts on one device."""
+    devices = 1 if device.index is None else [device.index]
+    return build_trainer({"accelerator": device.type, "devices": devices, "enable_progress_bar": False})
 
 
 def _has_gpu() -> bool:

@@ -150,15 +150,15 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             raise ConfigError(_COMPILED_CHUNKED)
         super()._check_chunkable(criterion)
 
-    def set_decision(self, task: Task) -> None:
-        """Use the decision of a task that `fit_decision` returned.
-
-        Test metrics are then also computed for the default decision, under `test/default_decision/`.
+    def set_decision(self, task: Task, compare: bool = True) -> None:
+        """Use the decision of a task, for example of the result of `fit_decision`.
 
         Args:
             task: A task with the same outputs as the task of the module.
+            compare: Whether test metrics are also computed for the default decision of the module, under
+                `test/default_decision/`.
         """
-        self._base_task = self._base_task or self.task
+        self._base_task = (self._base_task or self.task) if compare else None
         self.task = task
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:

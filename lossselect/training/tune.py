@@ -69,7 +69,7 @@ def tune_on_validation(
             "head=dense."
         )
     task, base_task = module.task, module._base_task
-    module._base_task, module.task = None, base_task or task
+    module.set_decision(base_task or task, compare=False)
     buffer = module._epochs["val"].first.output_buffer = OutputBuffer()
     try:
         results = trainer.validate(module, **data, verbose=False, weights_only=True)
@@ -83,8 +83,7 @@ def tune_on_validation(
         raise
     finally:
         module._epochs["val"].first.output_buffer = None
-    module._base_task = start
     # results may differ between processors in the last digit, so all ranks use the task of rank 0
-    module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))
+    module.set_decision(make_task(**trainer.strategy.broadcast(fitted.to_dict())))
     advised = goal is None and decision.metric == "auto"
     return results[0], suggest_threshold(module.task, *rows) if advised else None

@@ -112,7 +112,11 @@ def test_unreadable_files(content, message, data, tmp_path):
         (["a.csv"], "use data=table data.path=a.csv"),
         (["data=table"], "A file is required"),
         (["data.path=a.csv", "+data._target_=os.system"], "got a data module"),
+        (["data.path=a.csv", "data.target=y", "data.date_format=5"], "data.date_format must be"),
+        (["data.path=a.csv", "data.target=y", "data.max_memory=x"], "data.max_memory must be"),
+        (["data.path=a.csv", "data.target=y", "~data.exclude"], "data.exclude is required"),
         (["data.path=a.csv", "data.target=y", "output=a.csv"], "output=a.csv is data.path"),
+        (["data.path=a.csv", "data.target=y", "output=."], "output=. is a folder."),
         (["data.path=a.csv", "data.target=y", "output=o.txt"], "must end in .json or .csv"),
         (
             ["data.path=a.csv", "data.target=y", "output=no/o.csv"],
@@ -127,6 +131,15 @@ def test_wrong_settings(arguments, message, data, tmp_path):
     assert message in err
     assert "Traceback" not in err
     assert (tmp_path / "a.csv").read_bytes() == before
+
+
+def test_a_bug_in_the_outline_is_not_hidden(data, monkeypatch):
+    def fail(settings):
+        raise KeyError("bug")
+
+    monkeypatch.setattr("lossselect.data.overview.outline", fail)
+    with pytest.raises(KeyError, match="bug"):
+        data("data.path=a.csv", "data.target=z")
 
 
 def test_files_have_all_columns(data, tmp_path):

@@ -1,6 +1,7 @@
 """Tests of `lossselect evaluate`: the numbers of a run's test split, other files, and mistakes."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from train_cases import train_in
 
 from lossselect.cli import evaluate, predict
 from lossselect.data.toy import DATASETS
@@ -213,15 +215,20 @@ def test_built_in_data_from_a_table(task, name, command, run, call):
         same_results("run", "named")
 
 
+@pytest.fixture(scope="module")
+def folder_of_run(tmp_path_factory):
+    """Return a folder with data.csv and a run on it."""
+    folder = tmp_path_factory.mktemp("trained")
+    settings = ["data=table", f"data.path={write(folder, [], ['species'])}", "data.target=species"]
+    train_in(folder, "task=multiclass", *settings, *SHORT)
+    return folder
+
+
 @pytest.fixture
-def trained(command, tmp_path):
-    """Train on a table with the classes a, b and c, and return its frame."""
-    path = write(tmp_path, [], ["species"])
-    code, _, err = command(
-        "task=multiclass", "data=table", f"data.path={path}", "data.target=species", *SHORT
-    )
-    assert code == 0, err
-    return pl.read_csv(path)
+def trained(folder_of_run, command, tmp_path):
+    """Return a table with the classes a, b and c; a run on it is in the folder run."""
+    shutil.copytree(folder_of_run, tmp_path, dirs_exist_ok=True)
+    return pl.read_csv("data.csv")
 
 
 class TestFiles:
@@ -342,6 +349,32 @@ def test_another_threshold(command, run, call, tmp_path):
     )
     assert pl.read_csv("out.csv")["prediction"].to_list() == expected.tolist()
     assert Path("run/checkpoints/best.ckpt").read_bytes() == saved
+    for main, output in ((evaluate.main, "none"), (predict.main, "none.csv")):
+        code, out, err = call(
+            main, "main.py", "checkpoint=run", f"input={path}", f"output={output}", "threshold={}"
+        )
+        assert (code, out) == (1, "")
+        assert "a list of numbers or {name: number}, got '{}'." in err
+        assert not Path(output).exists()
+
+
+@pytest.mark.parametrize("main", [evaluate.main, predict.main], ids=["evaluate", "predict"])
+def test_a_setting_without_effect_on_a_file(main, command, call, tmp_path):
+    """Settings of this command must have an effect; those of the training file need not."""
+    path = write(tmp_path, [], ["species"])
+    pl.read_csv(path).write_csv("semicolons.csv", separator=";")
+    pl.read_csv(path).write_parquet("new.parquet")
+    settings = ["data=table", "data.path=semicolons.csv", "data.target=species", "data.separator=';'"]
+    assert command("task=multiclass", *settings, *SHORT)[0] == 0
+    for file, setting, form in (("new.parquet", "decimal=','", "Parquet"), ("data.csv", "sheet=a", "text")):
+        arguments = ["checkpoint=run", f"input={file}", "output=out.csv"]
+        code, out, err = call(main, "main.py", *arguments, setting)
+        assert (code, out) == (1, "")
+        name = setting.partition("=")[0]
+        assert f"data.{name} has no effect: {file} is a {form} file. Remove data.{name}." in err
+        assert not Path("out.csv").exists()
+    arguments = ["checkpoint=run", "input=new.parquet", "output=out.csv"]
+    assert call(main, "main.py", *arguments)[::2] == (0, "")
 
 
 def test_a_file_that_is_larger_than_the_memory(trained, run):

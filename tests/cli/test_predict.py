@@ -1,11 +1,12 @@
 """Tests of `lossselect predict`: copied columns, and headers unlike those of the training file."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
-from train_cases import read_csv
+from train_cases import read_csv, train_in
 
 from lossselect.cli import predict
 
@@ -23,13 +24,21 @@ def run(call):
     return partial(call, predict.main, "predict.py")
 
 
-@pytest.fixture
-def trained(command):
-    """Train on data.csv."""
+@pytest.fixture(scope="module")
+def folder_of_run(tmp_path_factory):
+    """Return a folder with data.csv and a run on it."""
+    folder = tmp_path_factory.mktemp("trained")
     lines = [f"{i * 7 % 10}.5,{i % 4},{'red' if i % 3 else 'blue'},{'abc'[i % 3]}" for i in range(60)]
-    Path("data.csv").write_text("length,width,colour,y\n" + "\n".join(lines) + "\n")
+    (folder / "data.csv").write_text("length,width,colour,y\n" + "\n".join(lines) + "\n")
     settings = ["data=table", "data.path=data.csv", "data.target=y", "ignore_warnings=[duplicate_rows]"]
-    assert command("task=multiclass", *settings, *SHORT)[0] == 0
+    train_in(folder, "task=multiclass", *settings, *SHORT)
+    return folder
+
+
+@pytest.fixture
+def trained(folder_of_run, command, tmp_path):
+    """Copy data.csv and the run on it to the current folder."""
+    shutil.copytree(folder_of_run, tmp_path, dirs_exist_ok=True)
 
 
 def test_names_with_commas_are_kept(trained, run):

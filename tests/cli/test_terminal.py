@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from new_process import run_program
+from new_process import run_program, run_python
 from omegaconf import OmegaConf
 from paths import SCRIPTS
 from train_cases import train_in
@@ -325,21 +325,26 @@ class Crashes(Callback):
 """
 
 
-def run(*arguments, cwd, streams="", program=("-m", "lossselect"), **variables):
-    """Run the command in a new process, with streams redirected by a shell."""
-    words = [sys.executable, *program, *arguments]
-    return subprocess.run(
-        ["bash", "-c", f'"$@" {streams}', "bash", *words],
-        cwd=cwd, env={**os.environ, **variables}, capture_output=True, timeout=240,
-    )  # fmt: skip
-
-
-def run_several(commands, cwd, **options):
+def run_several(commands, cwd, program=run_python, **options):
     """Run several commands in one process; return their exit codes and the finished process."""
-    program = (str(SCRIPTS / "commands.py"), "codes.json", json.dumps(commands))
-    done = run(cwd=cwd, program=program, **options)
+    arguments = (SCRIPTS / "commands.py", "codes.json", json.dumps(commands))
+    done = program(arguments, cwd, **options)
     assert done.returncode == 0, done.stderr
     return json.loads((cwd / "codes.json").read_text()), done
+
+
+def run_prepared(code):
+    """Return a function like `run_program` for a script, with code that changes the streams of its process.
+
+    This is faster than a new process that starts with these streams.
+    """
+
+    def run(arguments, cwd):
+        path, *words = map(str, arguments)
+        start = f"import os, runpy, sys\nsys.argv = {[path, *words]}\n{code}\n"
+        return run_program(["-c", f"{start}runpy.run_path({path!r}, run_name='__main__')"], cwd)
+
+    return run
 
 
 SHORT = ("task=binary", "trainer.max_epochs=1", "report=false", "hydra.run.dir=run")
@@ -412,7 +417,14 @@ def test_recorded_variables(monkeypatch):
     record_environment()
 
 
-@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&- <&-"])
+CLOSED = {
+    ">&-": run_prepared("os.close(1); sys.stdout = None"),
+    "2>&-": run_prepared("os.close(2); sys.stderr = None"),
+    ">&- 2>&- <&-": run_prepared("os.closerange(0, 3); sys.stdin = sys.stdout = sys.stderr = None"),
+}
+
+
+@pytest.mark.parametrize("streams", CLOSED)
 def test_closed_streams(streams, checkpoint, tmp_path):
     (tmp_path / "a.csv").write_text("x\n1\n2\n")
     missing = ["predict", "checkpoint=none.ckpt", "input=a.csv", "output=out.csv"]
@@ -424,44 +436,51 @@ def test_closed_streams(streams, checkpoint, tmp_path):
         ["report", "run=run"],
     ]
     commands = commands if streams == ">&-" else commands[1:2]  # run the slow commands only once
-    codes, done = run_several([*commands, missing], tmp_path, streams=streams)
+    codes, done = run_several([*commands, missing], tmp_path, CLOSED[streams])
     assert codes == [0] * len(commands) + [1]
     assert (tmp_path / "run" / "metrics.json").is_file() == (streams == ">&-")
-    assert done.stderr.count(b"\n") == (streams == ">&-")  # the error of the last command
-    assert b"Traceback" not in done.stderr
+    assert done.stderr.count("\n") == (streams == ">&-")  # the error of the last command
+    assert "Traceback" not in done.stderr
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("streams", CLOSED)
+def test_a_new_process_with_closed_streams(streams, tmp_path):
+    words = [sys.executable, "-m", "lossselect", "report", "run=none"]
+    command = ["bash", "-c", f'"$@" {streams}', "bash", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    message = "The folder none does not exist. Set run to a run folder.\n"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (message if streams == ">&-" else "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
 def test_a_full_disk_behind_stdout(tmp_path):
-    done = run("explain", "task=binary", cwd=tmp_path, streams=">/dev/full")
-    assert done.returncode == 1
-    assert done.stderr.startswith(b"No space left on device")
-    assert b"Traceback" not in done.stderr
+    code = "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
+    codes, done = run_several([["explain", "task=binary"]], tmp_path, run_prepared(code))
+    assert codes == [1]
+    assert done.stderr.startswith("No space left on device")
+    assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"PYTHONIOENCODING": "ascii:strict"},  # also of stderr
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    ],
-    ids=str,
-)
-def test_an_output_of_ascii(variables, tmp_path):
+@pytest.mark.parametrize("trains", [False, True])
+def test_an_output_of_ascii(trains, tmp_path):
     rows = "".join(f"{i % 3},{i},{('Katze', 'chat é', '猫')[i % 3]}\n" for i in range(90))
     (tmp_path / "a.csv").write_text(f"x,y,kind\n{rows}", encoding="utf-8")
     table = ("task=multiclass", "data=table", "data.path=a.csv", "data.target=kind", "trainer.max_epochs=1")
-    trains = "LC_ALL" in variables  # one run is enough
-    commands = [["train", *table, "hydra.run.dir=run"] if trains else ["explain", *table]]
     if trains:
         files = ("checkpoint=run/checkpoints/best.ckpt", "input=a.csv", "output=out.csv")
-        commands += [["predict", *files], ["explain", *table, "+task.class_names=[猫]"]]
-    codes, done = run_several(commands, tmp_path, **variables)
+        commands = [["train", *table, "hydra.run.dir=run"], ["predict", *files]]
+        commands += [["explain", *table, "+task.class_names=[猫]"]]
+        variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        codes, done = run_several(commands, tmp_path, **variables)
+    else:  # as with PYTHONIOENCODING=ascii:strict
+        code = "sys.stdout.reconfigure(encoding='ascii'); sys.stderr.reconfigure(encoding='ascii')"
+        codes, done = run_several([["explain", *table]], tmp_path, run_prepared(code))
     assert codes == ([0, 0, 1] if trains else [0])
-    assert b"Traceback" not in done.stderr
-    assert "chat \\xe9, \\u732b" in done.stdout.decode("ascii")
-    done.stderr.decode("ascii")
+    assert "Traceback" not in done.stderr
+    assert "chat \\xe9, \\u732b" in done.stdout
+    assert (done.stdout + done.stderr).isascii()
     if trains:
         for name in ("plan.json", "per_class.csv", "predictions.csv", "report.html"):
             assert "猫" in (tmp_path / "run" / name).read_text(encoding="utf-8")

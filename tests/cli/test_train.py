@@ -137,39 +137,22 @@ def test_a_callback_monitors_its_own_metric_and_its_direction(command, monkeypat
     assert seen == [("val/loss", "min"), ("val/average_precision", "max")]
 
 
-@pytest.mark.parametrize(
-    ("commands", "modules"),
-    [
-        (
-            [
-                "--help",
-                "",
-                "task=multilable",
-                "task=binary epochs=3",
-                "task=binary +epochs=3",
-                "--task multilabel",
-                "multilabel",
-                "task=binary loss=focl",
-                "task=binary loss=focal loss.gama=1",
-                "task=binary trainer.max_epoch=1",
-                "task=binary data.name=yest",
-                "task=binary model.name=mpl",
-                "task=binary +model.width=3",
-            ],
-            [],
-        ),
-        (
-            [
-                "task=multiclass loss.pos_weight=2",
-                "task=binary optimizer.name=Adm",
-                "task=binary data=digits",
-            ],
-            ["torch"],
-        ),
-    ],
-    ids=["names", "values"],
-)
-def test_the_answer_comes_before_heavy_imports(commands, modules, tmp_path):
+def test_a_name_is_checked_before_heavy_imports(tmp_path):
+    commands = [
+        "--help",
+        "",
+        "task=multilable",
+        "task=binary epochs=3",
+        "task=binary +epochs=3",
+        "--task multilabel",
+        "multilabel",
+        "task=binary loss=focl",
+        "task=binary loss=focal loss.gama=1",
+        "task=binary trainer.max_epoch=1",
+        "task=binary data.name=yest",
+        "task=binary model.name=mpl",
+        "task=binary +model.width=3",
+    ]
     code = f"""
 import sys, lossselect.cli.train
 found = {{}}
@@ -185,8 +168,9 @@ print(found)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
     )
-    expected = {command: (int(command != "--help"), modules) for command in commands}
-    assert done.stdout.splitlines()[-1] == str(expected)
+    assert done.stdout.splitlines()[-1] == str(
+        {command: (int(command != "--help"), []) for command in commands}
+    )
 
 
 def test_help(command):
@@ -285,13 +269,18 @@ class TestFolder:
     def test_a_closed_pipe(self, tmp_path):
         """After `| head -1` the run still trains to its end."""
         arguments = ["task=multilabel", "trainer.max_epochs=1", "hydra.run.dir=run", "report=false"]
-        read, write = os.pipe()
-        os.close(read)
-        done = subprocess.run(
-            [sys.executable, ROOT / "train.py", *arguments], cwd=tmp_path, stdout=write, stderr=write
-        )
-        os.close(write)
-        assert done.returncode == 0
+        path = str(ROOT / "train.py")
+        code = f"""
+import os, runpy, sys
+read, write = os.pipe()
+os.close(read)
+for descriptor, name in ((1, "stdout"), (2, "stderr")):
+    os.dup2(write, descriptor)
+    setattr(sys, name, open(descriptor, "w"))
+sys.argv = {[path, *arguments]}
+runpy.run_path({path!r}, run_name="__main__")
+"""
+        assert run_program(["-c", code], tmp_path).returncode == 0
         assert (tmp_path / "run" / "predictions.csv").is_file()
 
 

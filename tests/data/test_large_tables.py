@@ -393,6 +393,7 @@ class TestOrder:
 def test_a_run_equals_the_run_in_memory_and_predicts(tmp_path):
     table().drop("text", "number", "constant").write_csv("t.csv")
     settings = ["task=multiclass", "data=table", "data.path=t.csv", "data.target=y", "data.exclude=[patient]"]
+    settings += ["trainer.max_epochs=5", "report=false"]
     train_in(tmp_path, *settings, "hydra.run.dir=a")
     train_in(tmp_path, *settings, "hydra.run.dir=b", "data.max_memory=0")
     first, second = (json.loads(Path(run, "metrics.json").read_text()) for run in "ab")

@@ -158,9 +158,30 @@ class TestLoad:
     def test_a_column_that_is_a_copy_of_the_label_warns(self, load):
         table = {"x": numbers(40), "kind": ["u", "v", "w", "v"] * 10, "y": ["a", "b", "c", "b"] * 10}
         with pytest.warns(
-            ls.LossSelectWarning, match=r"Column 'kind' has one value for each class.*data.exclude=\[kind\]"
+            ls.LossSelectWarning,
+            match=r"Each value of column 'kind' occurs in a single class.*data.exclude=\[kind\]",
         ):
             load(table)
+
+    def test_a_column_whose_values_determine_the_class_warns(self, load):
+        """A diagnosis, for example, of which one value means that the target is 1."""
+        kinds = ["melanoma", "naevus", "keratosis"] * 100
+        table = {"x": numbers(300), "kind": kinds, "y": [int(kind == "melanoma") for kind in kinds]}
+        with pytest.warns(ls.LossSelectWarning, match="Each value of column 'kind' occurs in a single class"):
+            load(table, "binary")
+        for rows in (300, 45):  # another row with the value, or too few rows to tell
+            other = {name: cells[:rows] for name, cells in table.items()}
+            other["y"] = [*other["y"][:-1], 1] if rows == 300 else other["y"]
+            load(other, "binary")
+
+    def test_codes_with_leading_zeros_warn(self, load):
+        codes = [f"{i * 37 % 999:05}" for i in range(60)]
+        table = {"x": numbers(60), "zip": codes, "y": ["a", "b", "c"] * 20}
+        with pytest.warns(ls.LossSelectWarning, match=r"such as 00000, .* data\.categorical=\[zip\]"):
+            load(table)
+        load(table, categorical=["zip"])
+        for cells in ([f"{i % 12 + 1:02}" for i in range(60)], [f"0.{i + 10}" for i in range(60)]):
+            load({**table, "zip": cells})
 
     def test_missing_cells_in_a_column_without_missing_training_cells_warn(self, load):
         train = {"x": numbers(20), "y": ["a", "b"] * 10}

@@ -152,11 +152,12 @@ def test_statistics_of_large_arrays_are_from_a_sample(tmp_path, monkeypatch):
 
 
 def test_sparse_features_are_not_described(tmp_path):
-    save_npz(tmp_path / "X.npz", csr_array(np.ones((40, 2))))
+    save_npz(tmp_path / "X.npz", csr_array(np.arange(1.0, 81).reshape(40, 2)))
     np.save(tmp_path / "y.npy", np.arange(40) % 2)
     path, target = str(tmp_path / "X.npz"), str(tmp_path / "y.npy")
     splits = load_own_data("arrays", task={"name": "binary"}, path=path, target=target, **SPLIT)
     assert splits.overview == ()
+    assert overview_of(splits).num_features == 2
 
 
 class TestOutline:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 from paths import ROOT
+from train_cases import train_in
 
 import lossselect as ls
 from lossselect.cli import export, predict
@@ -31,6 +33,11 @@ def read_csv(path):
 @pytest.fixture
 def files(tmp_path, command):
     """Return the current folder of `command`, with tables and arrays in it."""
+    write_files(tmp_path)
+    return tmp_path
+
+
+def write_files(folder):
     generator = np.random.default_rng(0)
     count = 120
     x = generator.normal(size=(count, 3))
@@ -52,14 +59,13 @@ def files(tmp_path, command):
         "half": [1, 2, 2],
     }
     for name, values in tables.items():
-        pl.DataFrame({**features, "y": [values[k] for k in kind]}).write_csv(tmp_path / f"{name}.csv")
-    pl.DataFrame({**features, "y": ["|".join(t) for t in tags]}).write_csv(tmp_path / "tags.csv")
-    pl.DataFrame({**features, "y": [json.dumps(t) for t in tags]}).write_csv(tmp_path / "json.csv")
-    pl.DataFrame({**features, "y": tags}).write_parquet(tmp_path / "lists.parquet")
+        pl.DataFrame({**features, "y": [values[k] for k in kind]}).write_csv(folder / f"{name}.csv")
+    pl.DataFrame({**features, "y": ["|".join(t) for t in tags]}).write_csv(folder / "tags.csv")
+    pl.DataFrame({**features, "y": [json.dumps(t) for t in tags]}).write_csv(folder / "json.csv")
+    pl.DataFrame({**features, "y": tags}).write_parquet(folder / "lists.parquet")
     columns = {name: [int(name in t) for t in tags] for name in ("news", "sport", "new york")}
-    pl.DataFrame({**features, **columns}).write_csv(tmp_path / "columns.tsv", separator="\t")
-    np.savez(tmp_path / "arrays.npz", X=x, y=np.array(tables["species"])[kind])
-    return tmp_path
+    pl.DataFrame({**features, **columns}).write_csv(folder / "columns.tsv", separator="\t")
+    np.savez(folder / "arrays.npz", X=x, y=np.array(tables["species"])[kind])
 
 
 def table(name, *more, target="y"):
@@ -331,18 +337,26 @@ def test_a_row_without_a_label_has_an_empty_target(files, command):
 SAVED = "Decision (default): the most probable class.\nSaved 120 rows in out.csv\n"
 
 
+@pytest.fixture(scope="module")
+def folder_of_run(tmp_path_factory):
+    """Return a folder with the files and a run on species.csv."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_files(folder)
+    train_in(folder, "task=multiclass", *table("species"), *SHORT, "report=false")
+    return folder
+
+
 class TestPredict:
     @pytest.fixture
-    def trained(self, files, command):
-        code, *_ = command("task=multiclass", *table("species"), *SHORT)
-        assert code == 0
+    def trained(self, folder_of_run, command, tmp_path):
+        shutil.copytree(folder_of_run, tmp_path, dirs_exist_ok=True)
         return "run/checkpoints/best.ckpt"
 
     @pytest.fixture
     def run(self, call):
         return partial(call, predict.main, "predict.py")
 
-    def test_a_run_folder_in_place_of_a_checkpoint(self, trained, run, call, files):
+    def test_a_run_folder_in_place_of_a_checkpoint(self, trained, run, call):
         for i, checkpoint in enumerate(["run", trained]):
             assert run(f"checkpoint={checkpoint}", "input=species.csv", f"output={i}.csv")[0] == 0
         assert Path("0.csv").read_bytes() == Path("1.csv").read_bytes()
@@ -354,7 +368,7 @@ class TestPredict:
 
     @pytest.mark.parametrize("size", [7, 8192])
     @pytest.mark.parametrize("name", ["new.csv", "new.parquet", "new.tsv"])
-    def test_predictions_equal_those_of_the_run(self, size, name, trained, run, files):
+    def test_predictions_equal_those_of_the_run(self, size, name, trained, run):
         frame = pl.read_csv("species.csv").select("colour", pl.lit("x").alias("more"), "width", "length")
         if name.endswith("parquet"):
             frame.write_parquet(name)
@@ -442,7 +456,7 @@ class TestPredict:
         assert "Row 30 of column 'when' is '1.5.24', but must be a date such as 31.05.2024." in err
         assert len(err.splitlines()) == 1
 
-    def test_unknown_categories_are_counted(self, trained, run, files):
+    def test_unknown_categories_are_counted(self, trained, run):
         pl.read_csv("species.csv").with_columns(pl.lit("pink").alias("colour")).write_csv("new.csv")
         with warnings.catch_warnings():
             warnings.simplefilter("default", ls.LossSelectWarning)
@@ -471,14 +485,14 @@ class TestPredict:
             ("", "new.csv is empty."),
         ],
     )
-    def test_an_invalid_input_leaves_no_output(self, content, message, trained, run, files):
+    def test_an_invalid_input_leaves_no_output(self, content, message, trained, run, tmp_path):
         Path("new.csv").write_text(content)
-        before = sorted(files.iterdir())
+        before = sorted(tmp_path.iterdir())
         code, out, err = run(f"checkpoint={trained}", "input=new.csv", "output=out.csv", "batch_size=1")
         assert (code, out) == (1, "")
         assert message in err
         assert len(err.splitlines()) == 1
-        assert sorted(files.iterdir()) == before
+        assert sorted(tmp_path.iterdir()) == before
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -526,7 +540,7 @@ class TestPredict:
         ],
         ids=lambda value: " ".join(value)[-60:],
     )
-    def test_invalid_settings(self, arguments, message, trained, run, files):
+    def test_invalid_settings(self, arguments, message, trained, run):
         Path("semi.csv").write_text("length;width;colour\n1;2;red\n")
         code, out, err = run(*(argument.format(trained) for argument in arguments))
         assert (code, out) == (1, "")

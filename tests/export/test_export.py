@@ -484,7 +484,7 @@ def test_a_failed_export_keeps_the_report(command, tmp_path, monkeypatch):
     def fail(module, path, **_):
         return export_model(module, path, inputs=torch.zeros(0, 30))
 
-    monkeypatch.setattr("lossselect.cli.export.export_model", fail)
+    monkeypatch.setattr("lossselect.export.write.export_model", fail)
     settings = ("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run", "export=onnx")
     code, out, err = command(*settings)
     assert code == 1

@@ -68,7 +68,7 @@ def write_overview(folder, count=8):
     together = [(name, [1] * count) for name in names]
     pairs = [(names[0], names[1], 1, 0.5)]
     overview = Overview(
-        NASTY[0], rows, columns, 4, "multilabel", count, labels, rows, rows, rows, together, pairs
+        NASTY[0], rows, columns, 9, 4, "multilabel", count, labels, rows, rows, rows, together, pairs
     )
     (folder / "data.json").write_text(overview.to_json())
 

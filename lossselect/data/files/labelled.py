@@ -1,5 +1,6 @@
 """Reading of a labelled file for the evaluation of a trained model, with the settings of its run."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from lossselect.data.large_tables.cache import Cache
 from lossselect.data.large_tables.features import transform_files
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.readers.arrays import has_array
-from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.tables import TableOptions
 from lossselect.data.splits import Splits
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
@@ -60,11 +60,11 @@ def load_labelled(
         sample_weight=labels.sample_weight,
         id=labels.options.id,
     )
-    reading, caches = {**preparation.reading, **reading}, Cache(cache, path)
+    caches = Cache(cache, path)
     if preparation.source == "table":
-        source = _read_table(path, preparation, labels, columns, TableOptions(**reading), caches, max_memory)
+        source = _read_table(path, preparation, labels, columns, reading, caches, max_memory)
     else:
-        source = _read_arrays(path, preparation, labels, columns, reading.get("features"))
+        source = _read_arrays(path, preparation, labels, columns)
     values = parse_labels(source, labels.options, columns.listed).values
     with count_ids(columns.id):
         features, unseen, _ = transform_files(preparation.features, [source], caches)
@@ -74,9 +74,8 @@ def load_labelled(
     return Splits(path, features, values, task.names, rows, {}, weights=weights)
 
 
-def _read_arrays(
-    path: str, preparation: Preparation, labels: LabelSettings, columns: NamedColumns, features: Any
-) -> Source:
+def _read_arrays(path: str, preparation: Preparation, labels: LabelSettings, columns: NamedColumns) -> Source:
+    features = preparation.reading.get("features")
     weight = columns.sample_weight if has_array(path, columns.sample_weight) else None
     columns = replace(columns, features=tuple(as_names(features)), sample_weight=weight)
     source = read_array_source(path, columns, labels.options, preparation.reading)
@@ -89,12 +88,11 @@ def _read_table(
     preparation: Preparation,
     labels: LabelSettings,
     columns: NamedColumns,
-    options: TableOptions,
+    reading: Mapping[str, Any],
     cache: Cache,
     max_memory: float | None,
 ) -> Source:
-    table, names, features = open_table(path, options), columns.target, preparation.features
-    preparation.check_header(table.header, path, options.header)
+    table, names, features = preparation.open(path, **reading), columns.target, preparation.features
     if not names:
         raise CheckpointError("The checkpoint is damaged: it names no target column. Set target=COLUMN.")
     if missing := [name for name in names if name not in table.header]:
@@ -110,6 +108,7 @@ def _read_table(
         )
     weight = columns.sample_weight if columns.sample_weight in table.header else None
     columns = replace(columns, features=tuple(features.columns), sample_weight=weight).fitted_to(features)
+    options = TableOptions(**{**preparation.reading, **reading})
     source = read_table(table, options, columns, labels.options, cache, max_memory)
     if not source.is_large:
         preparation.check_first_row(source.features.frame, path)

@@ -23,6 +23,8 @@ from lossselect.utils.warnings import warn
 
 MAX_MEMORY_SHARE = 0.5
 """Fraction of the free memory that a table in memory may take."""
+CODE_ROWS, MIN_CODE_LENGTH = 1000, 3
+"""Number of first rows in which codes are recognised, and the fewest digits of one: not months such as 07."""
 
 
 def read_table(
@@ -62,7 +64,7 @@ def read_table(
     as_written = target if labels.delimiter else []  # labels such as 1,2 may be two labels
     named = {*columns.features, *columns.categorical, *columns.text}
     unnamed = [name for name in features if name in table.unnamed and name not in named]
-    is_large, files, is_text = exceeds_memory(table, max_memory), table.files, isinstance(table, TextTable)
+    fast, is_large = table, exceeds_memory(table, max_memory)
     if not is_large:
         frame = table.read(used, columns.as_text, as_written)
     else:
@@ -72,10 +74,13 @@ def read_table(
                 "data.max_memory, and data.id requires the table in memory. Set a larger data.max_memory, "
                 "or write a file with one row for each id, and lists of labels."
             )
-        table = _fast_table(table, options, used, columns.as_text, as_written, cache)
-        frame = table.read([*others, *unnamed], columns.as_text)
-    if options.header is None and is_text:
-        _check_no_row_is_header(header, frame[target], path)
+        fast = _fast_table(table, options, used, columns.as_text, as_written, cache)
+        frame = fast.read([*others, *unnamed], columns.as_text)
+    if isinstance(table, TextTable):
+        if options.header is None:
+            _check_no_row_is_header(header, frame[target], path)
+        if labels.fitted is None:
+            _warn_codes(table, [name for name in features if name not in columns.categorical])
     indices = [name for name in unnamed if _is_index(frame[name], path)]
     features = [name for name in features if name not in indices]
     if columns.id is not None:
@@ -84,13 +89,13 @@ def read_table(
         )
     return Source(
         path,
-        FileColumns(table, features, frame.height) if is_large else TableColumns(frame[features]),
+        FileColumns(fast, features, frame.height) if is_large else TableColumns(frame[features]),
         frame[target].get_columns(),
         vars(options),
         check_weights(frame[columns.sample_weight], path) if columns.sample_weight is not None else None,
         {role: frame[name] for role, name in columns.roles.items()},
         columns.uses(header, indices),
-        files,
+        table.files,
     )
 
 
@@ -110,7 +115,7 @@ def _check_target(table: Table, target: Sequence[str], labels: LabelOptions) -> 
         if table.separator_hint and not Path(target[0]).is_file():
             error.add(table.separator_hint.strip())
         skipped = table.find_line(target[0]) if isinstance(table, TextTable) else None
-        if skipped:
+        if skipped and labels.fitted is None:  # the setting applies to the files of all splits
             error.add(f"If the names are in line {skipped + 1}, set data.skip_lines={skipped}.")
         if labels.fitted is not None:
             error.add("To predict rows without labels, use lossselect predict.")
@@ -158,6 +163,24 @@ def _check_no_row_is_header(header: Sequence[str], targets: pl.DataFrame, path: 
         f"{path} seems to have no header: {problem} ({shorten(header)}). Set data.header=false to name the "
         "columns 'column 0', 'column 1' and so on, or data.header=true if these are names."
     )
+
+
+def _warn_codes(table: TextTable, features: Sequence[str]) -> None:
+    """Warn about features whose numbers have leading zeros and equal length, like postal codes."""
+    rows = table.first_cells(CODE_ROWS)[1:]
+    for place, name in enumerate(table.header):
+        cells = {row[place].strip() for row in rows if len(row) > place} - {""}
+        lengths = {*map(len, cells)}
+        if name not in features or len(lengths) != 1 or min(lengths) < MIN_CODE_LENGTH:
+            continue
+        are_numbers = all(cell.isalnum() and as_number(cell) is not None for cell in cells)
+        if are_numbers and (zeros := sorted(cell for cell in cells if cell[0] == "0")):
+            warn(
+                "leading_zeros",
+                f"Column {name!r} of {table.file} contains numbers with leading zeros and equal length, such "
+                f"as {zeros[0]}, which may be codes. If they are, set "
+                f"{format_setting('data.categorical', [name])}.",
+            )
 
 
 def _is_index(column: pl.Series, path: str) -> bool:

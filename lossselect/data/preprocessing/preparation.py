@@ -16,7 +16,7 @@ from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.libsvm import read_libsvm
 from lossselect.data.readers.sparse_matrices import width_error
 from lossselect.data.readers.suffixes import ARRAYS
-from lossselect.data.readers.tables import TableOptions, check_columns
+from lossselect.data.readers.tables import Table, TableOptions, check_columns
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
 from lossselect.labels.values import as_number
 from lossselect.utils.checks import lookup, shorten, show
@@ -77,21 +77,27 @@ class Preparation:
             for start in range(0, matrix.shape[0], size):
                 yield matrix[start : start + size]
             return
-        reading = {**self.reading, **reading}
         if self.source == "arrays":
-            inputs = read_features(path, reading["features"])
+            inputs = read_features(path, self.reading["features"])
             self.check_width(width := inputs.shape[1], path)
             check_columns(keep, array_columns(width), "keep", path)
             for start in range(0, len(inputs), size):
                 yield as_frame(inputs[start : start + size])
             return
-        table = open_table(path, TableOptions(**reading))
-        self.check_header(table.header, path, reading["header"])
+        table = self.open(path, **reading)
         check_columns(keep, table.header, "keep", path)
         for i, frame in enumerate(table.batches([*dict.fromkeys([*self.features.columns, *keep])], size)):
             if i == 0:
                 self.check_first_row(frame, path)
             yield frame
+
+    def open(self, path: str, **reading: Any) -> Table:
+        """Return a new table with the columns of the features; see `frames`."""
+        settings = {**self.reading, **reading}
+        table = open_table(path, TableOptions(**settings))
+        table.check_unused(TableOptions(**reading))  # the stored settings may fit only the training file
+        self.check_header(table.header, path, settings["header"])
+        return table
 
     def check_source(self, path: str) -> None:
         """Raise a DataError unless a file is a table, or arrays, as that of the training was."""
@@ -143,14 +149,19 @@ class Preparation:
 
     def check_first_row(self, frame: pl.DataFrame, path: str) -> None:
         """Raise a DataError if the first row of a file is a header, but the training file has no header."""
-        names = [number.name for number in self.features.numbers]
-        if self.reading.get("header") is not False or not names or not frame.height:
+        numbers, categories = self.features.numbers, self.features.categories
+        if self.reading.get("header") is not False or not frame.height:
             return
-        first = frame.head(1).select(by_name(*names))
-        if all(
-            column.dtype in TEXT and parse_numbers(self.features.parser.text(column))[1] is not None
-            for column in first.iter_columns()
-        ):
+        first = frame.head(1).select(by_name(*(column.name for column in numbers or categories)))
+        cells = [self.features.parser.text(column) for column in first.iter_columns() if column.dtype in TEXT]
+        if len(cells) < first.width:
+            return
+        if numbers:
+            is_header = all(parse_numbers(cell)[1] is not None for cell in cells)
+        else:  # a row may have one or two categories that no training row has
+            known = [cell.item() in column.values for cell, column in zip(cells, categories, strict=True)]
+            is_header = len(known) > 2 and not any(known)
+        if is_header:
             raise DataError(
                 f"The first line of {path} seems to contain names of columns "
                 f"({shorten([*map(show, first.row(0))])}), but the model was trained on a file without a "

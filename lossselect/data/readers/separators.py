@@ -31,10 +31,17 @@ def split_lines(lines: Iterable[str], separator: str, quote: str | None) -> Any:
     return csv.reader(
         lines,
         delimiter=separator,
-        skipinitialspace=separator == " ",
+        skipinitialspace=True,  # blanks before a quote
         quotechar=quote,
         quoting=csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL,
     )
+
+
+def is_plain(lines: Iterable[str], separator: str, quote: str | None) -> bool:
+    """Return whether Polars divides lines in the same way: a single byte, without blanks before quotes."""
+    if separator == " " or len(separator.encode()) > 1:
+        return False
+    return quote is None or not any(re.search(f"{re.escape(separator)} +{quote}", line) for line in lines)
 
 
 def find_separator(lines: list[str], usual: str | None, quote: str | None, decimal: str) -> str | None:

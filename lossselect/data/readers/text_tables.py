@@ -18,6 +18,7 @@ from lossselect.data.readers.separators import (
     UNIT_SEPARATOR,
     allow_long_cells,
     find_separator,
+    is_plain,
     split_lines,
     without_comments,
 )
@@ -61,11 +62,9 @@ class TextTable(Table):
             self._drop_lines()
             self.separator = self.options.separator or self._find_separator(separator)
             self._restore_header()
-            if self.separator == " " or len(self.separator.encode()) > 1:
+            if not is_plain(self._first_lines(), self.separator, self.quote):
                 self._convert_separator()
-            with self._open_text() as text:
-                records = self._split(text)
-                first, second = next(records, list[str]()), next(records, None)
+            first, second = [*self.first_cells(2), [], []][:2]
         except csv.Error as error:
             raise DataError(
                 f"The header of {self.file} cannot be read: {error}. Correct its first line."
@@ -118,8 +117,8 @@ class TextTable(Table):
             raise ConfigError(
                 f"The separator of the columns of {self.file} is not clear. Its first line is "
                 f"{lines[0].strip()[:80] if lines else ''!r}. Set data.separator, such as data.separator=';' "
-                "or, for any number of blanks, data.separator=' '. If a title comes first, set "
-                "data.skip_lines."
+                "or, for any number of blanks, data.separator=' '. If a title comes first, remove it, or set "
+                "data.skip_lines, which applies to the files of all splits."
             )
         if found != usual:
             self.separator_hint = f" {found!r} was detected as the separator; data.separator sets another."
@@ -149,22 +148,22 @@ class TextTable(Table):
         self.skipped -= bool(comment)
 
     def _convert_separator(self) -> None:
-        """Convert runs of blanks and tabs, or a separator of several bytes, to a single byte."""
+        """Convert runs of blanks and tabs, blanks before quotes, and separators of several bytes."""
         output = io.StringIO()
         form: Any = {"delimiter": UNIT_SEPARATOR, "lineterminator": "\n", "quotechar": self.quote}
         form["quoting"] = csv.QUOTE_NONE if self.quote is None else csv.QUOTE_MINIMAL
         writer = csv.writer(output, **form)
-        self.content = self._load("whose separator is not a single character")
+        self.content = self._load("whose separator is more than a single character")
         with self._open_text() as text:
             writer.writerows(self._split(text))
         self.content, self.separator = output.getvalue().encode(), UNIT_SEPARATOR
 
-    def _name_columns(self, first: list[str], second: list[str] | None) -> None:
+    def _name_columns(self, first: list[str], second: list[str]) -> None:
         names = [name.strip() for name in first]
         if self.options.header is False:
             self.header = [f"column {i}" for i in range(len(names))]
             return
-        if len(names) > 1 and second and len(second) == len(names) + 1:
+        if len(names) > 1 and len(second) == len(names) + 1:
             at_end = second[-1] == ""
             if at_end or self._has_row_names():
                 self._add_name(names, at_end)
@@ -175,7 +174,7 @@ class TextTable(Table):
 
     def _has_row_names(self) -> bool:
         """Return whether the first cells of the rows may be names of rows, as R writes them."""
-        cells = [row[0] for row in islice(self._split(self._first_lines()), 1, SAMPLE_LINES - 1) if row]
+        cells = [row[0] for row in self.first_cells(SAMPLE_LINES - 1)[1:] if row]
         numbers = [as_number(cell) for cell in cells]
         return len({*cells}) == len(cells) and all(n is None or n == n // 1 for n in numbers)
 
@@ -211,6 +210,12 @@ class TextTable(Table):
     def _first_lines(self) -> list[str]:
         with self._open_text() as file:
             return [line for line in islice(file, SAMPLE_LINES) if line.strip()]
+
+    @allow_long_cells()
+    def first_cells(self, count: int) -> list[list[str]]:
+        """Return the cells of the first lines."""
+        with self._open_text() as file:
+            return [*islice(self._split(file), count)]
 
     @allow_long_cells()
     def find_line(self, name: str) -> int | None:

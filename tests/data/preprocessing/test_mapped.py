@@ -211,7 +211,7 @@ class TestWarnings:
         monkeypatch.setattr("lossselect.data.checks.BLOCK_ROWS", 20)
         x, y = numbers("int64")[:, :3], np.sort(CLASSES) if sorted_by_label else CLASSES
         x[:, 1] = 7 - 2 * y
-        with pytest.raises(ls.LossSelectWarning, match="Column 'x1' has one value for each class"):
+        with pytest.raises(ls.LossSelectWarning, match="Each value of column 'x1' occurs in a single class"):
             load_npy(x, y)
         x[ROWS - 2, 1] += 2  # a row that is not in the sample of the first check
         load_npy(x, y)

@@ -139,6 +139,17 @@ class TestCheckpoints:
         with pytest.raises(CheckpointError, match=r"best\.ckpt is damaged"):
             Preparation.stored(values, "best.ckpt")
 
+    def test_a_header_in_a_file_for_a_model_without_one(self):
+        cells = {f"column {i}": [*"abcabc"] for i in range(3)}
+        features = Features.fit(TableColumns(pl.DataFrame(cells)), np.arange(6), CellParser())
+        reading = {**vars(TableOptions()), "header": False}
+        preparation = Preparation("table", features, reading)
+        preparation.check_first_row(pl.DataFrame({**cells, "column 1": ["new", *"bcabc"]}), "t.csv")
+        with pytest.raises(DataError, match=r"first line of t\.csv seems to contain names.*'cap', 'odor'"):
+            preparation.check_first_row(
+                pl.DataFrame([["cap", "odor", "veil"]], [*cells], orient="row"), "t.csv"
+            )
+
     @pytest.mark.parametrize("name", ["x3", "x01", "y0", "x", "x-1"])
     def test_an_unknown_column_of_an_array(self, name):
         features = Features((Number("x2", 0.0, 1.0, False),), (), CellParser())

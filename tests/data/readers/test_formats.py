@@ -355,7 +355,7 @@ class TestFilesReadAsAWhole:
             ("a,b\n# comment\n1,2\n", {"comment": "#"}, "a text file with lines to leave out"),
             ("title\na,b\n1,2\n", {"skip_lines": 1}, "a text file with lines to leave out"),
             ("# a b y\n1 2 3\n", {"separator": " "}, "a text file with a comment as header"),
-            ("a b\n1 2\n", {"separator": " "}, "a text file whose separator is not a single character"),
+            ("a b\n1 2\n", {"separator": " "}, "a text file whose separator is more than a single character"),
             ("a,b\n1,2,3\n", {}, "a text file whose header lacks a name"),
             ("a,b\n1,2\n", {}, None),
         ],

@@ -59,6 +59,16 @@ class TestSeparators:
         assert frame.columns == ["column 0", "column 1", "column 2"]
         assert frame["column 1"].str.strip_chars().to_list() == ["State-gov", "Private", "Private"]
 
+    @pytest.mark.parametrize("name", ["t.csv", "t.data"])
+    def test_a_blank_before_a_quote(self, read, name):
+        """The column of AudioSet's labels: Polars would take the quotes for text, and divide the cell."""
+        content = 'id, start, labels\nx1, 30.0, "/m/09x0r,/t/dd00088"\nx2, 4, "a"\nx3, 5, b\n'
+        assert read(content, name).rows() == [
+            ("x1", 30.0, "/m/09x0r,/t/dd00088"),
+            ("x2", 4.0, "a"),
+            ("x3", 5.0, "b"),
+        ]
+
     @pytest.mark.parametrize("options", [{}, {"separator": " "}])
     def test_runs_of_blanks(self, read, options):
         content = '  18.0   8   "chevrolet chevelle"\n 15.0\t8   "buick skylark 320"  \n'

@@ -16,6 +16,8 @@ import numpy as np
 LAYOUTS: dict[str, "Callable[[], Layout]"] = {}
 """Functions that return a layout, by name."""
 
+WORDS = "the movie was great bad plot good acting never again really liked it people think time"
+
 
 @dataclass
 class Layout:
@@ -84,24 +86,7 @@ class Random:
         return [[labels[i] for i in row] for row in rows]
 
     def sentences(self, words: int = 12) -> list[str]:
-        known = [
-            "the",
-            "movie",
-            "was",
-            "great",
-            "bad",
-            "plot",
-            "good",
-            "acting",
-            "never",
-            "again",
-            "really",
-            "liked",
-            "it",
-            "people",
-            "think",
-            "time",
-        ]
+        known = WORDS.split()
         return [
             " ".join(known[i] for i in self.rng.integers(0, len(known), words)) + f" {row}"
             for row in range(self.rows)
@@ -143,6 +128,33 @@ def text(
 def table(*args: Any, **options: Any) -> bytes:
     """Return a table as UTF-8."""
     return text(*args, **options).encode()
+
+
+def labelled(
+    file: str,
+    columns: Mapping[str, Any],
+    target: str | Sequence[str],
+    *tries: str,
+    task: str = "multiclass",
+    write: Callable[[Mapping[str, Any]], bytes] = table,
+    **truth: Any,
+) -> Layout:
+    """Return a table and its labels.
+
+    Args:
+        file: The name of the file.
+        columns: All columns.
+        target: The column of the labels, or the names of several.
+        tries: Further settings of the first try, and those of the others.
+        task: The task.
+        write: Function that returns the content of the file.
+        truth: Arguments of `Layout`; the labels are by default the cells of the target.
+    """
+    settings, *others = tries or [""]
+    name = target if isinstance(target, str) else f"[{','.join(target)}]"
+    known = {"labels": columns[target]} if isinstance(target, str) else {"classes": target}
+    first = f"task={task} data.path={file} data.target={name} {settings}"
+    return Layout({file: write(columns)}, [first, *others], **{**known, **truth})
 
 
 def aligned(rows: Sequence[Sequence[Any]], width: int = 14) -> bytes:

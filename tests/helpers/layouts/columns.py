@@ -1,23 +1,22 @@
 """Label columns as they are published: words, signs, votes, annotators; and unusual classes."""
 
+from typing import Any
+
 import numpy as np
 
-from layouts.cases import Layout, Random, indicators, layout, rows_of, table
+from layouts.cases import Layout, Random, indicators, labelled, layout, rows_of, table
 
 
 @layout
 def isic_one_hot(draw: Random) -> Layout:
     names = ["MEL", "NV", "BCC", "AK"]
     labels = draw.choice(names)
-    columns = draw.numbers("red", "green")
+    numbers = draw.numbers("red", "green")
     cells = indicators([[label] for label in labels], names, "1.0", "0.0")
-    return Layout(
-        {"ISIC_GroundTruth.csv": table({"image": draw.names("ISIC_{:07}"), **cells, **columns})},
-        ["task=multiclass data.path=ISIC_GroundTruth.csv data.target=[MEL,NV,BCC,AK] data.exclude=[image]"],
-        [[float(label == name) for name in names] for label in labels],
-        columns,
-        classes=names,
-    )
+    columns = {"image": draw.names("ISIC_{:07}"), **cells, **numbers}
+    truth = [[float(label == name) for name in names] for label in labels]
+    settings = "data.exclude=[image]"
+    return labelled("ISIC_GroundTruth.csv", columns, names, settings, labels=truth, numbers=numbers)
 
 
 @layout
@@ -26,35 +25,21 @@ def galaxy_zoo(draw: Random) -> Layout:
     smooth = draw.rng.dirichlet([1, 1, 1], draw.rows).round(6)
     smooth[:, 2] = (1 - smooth[:, 0] - smooth[:, 1]).round(6)
     edge = (smooth[:, 1] * draw.rng.random(draw.rows)).round(6)
-    names = ["Class1.1", "Class1.2", "Class1.3", "Class2.1"]
-    values = np.column_stack([smooth, edge])
-    columns = draw.numbers("petro", "mag")
-    cells = dict(zip(names, values.T.tolist(), strict=True))
-    return Layout(
-        {"training_solutions_rev1.csv": table({"GalaxyID": draw.names("{:06}"), **columns, **cells})},
-        [
-            "task=multilabel data.path=training_solutions_rev1.csv data.target=[Class1.1,Class1.2,Class1.3,Class2.1] "
-            "data.exclude=[GalaxyID]",
-        ],
-        values.tolist(),
-        columns,
-        classes=names,
-    )
+    numbers = draw.numbers("petro", "mag")
+    cells = dict(zip(["Class1.1", "Class1.2", "Class1.3", "Class2.1"], [*smooth.T, edge], strict=True))
+    columns = {"GalaxyID": draw.names("{:06}"), **numbers, **cells}
+    file, settings = "training_solutions_rev1.csv", "data.exclude=[GalaxyID]"
+    truth = np.column_stack([*cells.values()]).tolist()
+    return labelled(file, columns, [*cells], settings, task="multilabel", labels=truth, numbers=numbers)
 
 
 @layout
 def rounded_soft_labels(draw: Random) -> Layout:
     values = draw.rng.dirichlet([1, 1, 1], draw.rows).round(3)
-    columns = draw.numbers("a", "b")
-    names = ["smooth", "disk", "star"]
-    return Layout(
-        {"soft.csv": table({**columns, **dict(zip(names, values.T.tolist(), strict=True))})},
-        ["task=multiclass data.path=soft.csv data.target=[smooth,disk,star]"],
-        (values / values.sum(1, keepdims=True)).tolist(),
-        columns,
-        classes=names,
-        warnings=["rounded_soft_labels"],
-    )
+    numbers = draw.numbers("a", "b")
+    cells = dict(zip(["smooth", "disk", "star"], values.T.tolist(), strict=True))
+    truth = {"labels": (values / values.sum(1, keepdims=True)).tolist(), "warnings": ["rounded_soft_labels"]}
+    return labelled("soft.csv", {**numbers, **cells}, [*cells], numbers=numbers, **truth)
 
 
 @layout
@@ -76,56 +61,35 @@ def vote_counts(draw: Random) -> Layout:
 def annotators(draw: Random) -> Layout:
     truth = draw.choice(["cat", "dog", "fox"])
     other = draw.choice(["cat", "dog", "fox"])
-    columns = draw.numbers("a", "b")
+    numbers = draw.numbers("a", "b")
     answers = {"ann": truth, "bob": truth, "eve": draw.with_gaps(other, 0.3)}
-    return Layout(
-        {"votes.csv": table({**columns, **answers})},
-        ["task=multiclass data.path=votes.csv data.target=[ann,bob,eve] data.annotators=majority"],
-        truth,
-        columns,
-    )
+    options = {"labels": truth, "numbers": numbers, "classes": None}
+    settings = "data.annotators=majority"
+    return labelled("votes.csv", {**numbers, **answers}, [*answers], settings, **options)
+
+
+def marked(draw: Random, file: str, names: list[str], yes: Any, no: Any) -> Layout:
+    """Return a table with a column for each label."""
+    sets = draw.sets(names)
+    numbers = draw.numbers("a", "b")
+    columns = {**numbers, **indicators(sets, names, yes, no)}
+    truth = [{*row} for row in sets]
+    return labelled(file, columns, names, task="multilabel", labels=truth, numbers=numbers)
 
 
 @layout
 def yes_no_columns(draw: Random) -> Layout:
-    names = ["fever", "cough"]
-    sets = draw.sets(names)
-    columns = draw.numbers("a", "b")
-    return Layout(
-        {"symptoms.csv": table({**columns, **indicators(sets, names, "Yes", "No")})},
-        ["task=multilabel data.path=symptoms.csv data.target=[fever,cough]"],
-        [{*s} for s in sets],
-        columns,
-        classes=names,
-    )
+    return marked(draw, "symptoms.csv", ["fever", "cough"], "Yes", "No")
 
 
 @layout
 def x_columns(draw: Random) -> Layout:
-    names = ["A", "B", "C"]
-    sets = draw.sets(names)
-    columns = draw.numbers("a", "b")
-    return Layout(
-        {"marks.csv": table({**columns, **indicators(sets, names, "x", None)})},
-        ["task=multilabel data.path=marks.csv data.target=[A,B,C]"],
-        [{*s} for s in sets],
-        columns,
-        classes=names,
-    )
+    return marked(draw, "marks.csv", ["A", "B", "C"], "x", None)
 
 
 @layout
 def signed_columns(draw: Random) -> Layout:
-    names = ["A", "B", "C"]
-    sets = draw.sets(names)
-    columns = draw.numbers("a", "b")
-    return Layout(
-        {"signs.csv": table({**columns, **indicators(sets, names, 1, -1)})},
-        ["task=multilabel data.path=signs.csv data.target=[A,B,C]"],
-        [{*s} for s in sets],
-        columns,
-        classes=names,
-    )
+    return marked(draw, "signs.csv", ["A", "B", "C"], 1, -1)
 
 
 @layout
@@ -150,17 +114,17 @@ def celeba(draw: Random) -> Layout:
     )
 
 
+def classes(draw: Random, file: str, target: str, values: list[Any]) -> Layout:
+    """Return a table of two numbers and a class."""
+    labels = draw.choice(values)
+    numbers = draw.numbers("a", "b")
+    return labelled(file, {**numbers, target: labels}, target, numbers=numbers)
+
+
 @layout
 def countries(draw: Random) -> Layout:
     """NA is Namibia."""
-    labels = draw.choice(["NA", "DE", "NO", "ZA"])
-    columns = draw.numbers("a", "b")
-    return Layout(
-        {"iso.csv": table({**columns, "country": labels})},
-        ["task=multiclass data.path=iso.csv data.target=country"],
-        labels,
-        columns,
-    )
+    return classes(draw, "iso.csv", "country", ["NA", "DE", "NO", "ZA"])
 
 
 @layout
@@ -199,26 +163,12 @@ def weather_australia_without_settings(draw: Random) -> Layout:
 
 @layout
 def strange_labels(draw: Random) -> Layout:
-    labels = draw.choice(["🙂", "a, b", 'say "x"', "=cmd()", "naïve"])
-    columns = draw.numbers("a", "b")
-    return Layout(
-        {"labels.csv": table({**columns, "y": labels})},
-        ["task=multiclass data.path=labels.csv data.target=y"],
-        labels,
-        columns,
-    )
+    return classes(draw, "labels.csv", "y", ["🙂", "a, b", 'say "x"', "=cmd()", "naïve"])
 
 
 @layout
 def labels_with_gaps(draw: Random) -> Layout:
-    labels = draw.choice([3, 7, 100])
-    columns = draw.numbers("a", "b")
-    return Layout(
-        {"labels.csv": table({**columns, "y": labels})},
-        ["task=multiclass data.path=labels.csv data.target=y"],
-        labels,
-        columns,
-    )
+    return classes(draw, "labels.csv", "y", [3, 7, 100])
 
 
 @layout
@@ -226,18 +176,8 @@ def sample_weights(draw: Random) -> Layout:
     labels = draw.choice(["b", "s"])
     columns = draw.numbers("DER_mass", "PRI_tau")
     columns["DER_mass"] = [-999.0 if row % 9 == 0 else value for row, value in enumerate(columns["DER_mass"])]
-    missing = {**columns, "DER_mass": [None if value == -999 else value for value in columns["DER_mass"]]}
-    weights = draw.rng.random(draw.rows).round(4).tolist()
-    return Layout(
-        {
-            "higgs-boson.csv": table(
-                {"EventId": range(100_000, 100_090), **columns, "Weight": weights, "Label": labels}
-            )
-        },
-        [
-            "task=binary data.path=higgs-boson.csv data.target=Label data.positive=s data.sample_weight=Weight "
-            "data.exclude=[EventId] data.null_values=[-999.0]",
-        ],
-        labels,
-        missing,
-    )
+    numbers = {**columns, "DER_mass": [None if value == -999 else value for value in columns["DER_mass"]]}
+    columns = {"EventId": range(100_000, 100_090), **columns}
+    columns |= {"Weight": draw.rng.random(draw.rows).round(4).tolist(), "Label": labels}
+    settings = "data.positive=s data.sample_weight=Weight data.exclude=[EventId] data.null_values=[-999.0]"
+    return labelled("higgs-boson.csv", columns, "Label", settings, task="binary", numbers=numbers)

@@ -6,32 +6,24 @@ import io
 import json
 import lzma
 import zipfile
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from layouts.cases import Layout, Random, indicators, layout, rows_of, table, text
+from layouts.cases import Layout, Random, indicators, labelled, layout, numbered, rows_of, table, text
 
 BASE = "task=multiclass data.target=species data.path="
+DECIMAL = "\"data.decimal=','\""
 SPECIES = ["setosa", "versicolor", "virginica"]
 
 
-def flowers(draw: Random) -> tuple[dict[str, Any], list[str]]:
-    return draw.numbers("length", "width"), draw.choice(SPECIES)
-
-
-def simple(draw: Random, file: str, convert: Any, *tries: str, **options: Any) -> Layout:
-    """Return a table of two numbers and a class; `convert` returns the bytes of its columns."""
-    columns, labels = flowers(draw)
-    content = convert({**columns, "species": labels})
-    return Layout(
-        {file: content},
-        [BASE + file + " " + tries[0] if tries else BASE + file, *tries[1:]],
-        labels,
-        columns,
-        **options,
-    )
+def simple(draw: Random, file: str, write: Any, *tries: str, **options: Any) -> Layout:
+    """Return a table of two numbers and a class; `write` returns the bytes of its columns."""
+    numbers = draw.numbers("length", "width")
+    columns = {**numbers, "species": draw.choice(SPECIES)}
+    return labelled(file, columns, "species", *tries, write=write, numbers=numbers, **options)
 
 
 def frame(write: str, columns: dict[str, Any], **options: Any) -> bytes:
@@ -105,27 +97,20 @@ def json_lines_called_json(draw: Random) -> Layout:
     return simple(draw, "train.json", lambda c: frame("write_ndjson", c))
 
 
+def with_lists(draw: Random, file: str, write: str) -> Layout:
+    sets, numbers = draw.sets(["news", "sport"]), draw.numbers("a", "b")
+    truth = {"labels": [{*row} for row in sets], "numbers": numbers, "write": partial(frame, write)}
+    return labelled(file, {**numbers, "tags": sets}, "tags", task="multilabel", **truth)
+
+
 @layout
 def json_lines_with_lists(draw: Random) -> Layout:
-    sets, columns = draw.sets(["news", "sport"]), draw.numbers("a", "b")
-    rows = pl.DataFrame({**columns, "tags": sets})
-    return Layout(
-        {"train.jsonl": frame("write_ndjson", rows.to_dict(as_series=False))},
-        ["task=multilabel data.path=train.jsonl data.target=tags"],
-        [{*s} for s in sets],
-        columns,
-    )
+    return with_lists(draw, "train.jsonl", "write_ndjson")
 
 
 @layout
 def parquet_lists(draw: Random) -> Layout:
-    sets, columns = draw.sets(["news", "sport"]), draw.numbers("a", "b")
-    return Layout(
-        {"train.parquet": frame("write_parquet", {**columns, "tags": sets})},
-        ["task=multilabel data.path=train.parquet data.target=tags"],
-        [{*s} for s in sets],
-        columns,
-    )
+    return with_lists(draw, "train.parquet", "write_parquet")
 
 
 @layout
@@ -189,50 +174,30 @@ def utf_16(draw: Random) -> Layout:
     )
 
 
-def european(
-    draw: Random, separator: str, encoding: str, prefix: str = ""
-) -> tuple[bytes, dict[str, Any], dict[str, Any], list[str]]:
-    numbers, words = draw.numbers("Länge", "Preis"), {"Stadt": draw.choice(["Köln", "Zürich", "Łódź"[1:]])}
-    words["Stadt"] = [word.replace("ódź", "Graz") for word in words["Stadt"]]
+def european(draw: Random, encoding: str, *tries: str, prefix: str = "") -> Layout:
+    numbers = draw.numbers("Länge", "Preis")
+    words = {"Stadt": draw.choice(["Köln", "Zürich", "Graz"])}
     labels = draw.choice(["schlecht", "gut"])
     commas = {name: [str(value).replace(".", ",") for value in values] for name, values in numbers.items()}
-    content = prefix + text({**commas, **words, "Urteil": labels}, separator, end="\r\n")
-    return content.encode(encoding), numbers, words, labels
+    truth = {"numbers": numbers, "categories": words, "classes": ["schlecht", "gut"]}
+    truth["write"] = lambda columns: (prefix + text(columns, ";", end="\r\n")).encode(encoding)
+    columns, positive = {**commas, **words, "Urteil": labels}, f"data.positive=gut {tries[0]}"
+    return labelled("daten.csv", columns, "Urteil", positive, *tries[1:], task="binary", **truth)
 
 
 @layout
 def german_decimals(draw: Random) -> Layout:
-    content, numbers, words, labels = european(draw, ";", "utf-8")
-    first = "task=binary data.path=daten.csv data.target=Urteil data.positive=gut"
-    return Layout(
-        {"daten.csv": content},
-        [first, "\"data.decimal=','\""],
-        labels,
-        numbers,
-        words,
-        classes=["schlecht", "gut"],
-    )
+    return european(draw, "utf-8", "", DECIMAL)
 
 
 @layout
 def excel_csv(draw: Random) -> Layout:
-    content, numbers, words, labels = european(draw, ";", "cp1252", "sep=;\r\n")
-    first = "task=binary data.path=daten.csv data.target=Urteil data.positive=gut \"data.decimal=','\""
-    return Layout(
-        {"daten.csv": content},
-        [first, "data.encoding=cp1252"],
-        labels,
-        numbers,
-        words,
-        classes=["schlecht", "gut"],
-    )
+    return european(draw, "cp1252", DECIMAL, "data.encoding=cp1252", prefix="sep=;\r\n")
 
 
 @layout
 def latin_1(draw: Random) -> Layout:
-    content, numbers, words, labels = european(draw, ";", "latin-1")
-    first = "task=binary data.path=daten.csv data.target=Urteil data.positive=gut \"data.decimal=','\" data.encoding=latin-1"
-    return Layout({"daten.csv": content}, [first], labels, numbers, words, classes=["schlecht", "gut"])
+    return european(draw, "latin-1", f"{DECIMAL} data.encoding=latin-1")
 
 
 @layout
@@ -267,26 +232,25 @@ def pandas_named_index(draw: Random) -> Layout:
     )
 
 
-@layout
-def r_write_csv(draw: Random) -> Layout:
-    def convert(columns: Any) -> bytes:
-        lines = [",".join(f'"{name}"' for name in ["", *columns])]
-        lines += [",".join([f'"{i}"', *row[:2], f'"{row[2]}"']) for i, row in enumerate(rows_of(columns), 1)]
+def r_table(draw: Random, file: str, separator: str, first: list[str]) -> Layout:
+    def write(columns: Any) -> bytes:
+        lines = [separator.join(f'"{name}"' for name in [*first, *columns])]
+        rows = enumerate(rows_of(columns), 1)
+        lines += [separator.join([f'"{i}"', *row[:2], f'"{row[2]}"']) for i, row in rows]
         return ("\n".join(lines) + "\n").encode()
 
-    return simple(draw, "iris.csv", convert, warnings=["index_column"])
+    return simple(draw, file, write, warnings=["index_column"])
+
+
+@layout
+def r_write_csv(draw: Random) -> Layout:
+    return r_table(draw, "iris.csv", ",", [""])
 
 
 @layout
 def r_write_table(draw: Random) -> Layout:
     """The header lacks the name of the first column."""
-
-    def convert(columns: Any) -> bytes:
-        lines = [" ".join(f'"{name}"' for name in columns)]
-        lines += [" ".join([f'"{i}"', *row[:2], f'"{row[2]}"']) for i, row in enumerate(rows_of(columns), 1)]
-        return ("\n".join(lines) + "\n").encode()
-
-    return simple(draw, "iris.txt", convert, warnings=["index_column"])
+    return r_table(draw, "iris.txt", " ", [])
 
 
 @layout
@@ -313,45 +277,34 @@ def percent_comments(draw: Random) -> Layout:
     return simple(draw, "iris.csv", with_lines("% Iris data"), "\"data.comment='%'\"")
 
 
+def savetxt(draw: Random, file: str, *tries: str, form: str = "%.3f", **options: Any) -> Layout:
+    """Return a file of `numpy.savetxt` with the given options."""
+    numbers = draw.numbers("a", "b")
+    columns = {**numbers, "y": draw.choice([0, 1, 2])}
+    output = io.StringIO()
+    np.savetxt(output, np.column_stack([*columns.values()]), fmt=form, **options)
+    labels = [form % label for label in columns["y"]]
+    write: Any = lambda _: output.getvalue().encode()  # noqa: E731
+    return labelled(file, columns, "y", *tries, write=write, labels=labels, numbers=numbers)
+
+
 @layout
 def numpy_savetxt(draw: Random) -> Layout:
-    columns, labels = draw.numbers("a", "b"), draw.choice([0, 1, 2])
-    rows = np.column_stack([columns["a"], columns["b"], labels])
-    output = io.StringIO()
-    np.savetxt(output, rows)
-    return Layout(
-        {"data.txt": output.getvalue().encode()},
-        ["task=multiclass data.path=data.txt data.header=false \"data.target='column 2'\""],
-        [f"{label:.18e}" for label in labels],
-        {"column 0": columns["a"], "column 1": columns["b"]},
-    )
+    found = savetxt(draw, "data.txt", form="%.18e")
+    found.tries = ["task=multiclass data.path=data.txt data.header=false \"data.target='column 2'\""]
+    found.numbers = numbered(found.numbers)
+    return found
 
 
 @layout
 def numpy_savetxt_with_a_header(draw: Random) -> Layout:
-    columns, labels = draw.numbers("a", "b"), draw.choice([0, 1, 2])
-    output = io.StringIO()
-    np.savetxt(output, np.column_stack([columns["a"], columns["b"], labels]), fmt="%.3f", header="a b y")
-    return Layout(
-        {"data.txt": output.getvalue().encode()},
-        ["task=multiclass data.path=data.txt data.target=y"],
-        [f"{label}.000" for label in labels],
-        columns,
-    )
+    return savetxt(draw, "data.txt", header="a b y")
 
 
 @layout
 def numpy_savetxt_with_a_csv_header(draw: Random) -> Layout:
-    columns, labels = draw.numbers("a", "b"), draw.choice([0, 1, 2])
-    output = io.StringIO()
-    rows = np.column_stack([columns["a"], columns["b"], labels])
-    np.savetxt(output, rows, fmt="%.3f", header="written by numpy\na,b,y", delimiter=",")
-    return Layout(
-        {"data.csv": output.getvalue().encode()},
-        ["task=multiclass data.path=data.csv data.target=y", "\"data.comment='#'\""],
-        [f"{label}.000" for label in labels],
-        columns,
-    )
+    tries = ["", "\"data.comment='#'\""]
+    return savetxt(draw, "data.csv", *tries, header="written by numpy\na,b,y", delimiter=",")
 
 
 @layout
@@ -542,14 +495,9 @@ def npz_with_two_splits(draw: Random) -> Layout:
 
 @layout
 def mnist_csv(draw: Random) -> Layout:
-    labels = draw.choice(range(10))
+    columns = {"label": draw.choice(range(10))}
     pixels = {f"pixel{i}": draw.integers(0, 256) for i in range(784)}
-    return Layout(
-        {"mnist_train.csv": table({"label": labels, **pixels})},
-        ["task=multiclass data.path=mnist_train.csv data.target=label"],
-        labels,
-        pixels,
-    )
+    return labelled("mnist_train.csv", {**columns, **pixels}, "label", numbers=pixels)
 
 
 @layout
@@ -633,24 +581,14 @@ def sentiment140(draw: Random) -> Layout:
 
 @layout
 def news_category(draw: Random) -> Layout:
-    labels, texts = draw.choice(["POLITICS", "WELLNESS", "TRAVEL"]), draw.sentences()
-    dates = [f"2018-05-{1 + row % 26:02}" for row in range(draw.rows)]
-    columns = {
-        "link": draw.names("https://www.example.org/{}"),
-        "headline": texts,
-        "category": labels,
-        "date": dates,
-    }
-    return Layout(
-        {"News_Category_Dataset_v3.json": frame("write_ndjson", columns)},
-        [
-            "task=multiclass data.path=News_Category_Dataset_v3.json data.target=category data.text=[headline]",
-            "data.exclude=[link]",
-        ],
-        labels,
-        dates=["date"],
-        texts=["headline"],
-    )
+
+    columns = {"link": draw.names("https://www.example.org/{}")}
+    labels = draw.choice(["POLITICS", "WELLNESS", "TRAVEL"])
+    columns |= {"headline": draw.sentences(), "category": labels}
+    columns["date"] = [f"2018-05-{1 + row % 26:02}" for row in range(draw.rows)]
+    tries, truth = ["data.text=[headline]", "data.exclude=[link]"], {"dates": ["date"], "texts": ["headline"]}
+    write, file = partial(frame, "write_ndjson"), "News_Category_Dataset_v3.json"
+    return labelled(file, columns, "category", *tries, write=write, **truth)
 
 
 @layout

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from layouts.cases import Layout, Random, indicators, layout, table
+from layouts.cases import Layout, Random, indicators, labelled, layout, table
 
 FINDINGS = ["Atelectasis", "Cardiomegaly", "Effusion", "Mass", "Nodule"]
 
@@ -16,38 +16,29 @@ def titanic(draw: Random) -> Layout:
     numbers |= {"Age": draw.with_gaps(draw.integers(1, 80)), "Fare": draw.numbers("f")["f"]}
     words = {"Sex": draw.choice(["male", "female"]), "Embarked": draw.with_gaps(draw.choice("SCQ"), 0.03)}
     texts = {"Name": [f"Braund, Mr. Owen {i}" for i in range(draw.rows)], "Ticket": draw.names("A/5 {}")}
-    labels = draw.choice([0, 1])
-    return Layout(
-        {"train.csv": table({**numbers, "Survived": labels, **texts, **words})},
-        ["task=binary data.path=train.csv data.target=Survived", "data.exclude=[Name,Ticket]"],
-        labels,
-        numbers,
-        words,
-        warnings=["index_column"],
+    columns = {**numbers, "Survived": draw.choice([0, 1]), **texts, **words}
+    tries, truth = ["", "data.exclude=[Name,Ticket]"], {"numbers": numbers, "categories": words}
+    return labelled(
+        "train.csv", columns, "Survived", *tries, task="binary", warnings=["index_column"], **truth
     )
 
 
-def toxic_columns(draw: Random) -> tuple[dict[str, Any], list[set[str]], str]:
-    names = ["toxic", "severe_toxic", "obscene", "threat"]
+TOXIC = ["toxic", "severe_toxic", "obscene", "threat"]
+
+
+def toxic_columns(draw: Random) -> tuple[dict[str, Any], list[set[str]]]:
     texts = [f'{line}\n"quoted, {line}"' if i % 5 == 0 else line for i, line in enumerate(draw.sentences())]
-    sets = draw.sets(names)
-    return {"id": draw.names("{:016x}"), "comment_text": texts}, sets, f"[{','.join(names)}]"
+    sets = draw.sets(TOXIC)
+    columns = {"id": draw.names("{:016x}"), "comment_text": texts, **indicators(sets, TOXIC)}
+    return columns, [{*row} for row in sets]
 
 
 @layout
 def toxic_comments(draw: Random) -> Layout:
-    columns, sets, target = toxic_columns(draw)
-    names = target[1:-1].split(",")
-    return Layout(
-        {"train.csv": table({**columns, **indicators(sets, names)})},
-        [
-            f"task=multilabel data.path=train.csv data.target={target} data.text=[comment_text]",
-            "data.exclude=[id]",
-        ],
-        [{*row} for row in sets],
-        texts=["comment_text"],
-        classes=names,
-    )
+    columns, sets = toxic_columns(draw)
+    tries = ["data.text=[comment_text]", "data.exclude=[id]"]
+    truth = {"labels": sets, "texts": ["comment_text"]}
+    return labelled("train.csv", columns, TOXIC, *tries, task="multilabel", **truth)
 
 
 @layout
@@ -61,100 +52,64 @@ def toxic_comments_without_settings(draw: Random) -> Layout:
 @layout
 def toxic_comments_with_test_labels(draw: Random) -> Layout:
     """Rows of the test file with -1 were not used for scoring."""
-    columns, sets, target = toxic_columns(draw)
-    names = target[1:-1].split(",")
-    test, test_sets, _ = toxic_columns(draw)
+    found = toxic_comments(draw)
+    test, sets = toxic_columns(draw)
     test["comment_text"] = [f"{text} again" for text in test["comment_text"]]
-    test_labels = indicators(test_sets, names)
-    scored = [None if row % 3 == 0 else set(labels) for row, labels in enumerate(test_sets)]
-    test_labels = {
-        n: [-1 if s is None else v for s, v in zip(scored, c, strict=True)] for n, c in test_labels.items()
-    }
-    return Layout(
-        {
-            "train.csv": table({**columns, **indicators(sets, names)}),
-            "test.csv": table({**test, **test_labels}),
-        },
-        [
-            f"task=multilabel data.path=train.csv data.test_path=test.csv data.target={target} data.text=[comment_text] "
-            "data.exclude=[id]",
-            "data.missing=-1",
-        ],
-        [set(row) for row in sets] + scored,
-        texts=["comment_text"],
-        classes=names,
-        splits=[None] * 90 + ["test"] * 90,
-    )
+    for name in TOXIC:
+        test[name] = [-1 if row % 3 == 0 else cell for row, cell in enumerate(test[name])]
+    found.files |= {"test.csv": table(test)}
+    found.tries = [f"{found.tries[0]} data.test_path=test.csv data.exclude=[id]", "data.missing=-1"]
+    found.labels = found.labels + [None if row % 3 == 0 else labels for row, labels in enumerate(sets)]
+    found.splits = [None] * 90 + ["test"] * 90
+    return found
 
 
 @layout
 def otto_products(draw: Random) -> Layout:
     draw.rows = 120
-    columns = {f"feat_{i}": draw.integers(0, 60) for i in range(1, 94)}
+    numbers = {f"feat_{i}": draw.integers(0, 60) for i in range(1, 94)}
     labels = draw.choice([f"Class_{i}" for i in range(1, 10)])
-    return Layout(
-        {"train.csv": table({"id": range(1, 121), **columns, "target": labels})},
-        ["task=multiclass data.path=train.csv data.target=target", "data.exclude=[id]"],
-        labels,
-        columns,
-    )
+    columns = {"id": range(1, 121), **numbers, "target": labels}
+    return labelled("train.csv", columns, "target", "", "data.exclude=[id]", numbers=numbers)
 
 
-def delimited(
-    draw: Random,
-    file: str,
-    target: str,
-    labels: list[Any],
-    separator: str,
-    tries: list[str],
-    none: str | None = None,
-    low: int = 1,
-    high: int = 3,
-    form: str = "{}",
-    **options: Any,
+def listed(
+    draw: Random, file: str, target: str, labels: list[Any], form: Any, *tries: str, **options: Any
 ) -> Layout:
-    """Return a table of two numbers and a column with several labels."""
-    sets = draw.sets(labels, low, high)
-    columns = draw.numbers("mean", "std")
-    cells = [form.format(separator.join(map(str, row))) if row or none is None else none for row in sets]
-    return Layout(
-        {file: table({**columns, target: cells})}, tries, [{*row} for row in sets], columns, **options
-    )
+    """Return a table of two numbers and a column of lists.
+
+    `form` is a function from a list to a cell, or the separator of its labels.
+    """
+    sets = draw.sets(labels, options.pop("low", 0), options.pop("high", 3))
+    names = options.pop("names", ("a", "b"))
+    write = (lambda row: form.join(map(str, row))) if isinstance(form, str) else form
+    numbers = draw.numbers(*names)
+    columns = {**numbers, target: [write(row) for row in sets]}
+    options |= {"labels": [{*row} for row in sets], "numbers": numbers}
+    return labelled(file, columns, target, *tries, **{"task": "multilabel", **options})
 
 
-TAGS = [
-    "haze",
-    "primary",
-    "agriculture",
-    "clear",
-    "water",
-    "habitation",
-    "road",
-    "cultivation",
-    "slash_burn",
-    "cloudy",
-]
-TAGS += [
-    "partly_cloudy",
-    "conventional_mine",
-    "bare_ground",
-    "artisinal_mine",
-    "blooming",
-    "selective_logging",
-    "blow_down",
-]
+def delimited(draw: Random, *arguments: Any, **options: Any) -> Layout:
+    """Return the layout of `listed` with at least one label in each row."""
+    return listed(draw, *arguments, **{"low": 1, "names": ("mean", "std"), **options})
+
+
+TAGS = (
+    "haze primary agriculture clear water habitation road cultivation slash_burn cloudy partly_cloudy "
+    "conventional_mine bare_ground artisinal_mine blooming selective_logging blow_down"
+)
+BLANKS = "\"data.delimiter=' '\""
 
 
 @layout
 def satellite_tags(draw: Random) -> Layout:
-    first = "task=multilabel data.path=train_v2.csv data.target=tags \"data.delimiter=' '\""
-    return delimited(draw, "train_v2.csv", "tags", TAGS, " ", [first], high=6)
+    return delimited(draw, "train_v2.csv", "tags", TAGS.split(), " ", BLANKS, high=6)
 
 
 @layout
 def satellite_tags_without_a_delimiter(draw: Random) -> Layout:
-    tries = ["task=auto data.path=train_v2.csv data.target=tags", "task=multilabel \"data.delimiter=' '\""]
-    return delimited(draw, "train_v2.csv", "tags", TAGS, " ", tries, high=6)
+    tries = ["", f"task=multilabel {BLANKS}"]
+    return delimited(draw, "train_v2.csv", "tags", TAGS.split(), " ", *tries, high=6, task="auto")
 
 
 @layout
@@ -264,36 +219,23 @@ def mimic_cxr(draw: Random) -> Layout:
 def plant_pathology(draw: Random) -> Layout:
     names = ["complex", "frog_eye_leaf_spot", "powdery_mildew", "rust", "scab"]
     sets = [{*row} or {"healthy"} for row in draw.sets(names)]
-    columns = draw.numbers("red", "green")
-    return Layout(
-        {
-            "train.csv": table(
-                {"image": draw.names("{:x}.jpg"), **columns, "labels": [" ".join(sorted(s)) for s in sets]}
-            )
-        },
-        [
-            "task=multilabel data.path=train.csv data.target=labels \"data.delimiter=' '\"",
-            "data.exclude=[image]",
-        ],
-        sets,
-        columns,
-    )
+    numbers = draw.numbers("red", "green")
+    columns = {"image": draw.names("{:x}.jpg"), **numbers, "labels": [" ".join(sorted(s)) for s in sets]}
+    tries, truth = [BLANKS, "data.exclude=[image]"], {"labels": sets, "numbers": numbers}
+    return labelled("train.csv", columns, "labels", *tries, task="multilabel", **truth)
 
 
 @layout
 def protein_atlas(draw: Random) -> Layout:
-    tries = ["task=multilabel data.path=train.csv data.target=Target \"data.delimiter=' '\""]
-    return delimited(
-        draw, "train.csv", "Target", [*range(28)], " ", tries, classes=[str(i) for i in range(28)]
-    )
+    classes = [str(i) for i in range(28)]
+    return delimited(draw, "train.csv", "Target", [*range(28)], " ", BLANKS, classes=classes)
 
 
 @layout
 def protein_atlas_as_multiclass(draw: Random) -> Layout:
-    tries = ["task=auto data.path=train.csv data.target=Target", "task=multilabel \"data.delimiter=' '\""]
-    return delimited(
-        draw, "train.csv", "Target", [*range(28)], " ", tries, classes=[str(i) for i in range(28)]
-    )
+    found = protein_atlas(draw)
+    found.tries = ["task=auto data.path=train.csv data.target=Target", f"task=multilabel {BLANKS}"]
+    return found
 
 
 @layout
@@ -319,48 +261,27 @@ def go_emotions_columns(draw: Random) -> Layout:
     sets = draw.sets(names)
     columns = {"text": draw.sentences(), "id": draw.names("e{:06}"), "rater_id": draw.integers(0, 80)}
     unclear = draw.choice(["False", "False", "True"])
-    return Layout(
-        {"goemotions_1.csv": table({**columns, "example_very_unclear": unclear, **indicators(sets, names)})},
-        [
-            "task=multilabel data.path=goemotions_1.csv data.target=[admiration,amusement,anger] data.text=[text] "
-            "data.exclude=[id,rater_id]",
-        ],
-        [{*row} for row in sets],
-        {"example_very_unclear": [int(cell == "True") for cell in unclear]},
-        texts=["text"],
-        classes=names,
-    )
+    columns |= {"example_very_unclear": unclear, **indicators(sets, names)}
+    truth = {"labels": [{*row} for row in sets], "texts": ["text"]}
+    truth["numbers"] = {"example_very_unclear": [int(cell == "True") for cell in unclear]}
+    settings = "data.text=[text] data.exclude=[id,rater_id]"
+    return labelled("goemotions_1.csv", columns, names, settings, task="multilabel", **truth)
 
 
 @layout
 def stack_overflow_tags(draw: Random) -> Layout:
-    names = ["python", "pandas", "c#", "c++", "node.js"]
-    sets = draw.sets(names, 1)
+    sets = draw.sets(["python", "pandas", "c#", "c++", "node.js"], 1)
     columns = {"Title": draw.sentences(6), "Tags": ["".join(f"<{tag}>" for tag in row) for row in sets]}
-    return Layout(
-        {"questions.csv": table(columns)},
-        ["task=multilabel data.path=questions.csv data.target=Tags data.text=[Title]"],
-        [{*row} for row in sets],
-        texts=["Title"],
-    )
+    truth = {"labels": [{*row} for row in sets], "texts": ["Title"]}
+    return labelled("questions.csv", columns, "Tags", "data.text=[Title]", task="multilabel", **truth)
 
 
 @layout
 def movie_genres(draw: Random) -> Layout:
-    tries = [
-        "task=multilabel data.path=movies.csv data.target=genres \"data.delimiter='|'\"",
-        "\"data.no_label='(no genres listed)'\"",
-    ]
-    return delimited(
-        draw,
-        "movies.csv",
-        "genres",
-        ["Action", "Comedy", "Film-Noir", "IMAX"],
-        "|",
-        tries,
-        "(no genres listed)",
-        low=0,
-    )
+    tries = ["\"data.delimiter='|'\"", "\"data.no_label='(no genres listed)'\""]
+    genres = ["Action", "Comedy", "Film-Noir", "IMAX"]
+    none = "(no genres listed)"
+    return delimited(draw, "movies.csv", "genres", genres, lambda row: "|".join(row) or none, *tries, low=0)
 
 
 @layout
@@ -379,58 +300,42 @@ def movies_dat(draw: Random) -> Layout:
     )
 
 
+def json_lines(
+    file: str, columns: dict[str, Any], target: str, sets: list[Any], texts: list[str], *tries: str
+) -> Layout:
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    content = "\n".join(map(json.dumps, rows)).encode()
+    truth = {"labels": [{*row} for row in sets], "texts": texts, "write": lambda _: content}
+    return labelled(file, columns, target, *tries, task="multilabel", **truth)
+
+
 @layout
 def arxiv(draw: Random) -> Layout:
     sets = draw.sets(["cs.LG", "cs.AI", "stat.ML", "cs.CV", "math.OC"], 1)
-    rows = zip(draw.names("2101.{:05}"), draw.sentences(), sets, strict=True)
-    lines = [json.dumps({"id": i, "abstract": text, "categories": " ".join(s)}) for i, text, s in rows]
-    return Layout(
-        {"arxiv.jsonl": "\n".join(lines).encode()},
-        [
-            "task=multilabel data.path=arxiv.jsonl data.target=categories data.text=[abstract] data.exclude=[id]",
-            "\"data.delimiter=' '\"",
-        ],
-        [{*row} for row in sets],
-        texts=["abstract"],
-    )
+    columns = {"id": draw.names("2101.{:05}"), "abstract": draw.sentences()}
+    columns["categories"] = [" ".join(row) for row in sets]
+    tries = ["data.text=[abstract] data.exclude=[id]", BLANKS]
+    return json_lines("arxiv.jsonl", columns, "categories", sets, ["abstract"], *tries)
 
 
 @layout
 def eur_lex_lists(draw: Random) -> Layout:
     sets = draw.sets(["100163", "2300", "4489", "191"])
-    rows = zip(draw.names("32003R{:04}"), draw.sentences(), sets, strict=True)
-    lines = [json.dumps({"celex_id": i, "text": text, "eurovoc_concepts": s}) for i, text, s in rows]
-    return Layout(
-        {"train.jsonl": "\n".join(lines).encode()},
-        [
-            "task=multilabel data.path=train.jsonl data.target=eurovoc_concepts data.text=[text]",
-            "data.exclude=[celex_id]",
-        ],
-        [{*row} for row in sets],
-        texts=["text"],
-    )
+    columns = {"celex_id": draw.names("32003R{:04}"), "text": draw.sentences(), "eurovoc_concepts": sets}
+    tries = ["data.text=[text]", "data.exclude=[celex_id]"]
+    return json_lines("train.jsonl", columns, "eurovoc_concepts", sets, ["text"], *tries)
 
 
 @layout
 def reuters(draw: Random) -> Layout:
     """One row for each pair of a document and a topic."""
     sets = draw.sets(["earn", "acq", "grain", "trade"], 1)
-    rows = [
-        (row, label, text)
-        for row, (labels, text) in enumerate(zip(sets, draw.sentences(), strict=True))
-        for label in labels
-    ]
-    columns = {
-        "doc": [row[0] for row in rows],
-        "topic": [row[1] for row in rows],
-        "text": [row[2] for row in rows],
-    }
-    return Layout(
-        {"reuters.csv": table(columns)},
-        ["task=multilabel data.path=reuters.csv data.target=topic data.id=doc data.text=[text]"],
-        [{*row} for row in sets],
-        texts=["text"],
-    )
+    texts = draw.sentences()
+    rows = [(row, label, texts[row]) for row, labels in enumerate(sets) for label in labels]
+    columns = dict(zip(("doc", "topic", "text"), zip(*rows, strict=True), strict=True))
+    truth = {"labels": [{*row} for row in sets], "texts": ["text"]}
+    settings = "data.id=doc data.text=[text]"
+    return labelled("reuters.csv", columns, "topic", settings, task="multilabel", **truth)
 
 
 @layout
@@ -443,41 +348,23 @@ def diagnoses_icd(draw: Random) -> Layout:
         for i, code in enumerate(codes, 1)
     ]
     names = ("hadm_id", "heart_rate", "seq_num", "icd_code")
-    return Layout(
-        {"diagnoses_icd.csv": table(dict(zip(names, zip(*rows, strict=True), strict=True)))},
-        [
-            "task=multilabel data.path=diagnoses_icd.csv data.target=icd_code data.id=hadm_id",
-            "data.exclude=[seq_num]",
-        ],
-        [{*row} for row in sets],
-        {"heart_rate": heart},
-    )
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    truth = {"labels": [{*row} for row in sets], "numbers": {"heart_rate": heart}}
+    tries = ["data.id=hadm_id", "data.exclude=[seq_num]"]
+    return labelled("diagnoses_icd.csv", columns, "icd_code", *tries, task="multilabel", **truth)
 
 
 @layout
 def skin_lesions(draw: Random) -> Layout:
     lesions = [f"HAM_{row // 2:07}" for row in range(draw.rows)]
     labels = draw.choice(["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"])
-    words = {
-        "dx_type": draw.choice(["histo", "follow_up"]),
-        "sex": draw.choice(["male", "female", "unknown"]),
-    }
+    words = {"dx_type": draw.choice(["histo", "follow_up"])}
+    words["sex"] = draw.choice(["male", "female", "unknown"])
     age = {"age": draw.with_gaps(draw.integers(5, 85))}
-    return Layout(
-        {
-            "HAM10000_metadata.csv": table(
-                {"lesion_id": lesions, "image_id": draw.names("ISIC_{:07}"), "dx": labels, **words, **age}
-            )
-        },
-        [
-            "task=multiclass data.path=HAM10000_metadata.csv data.target=dx data.group=lesion_id",
-            "data.exclude=[image_id]",
-        ],
-        labels,
-        age,
-        words,
-        groups=lesions,
-    )
+    columns = {"lesion_id": lesions, "image_id": draw.names("ISIC_{:07}"), "dx": labels, **words, **age}
+    tries = ["data.group=lesion_id", "data.exclude=[image_id]"]
+    truth = {"numbers": age, "categories": words, "groups": lesions}
+    return labelled("HAM10000_metadata.csv", columns, "dx", *tries, **truth)
 
 
 @layout
@@ -492,14 +379,7 @@ def skin_lesions_without_a_group(draw: Random) -> Layout:
 
 @layout
 def python_lists(draw: Random) -> Layout:
-    sets = draw.sets(["a b", "c, d", "e"])
-    columns = draw.numbers("a", "b")
-    return Layout(
-        {"lists.csv": table({**columns, "tags": [str(row) for row in sets]})},
-        ["task=multilabel data.path=lists.csv data.target=tags"],
-        [{*s} for s in sets],
-        columns,
-    )
+    return listed(draw, "lists.csv", "tags", ["a b", "c, d", "e"], str)
 
 
 @layout
@@ -511,60 +391,38 @@ def python_lists_with_a_delimiter(draw: Random) -> Layout:
 
 @layout
 def json_lists(draw: Random) -> Layout:
-    sets = draw.sets([1, 7, 30])
-    columns = draw.numbers("a", "b")
-    return Layout(
-        {"lists.csv": table({**columns, "tags": [json.dumps(row) for row in sets]})},
-        ["task=multilabel data.path=lists.csv data.target=tags"],
-        [{*s} for s in sets],
-        columns,
-    )
+    return listed(draw, "lists.csv", "tags", [1, 7, 30], json.dumps)
 
 
 @layout
 def postgres_arrays(draw: Random) -> Layout:
-    sets = draw.sets(["news", "sport", "tech"])
-    columns = draw.numbers("a", "b")
-    return Layout(
-        {"lists.csv": table({**columns, "tags": ["{" + ",".join(row) + "}" for row in sets]})},
-        ["task=multilabel data.path=lists.csv data.target=tags"],
-        [{*s} for s in sets],
-        columns,
-    )
+    return listed(draw, "lists.csv", "tags", ["news", "sport", "tech"], lambda row: f"{{{','.join(row)}}}")
 
 
 @layout
 def comma_lists(draw: Random) -> Layout:
-    tries = ["task=multilabel data.path=tags.csv data.target=tags", "\"data.delimiter=','\""]
-    return delimited(draw, "tags.csv", "tags", ["news", "sport", "tech"], ", ", tries)
+    labels, tries = ["news", "sport", "tech"], ["", "\"data.delimiter=','\""]
+    return delimited(draw, "tags.csv", "tags", labels, ", ", *tries)
 
 
 @layout
 def semicolon_lists_with_empty_cells(draw: Random) -> Layout:
-    tries = [
-        "task=multilabel data.path=tags.csv data.target=tags \"data.delimiter=';'\"",
-        "data.empty=negative",
-    ]
-    return delimited(draw, "tags.csv", "tags", ["news", "sport", "tech"], ";", tries, low=0)
+    labels, tries = ["news", "sport", "tech"], ["\"data.delimiter=';'\"", "data.empty=negative"]
+    return delimited(draw, "tags.csv", "tags", labels, ";", *tries, low=0)
 
 
 @layout
 def hashtags(draw: Random) -> Layout:
-    tries = ["task=multilabel data.path=tags.csv data.target=tags", "\"data.delimiter=' '\""]
-    return delimited(draw, "tags.csv", "tags", ["#news", "#sport", "#tech"], " ", tries)
+    return delimited(draw, "tags.csv", "tags", ["#news", "#sport", "#tech"], " ", "", BLANKS)
 
 
 @layout
 def scene_paths(draw: Random) -> Layout:
-    leaves = ["animal/cat", "animal/dog", "vehicle/car"]
-    labels = draw.choice(leaves)
-    columns = draw.numbers("a", "b")
-    return Layout(
-        {"paths.csv": table({**columns, "class": labels})},
-        ["task=multilabel data.path=paths.csv data.target=class data.hierarchy=/"],
-        [{label, label.partition("/")[0]} for label in labels],
-        columns,
-    )
+    labels = draw.choice(["animal/cat", "animal/dog", "vehicle/car"])
+    numbers = draw.numbers("a", "b")
+    truth = {"labels": [{label, label.partition("/")[0]} for label in labels], "numbers": numbers}
+    columns, settings = {**numbers, "class": labels}, "data.hierarchy=/"
+    return labelled("paths.csv", columns, "class", settings, task="multilabel", **truth)
 
 
 @layout

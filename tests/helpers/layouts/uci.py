@@ -1,41 +1,79 @@
 """Tables of the UCI repository: without a header, with many separators and marks of missing cells."""
 
 import gzip
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layouts.cases import Layout, Random, aligned, layout, numbered, rows_of, table, text
 
 NO_HEADER = "data.header=false"
+NO_ID = "\"data.exclude=['column 0']\""
 
 
-def headless(task: str, file: str, columns: dict[str, Any], target: int, more: str = "") -> str:
-    """Return the settings for a file without a header whose label is in a column."""
-    name = [*columns][target % len(columns)]
-    position = [*columns].index(name)
-    return f"task={task} data.path={file} \"data.target='column {position}'\" {NO_HEADER} {more}"
+def headless(
+    task: str,
+    file: str,
+    columns: Mapping[str, Any],
+    target: int,
+    *tries: str,
+    words: Sequence[int] = (),
+    excluded: Sequence[int] = (),
+    content: bytes | None = None,
+    separator: str = ",",
+    empty: str = "",
+    **options: Any,
+) -> Layout:
+    """Return a file without a header.
+
+    Args:
+        task: The task.
+        file: The name of the file.
+        columns: Its columns.
+        target: The position of the label.
+        tries: Further settings of the first try, and those of the others.
+        words: Positions of the categories; other columns are numbers.
+        excluded: Positions of columns that are not features.
+        content: The content, if it is not that of `table`.
+        separator: Separator of columns.
+        empty: Text of missing cells.
+        options: Further arguments of `Layout`.
+    """
+    known = numbered(columns)
+    labels = known.pop(f"column {target}")
+    for position in excluded:
+        known.pop(f"column {position}")
+    categories = {name: known.pop(name) for name in (f"column {position}" for position in words)}
+    if content is None:
+        content = table(columns, separator, header=False, empty=empty)
+    more, *others = tries or [""]
+    first = f"task={task} data.path={file} \"data.target='column {target}'\" {NO_HEADER} {more}"
+    return Layout({file: content}, [first, *others], labels, known, categories, **options)
 
 
 def plain(
     draw: Random,
     file: str,
     numbers: int,
-    classes: Any,
+    values: Any,
+    *tries: str,
     first: bool = False,
     separator: str = ",",
     task: str = "multiclass",
-    more: str = "",
     extra: str = "",
     digits: int = 3,
+    **options: Any,
 ) -> Layout:
     """Return a table of numbers with the class in the last or the first column."""
-    labels = {"y": draw.choice(classes)}
+    labels = {"y": draw.choice(values)}
     columns = draw.numbers(*(f"x{i}" for i in range(numbers)), digits=digits)
     columns = labels | columns if first else columns | labels
-    content = text(columns, separator, header=False) + extra
-    target = 0 if first else numbers
-    values = numbered(columns)
-    known = {name: values[name] for i, name in enumerate(values) if i != target}
-    return Layout({file: content.encode()}, [headless(task, file, columns, target, more)], labels["y"], known)
+    content = (text(columns, separator, header=False) + extra).encode()
+    return headless(task, file, columns, 0 if first else numbers, *tries, content=content, **options)
+
+
+def pixels(draw: Random, count: int, high: int, low: int = 0) -> dict[str, Any]:
+    """Return columns of integers."""
+    return {f"x{i}": draw.integers(low, high) for i in range(count)}
 
 
 @layout
@@ -45,14 +83,8 @@ def adult(draw: Random) -> Layout:
     columns |= {"school": draw.choice(["HS-grad", "11th", "Masters"]), "hours": draw.integers(1, 99)}
     columns["income"] = draw.choice(["<=50K", ">50K"])
     content = table(columns, ", ", header=False) + b"\n"
-    named = numbered(columns)
-    return Layout(
-        {"adult.data": content},
-        [headless("binary", "adult.data", columns, -1), "\"data.positive='>50K'\""],
-        columns["income"],
-        {name: named[name] for name in ("column 0", "column 2", "column 4")},
-        {name: named[name] for name in ("column 1", "column 3")},
-    )
+    positive = "\"data.positive='>50K'\""
+    return headless("binary", "adult.data", columns, 5, "", positive, words=[1, 3], content=content)
 
 
 @layout
@@ -74,66 +106,34 @@ def iris(draw: Random) -> Layout:
 
 @layout
 def wdbc(draw: Random) -> Layout:
-    columns = {
-        "id": draw.names("{:07}"),
-        "y": draw.choice("MB"),
-        **draw.numbers(*(f"x{i}" for i in range(30))),
-    }
-    columns["id"] = [str(int(name) + 842_302) for name in columns["id"]]
-    known = numbered(columns)
-    labels = known.pop("column 1")
-    known.pop("column 0")
-    return Layout(
-        {"wdbc.data": table(columns, header=False)},
-        [headless("binary", "wdbc.data", columns, 1, "data.positive=M \"data.exclude=['column 0']\"")],
-        labels,
-        known,
-        classes=["B", "M"],
-    )
+    columns = {"id": [str(int(name) + 842_302) for name in draw.names("{:07}")], "y": draw.choice("MB")}
+    columns |= draw.numbers(*(f"x{i}" for i in range(30)))
+    settings = f"data.positive=M {NO_ID}"
+    return headless("binary", "wdbc.data", columns, 1, settings, excluded=[0], classes=["B", "M"])
 
 
 @layout
 def wdbc_with_its_id(draw: Random) -> Layout:
     found = wdbc(Random("wdbc"))
-    found.tries = [
-        found.tries[0].replace("\"data.exclude=['column 0']\"", ""),
-        "\"data.exclude=['column 0']\"",
-    ]
+    found.tries = [found.tries[0].replace(NO_ID, ""), NO_ID]
     return found
 
 
 @layout
 def breast_cancer_wisconsin(draw: Random) -> Layout:
-    columns = {"id": draw.integers(61_634, 13_454_352)} | {f"x{i}": draw.integers(1, 11) for i in range(8)}
+    columns = {"id": draw.integers(61_634, 13_454_352), **pixels(draw, 8, 11, 1)}
     columns["bare"] = draw.with_gaps(draw.integers(1, 11))
     columns["y"] = draw.choice([2, 4])
-    known = numbered(columns)
-    labels = known.pop("column 10")
-    known.pop("column 0")
+    tries = [f"data.positive=4 {NO_ID}", "\"data.null_values=['?']\""]
     file = "breast-cancer-wisconsin.data"
-    return Layout(
-        {file: table(columns, header=False, empty="?")},
-        [
-            headless("binary", file, columns, 10, "data.positive=4 \"data.exclude=['column 0']\""),
-            "\"data.null_values=['?']\"",
-        ],
-        labels,
-        known,
-    )
+    return headless("binary", file, columns, 10, *tries, excluded=[0], empty="?")
 
 
 @layout
 def letter_recognition(draw: Random) -> Layout:
     draw.rows = 260
-    columns = {"y": draw.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ")} | {
-        f"x{i}": draw.integers(0, 16) for i in range(16)
-    }
-    known = numbered(columns)
-    labels = known.pop("column 0")
-    file = "letter-recognition.data"
-    return Layout(
-        {file: table(columns, header=False)}, [headless("multiclass", file, columns, 0)], labels, known
-    )
+    columns = {"y": draw.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), **pixels(draw, 16, 16)}
+    return headless("multiclass", "letter-recognition.data", columns, 0)
 
 
 @layout
@@ -154,9 +154,8 @@ def spambase(draw: Random) -> Layout:
 @layout
 def isolet(draw: Random) -> Layout:
     draw.rows = 260
-    found = plain(draw, "isolet1+2+3+4.data", 617, [f"{i}." for i in range(1, 27)], separator=", ", digits=4)
-    found.tries = [found.tries[0].replace("isolet1+2+3+4.data", "isolet1+2+3+4.data")]
-    return found
+    classes = [f"{i}." for i in range(1, 27)]
+    return plain(draw, "isolet1+2+3+4.data", 617, classes, separator=", ", digits=4)
 
 
 @layout
@@ -186,49 +185,27 @@ def secom(draw: Random) -> Layout:
     """Blank separated, with NaN, a constant column, and a label of -1 or 1."""
     columns = draw.numbers(*(f"x{i}" for i in range(30)))
     columns["x3"] = draw.with_gaps(columns["x3"])
-    columns["y"] = draw.choice([-1, 1])
-    known = numbered(columns)
-    labels = known.pop("column 30")
-    content = table({**columns, "x5": [100] * draw.rows}, " ", header=False, empty="NaN")
-    known.pop("column 5")
-    return Layout(
-        {"secom.data": content},
-        [headless("binary", "secom.data", columns, 30, "data.positive=1"), "data.nan=missing"],
-        labels,
-        known,
-        warnings=["constant_feature"],
-    )
+    columns |= {"x5": [100] * draw.rows, "y": draw.choice([-1, 1])}
+    tries = ["data.positive=1", "data.nan=missing"]
+    options = {"separator": " ", "empty": "NaN", "warnings": ["constant_feature"]}
+    return headless("binary", "secom.data", columns, 30, *tries, excluded=[5], **options)
 
 
 @layout
 def covertype(draw: Random) -> Layout:
     draw.rows = 140
-    columns: dict[str, Any] = {f"x{i}": draw.integers(0, 3000) for i in range(10)}
-    columns |= {f"soil{i}": draw.integers(0, 2) for i in range(44)}
+    columns = pixels(draw, 10, 3000) | {f"soil{i}": draw.integers(0, 2) for i in range(44)}
     columns["y"] = draw.choice(range(1, 8))
-    known = numbered(columns)
-    labels = known.pop("column 54")
     content = gzip.compress(table(columns, header=False), mtime=0)
-    return Layout(
-        {"covtype.data.gz": content}, [headless("multiclass", "covtype.data.gz", columns, 54)], labels, known
-    )
+    return headless("multiclass", "covtype.data.gz", columns, 54, content=content)
 
 
 @layout
 def mushroom(draw: Random) -> Layout:
     columns = {f"x{i}": draw.choice("abcdx") for i in range(20)} | {"root": draw.choice("bcer?")}
     columns = {"y": draw.choice("pe"), **columns}
-    known = numbered(columns)
-    labels = known.pop("column 0")
-    file = "agaricus-lepiota.data"
-    return Layout(
-        {file: table(columns, header=False)},
-        [headless("binary", file, columns, 0), "data.positive=p"],
-        labels,
-        {},
-        known,
-        classes=["e", "p"],
-    )
+    tries, words = ["", "data.positive=p"], range(1, 22)
+    return headless("binary", "agaricus-lepiota.data", columns, 0, *tries, words=words, classes=["e", "p"])
 
 
 @layout
@@ -273,13 +250,8 @@ def wine(draw: Random) -> Layout:
 @layout
 def poker_hand(draw: Random) -> Layout:
     draw.rows = 120
-    columns = {f"x{i}": draw.integers(1, 14) for i in range(10)} | {"y": draw.choice(range(10))}
-    known = numbered(columns)
-    labels = known.pop("column 10")
-    file = "poker-hand-training-true.data"
-    return Layout(
-        {file: table(columns, header=False)}, [headless("multiclass", file, columns, 10)], labels, known
-    )
+    columns = pixels(draw, 10, 14, 1) | {"y": draw.choice(range(10))}
+    return headless("multiclass", "poker-hand-training-true.data", columns, 10)
 
 
 @layout
@@ -288,17 +260,7 @@ def kdd99(draw: Random) -> Layout:
     columns |= {"service": draw.choice(["http", "smtp", "ecr_i"]), "flag": draw.choice(["SF", "S0"])}
     columns |= draw.numbers(*(f"x{i}" for i in range(37)), digits=2)
     columns["y"] = draw.choice(["normal.", "smurf.", "neptune."])
-    known = numbered(columns)
-    labels = known.pop("column 41")
-    categories = {name: known.pop(name) for name in ("column 1", "column 2", "column 3")}
-    file = "kddcup.data_10_percent"
-    return Layout(
-        {file: table(columns, header=False)},
-        [headless("multiclass", file, columns, -1)],
-        labels,
-        known,
-        categories,
-    )
+    return headless("multiclass", "kddcup.data_10_percent", columns, 41, words=[1, 2, 3])
 
 
 @layout
@@ -325,68 +287,33 @@ def nsl_kdd(draw: Random) -> Layout:
 @layout
 def german_credit(draw: Random) -> Layout:
     columns = {"status": draw.choice(["A11", "A12", "A14"]), "months": draw.integers(4, 72)}
-    columns |= {
-        "history": draw.choice(["A30", "A34"]),
-        "amount": draw.integers(250, 18_000),
-        "y": draw.choice([1, 2]),
-    }
-    known = numbered(columns)
-    labels = known.pop("column 4")
-    categories = {name: known.pop(name) for name in ("column 0", "column 2")}
-    return Layout(
-        {"german.data": table(columns, " ", header=False)},
-        [headless("binary", "german.data", columns, 4), "data.positive=2"],
-        labels,
-        known,
-        categories,
-    )
+    columns |= {"history": draw.choice(["A30", "A34"]), "amount": draw.integers(250, 18_000)}
+    columns["y"] = draw.choice([1, 2])
+    tries = ["", "data.positive=2"]
+    return headless("binary", "german.data", columns, 4, *tries, words=[0, 2], separator=" ")
 
 
 @layout
 def german_credit_numeric(draw: Random) -> Layout:
-    columns = {f"x{i}": draw.integers(0, 90) for i in range(24)} | {"y": draw.choice([1, 2])}
-    known = numbered(columns)
-    labels = known.pop("column 24")
-    return Layout(
-        {"german.data-numeric": aligned(rows_of(columns), 4)},
-        [headless("binary", "german.data-numeric", columns, 24, "data.positive=2")],
-        labels,
-        known,
-    )
+    columns = pixels(draw, 24, 90) | {"y": draw.choice([1, 2])}
+    content = aligned(rows_of(columns), 4)
+    return headless("binary", "german.data-numeric", columns, 24, "data.positive=2", content=content)
 
 
 @layout
 def abalone(draw: Random) -> Layout:
     draw.rows = 200
-    columns = {
-        "sex": draw.choice("MFI"),
-        **draw.numbers("length", "weight"),
-        "rings": draw.choice(range(4, 20)),
-    }
-    known = numbered(columns)
-    labels = known.pop("column 3")
-    return Layout(
-        {"abalone.data": table(columns, header=False)},
-        [headless("multiclass", "abalone.data", columns, 3)],
-        labels,
-        known,
-        {"column 0": known.pop("column 0")},
-    )
+    columns = {"sex": draw.choice("MFI"), **draw.numbers("length", "weight")}
+    columns["rings"] = draw.choice(range(4, 20))
+    return headless("multiclass", "abalone.data", columns, 3, words=[0])
 
 
 @layout
 def cleveland_heart(draw: Random) -> Layout:
     columns = draw.numbers("age", "sex", "cp", digits=1)
     columns |= {"ca": draw.with_gaps(draw.choice(["0.0", "1.0", "2.0"])), "y": draw.choice(range(5))}
-    known = numbered(columns)
-    labels = known.pop("column 4")
-    file = "processed.cleveland.data"
-    return Layout(
-        {file: table(columns, header=False, empty="?")},
-        [headless("multiclass", file, columns, 4), "\"data.null_values=['?']\""],
-        labels,
-        known,
-    )
+    tries = ["", "\"data.null_values=['?']\""]
+    return headless("multiclass", "processed.cleveland.data", columns, 4, *tries, empty="?")
 
 
 @layout
@@ -410,80 +337,49 @@ def ecoli(draw: Random) -> Layout:
 
 @layout
 def glass(draw: Random) -> Layout:
-    columns = {
-        "id": [*range(1, draw.rows + 1)],
-        **draw.numbers("RI", "Na"),
-        "y": draw.choice([1, 2, 3, 5, 6, 7]),
-    }
-    known = numbered(columns)
-    labels = known.pop("column 3")
-    known.pop("column 0")
-    return Layout(
-        {"glass.data": table(columns, header=False)},
-        [headless("multiclass", "glass.data", columns, 3), "\"data.exclude=['column 0']\""],
-        labels,
-        known,
-    )
+    columns = {"id": [*range(1, draw.rows + 1)], **draw.numbers("RI", "Na")}
+    columns["y"] = draw.choice([1, 2, 3, 5, 6, 7])
+    return headless("multiclass", "glass.data", columns, 3, "", NO_ID, excluded=[0])
 
 
 @layout
 def ionosphere(draw: Random) -> Layout:
-    found = plain(draw, "ionosphere.data", 34, "gb", task="binary", more="data.positive=g")
-    found.classes = ["b", "g"]
-    return found
+    classes = ["b", "g"]
+    return plain(draw, "ionosphere.data", 34, "gb", "data.positive=g", task="binary", classes=classes)
 
 
 @layout
 def sonar(draw: Random) -> Layout:
-    found = plain(draw, "sonar.all-data", 60, "RM", task="binary", digits=4)
-    found.tries, found.classes = [*found.tries, "data.positive=M"], ["R", "M"]
-    return found
+    tries, classes = ["", "data.positive=M"], ["R", "M"]
+    return plain(draw, "sonar.all-data", 60, "RM", *tries, task="binary", digits=4, classes=classes)
 
 
 @layout
 def car_evaluation(draw: Random) -> Layout:
     columns = {"price": draw.choice(["vhigh", "high", "low"]), "doors": draw.choice(["2", "3", "5more"])}
     columns |= {"persons": draw.choice(["2", "4", "more"]), "y": draw.choice(["unacc", "acc", "good"])}
-    known = numbered(columns)
-    labels = known.pop("column 3")
-    return Layout(
-        {"car.data": table(columns, header=False)},
-        [
-            headless("multiclass", "car.data", columns, 3),
-            "\"data.categorical=['column 1','column 2']\"",
-        ],
-        labels,
-        {},
-        known,
-    )
+    tries = ["", "\"data.categorical=['column 1','column 2']\""]
+    return headless("multiclass", "car.data", columns, 3, *tries, words=[0, 1, 2])
 
 
 @layout
 def satellite(draw: Random) -> Layout:
-    columns = {f"x{i}": draw.integers(40, 140) for i in range(36)}
-    labels = draw.choice([1, 2, 3, 4, 5, 7])
-    content = table({**columns, "y": labels}, " ", header=False)
-    return Layout(
-        {"sat.trn": content, "sat.tst": content.replace(b"1", b"2")},
-        ["task=multiclass data.path=sat.trn \"data.target='column 36'\" data.header=false"],
-        labels,
-        numbered(columns),
-    )
+    columns = pixels(draw, 36, 140, 40) | {"y": draw.choice([1, 2, 3, 4, 5, 7])}
+    found = headless("multiclass", "sat.trn", columns, 36, separator=" ")
+    found.files |= {"sat.tst": found.files["sat.trn"].replace(b"1", b"2")}
+    return found
 
 
 @layout
 def optdigits(draw: Random) -> Layout:
-    columns = {f"x{i}": draw.integers(0, 17) for i in range(64)} | {"y": draw.choice(range(10))}
+    columns = pixels(draw, 64, 17) | {"y": draw.choice(range(10))}
     test = {name: draw.integers(0, 17) for name in columns} | {"y": draw.choice(range(10))}
-    known = numbered({name: columns[name] + test[name] for name in columns})
-    labels = known.pop("column 64")
-    return Layout(
-        {"optdigits.tra": table(columns, header=False), "optdigits.tes": table(test, header=False)},
-        [headless("multiclass", "optdigits.tra", columns, 64, "data.test_path=optdigits.tes")],
-        labels,
-        known,
-        splits=[None] * 90 + ["test"] * 90,
-    )
+    both = {name: columns[name] + test[name] for name in columns}
+    settings, splits = "data.test_path=optdigits.tes", [None] * 90 + ["test"] * 90
+    found = headless("multiclass", "optdigits.tra", both, 64, settings, splits=splits)
+    names = {"optdigits.tra": columns, "optdigits.tes": test}
+    found.files = {file: table(part, header=False) for file, part in names.items()}
+    return found
 
 
 @layout
@@ -492,14 +388,8 @@ def seeds(draw: Random) -> Layout:
     columns = draw.numbers("area", "perimeter", "length") | {"y": draw.choice([1, 2, 3])}
     lines = ["\t".join(row) for row in rows_of(columns)]
     lines = [line.replace("\t", "\t\t", 1) if i % 7 == 3 else line for i, line in enumerate(lines)]
-    known = numbered(columns)
-    labels = known.pop("column 3")
-    return Layout(
-        {"seeds_dataset.txt": ("\n".join(lines) + "\n").encode()},
-        [headless("multiclass", "seeds_dataset.txt", columns, 3)],
-        labels,
-        known,
-    )
+    content = ("\n".join(lines) + "\n").encode()
+    return headless("multiclass", "seeds_dataset.txt", columns, 3, content=content)
 
 
 @layout
@@ -507,52 +397,27 @@ def horse_colic(draw: Random) -> Layout:
     columns: dict[str, Any] = {"surgery": draw.with_gaps(draw.integers(1, 3)), "age": draw.integers(1, 10)}
     columns |= {"hospital": draw.integers(500_000, 540_000), "pulse": draw.with_gaps(draw.integers(30, 180))}
     columns["y"] = draw.with_gaps(draw.choice([1, 2, 3]), 0.05)
-    known = numbered(columns)
-    labels = known.pop("column 4")
     content = b"".join(line + b" \n" for line in table(columns, " ", header=False, empty="?").splitlines())
-    return Layout(
-        {"horse-colic.data": content},
-        [
-            headless("multiclass", "horse-colic.data", columns, 4, "\"data.missing='?'\""),
-            "\"data.null_values=['?']\"",
-        ],
-        labels,
-        known,
-    )
+    tries = ["\"data.missing='?'\"", "\"data.null_values=['?']\""]
+    return headless("multiclass", "horse-colic.data", columns, 4, *tries, content=content)
 
 
 @layout
 def automobiles(draw: Random) -> Layout:
-    columns: dict[str, Any] = {
-        "risk": draw.choice([-2, -1, 0, 1, 2, 3]),
-        "losses": draw.with_gaps(draw.integers(65, 256)),
-    }
-    columns |= {
-        "make": draw.choice(["audi", "bmw", "mazda"]),
-        "doors": draw.with_gaps(draw.choice(["two", "four"]), 0.05),
-    }
+    classes = [-2, -1, 0, 1, 2, 3]
+    columns: dict[str, Any] = {"y": draw.choice(classes), "losses": draw.with_gaps(draw.integers(65, 256))}
+    columns["make"] = draw.choice(["audi", "bmw", "mazda"])
+    columns["doors"] = draw.with_gaps(draw.choice(["two", "four"]), 0.05)
     columns |= draw.numbers("base", "length", digits=2)
-    known = numbered(columns)
-    labels = known.pop("column 0")
-    categories = {name: known.pop(name) for name in ("column 2", "column 3")}
-    return Layout(
-        {"imports-85.data": table(columns, header=False, empty="?")},
-        [
-            headless("multiclass", "imports-85.data", columns, 0, "\"data.null_values=['?']\""),
-            "+task.class_names=[-2,-1,0,1,2,3]",
-        ],
-        labels,
-        known,
-        categories,
-        classes=["-2", "-1", "0", "1", "2", "3"],
-    )
+    tries = ["\"data.null_values=['?']\"", "+task.class_names=[-2,-1,0,1,2,3]"]
+    options = {"words": [2, 3], "empty": "?", "classes": [*map(str, classes)]}
+    return headless("multiclass", "imports-85.data", columns, 0, *tries, **options)
 
 
 @layout
 def magic_gamma(draw: Random) -> Layout:
-    found = plain(draw, "magic04.data", 10, "gh", task="binary", digits=4, more="data.positive=g")
-    found.classes = ["h", "g"]
-    return found
+    settings, classes = "data.positive=g", ["h", "g"]
+    return plain(draw, "magic04.data", 10, "gh", settings, task="binary", digits=4, classes=classes)
 
 
 @layout
@@ -576,18 +441,12 @@ def shuttle(draw: Random) -> Layout:
 
 @layout
 def census_income(draw: Random) -> Layout:
+    classes = ["- 50000.", "50000+."]
     columns = {"age": draw.integers(0, 90), "work": draw.choice(["Not in universe", "Private"])}
-    columns |= {"wage": draw.integers(0, 9999), "y": draw.choice(["- 50000.", "50000+."])}
-    known = numbered(columns)
-    labels = known.pop("column 3")
-    return Layout(
-        {"census-income.data": table(columns, ", ", header=False)},
-        [headless("binary", "census-income.data", columns, 3), "\"data.positive='50000+.'\""],
-        labels,
-        known,
-        {"column 1": known.pop("column 1")},
-        classes=["- 50000.", "50000+."],
-    )
+    columns |= {"wage": draw.integers(0, 9999), "y": draw.choice(classes)}
+    options = {"words": [1], "separator": ", ", "classes": classes}
+    positive = "\"data.positive='50000+.'\""
+    return headless("binary", "census-income.data", columns, 3, "", positive, **options)
 
 
 @layout
@@ -610,16 +469,9 @@ def sms_spam(draw: Random) -> Layout:
 
 @layout
 def pen_digits(draw: Random) -> Layout:
-    columns = {f"x{i}": draw.integers(0, 100) for i in range(16)} | {"y": draw.choice(range(10))}
-    known = numbered(columns)
-    labels = known.pop("column 16")
+    columns = pixels(draw, 16, 100) | {"y": draw.choice(range(10))}
     lines = "\n".join(",".join(f"{cell:>3}" for cell in row) for row in rows_of(columns))
-    return Layout(
-        {"pendigits.tra": lines.encode()},
-        [headless("multiclass", "pendigits.tra", columns, 16)],
-        labels,
-        known,
-    )
+    return headless("multiclass", "pendigits.tra", columns, 16, content=lines.encode())
 
 
 @layout
