@@ -132,6 +132,11 @@ def header_hint(width: int) -> str:
     return f"If the file has no header, set data.header=false; {names}."
 
 
+def drop_rows(frame: pl.LazyFrame, rows: list[int]) -> pl.LazyFrame:
+    """Return a frame without some rows, by their index; it may have an additional column."""
+    return frame.with_row_index("\x00row").filter(~pl.first().is_in(rows)) if rows else frame
+
+
 def existing_file(path: str) -> Path:
     """Return the path of an existing regular file; raise a FileMissingError if there is none."""
     check_regular_file(path)
