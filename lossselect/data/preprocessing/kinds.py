@@ -71,7 +71,7 @@ def _share(values: pl.Series, pattern: str) -> float:
 
 def join_errors(errors: Sequence[DataError]) -> LossSelectError:
     """Return the error for columns of numbers and other text: that of the first one, with fixes for all."""
-    repeated = [error for error in errors if error.value == error.column]  # a header, which is no cell
+    repeated = [error for error in errors if error.value == error.column]  # a repeated header
     if len(errors) == 1 or repeated:
         return [*repeated, *errors][0]
     words = [*dict.fromkeys(error.value for error in errors)]
