@@ -223,8 +223,8 @@ def _fit(
             found |= summarize(frame, parser, {})
         if settings.date_format is not None and not dates and "time" not in columns.roles:
             raise ConfigError(
-                f"data.date_format has no effect: no feature of {source.path} contains dates such as "
-                f"{settings.date_format}. Correct or remove data.date_format."
+                f"data.date_format has no effect: no feature of {source.path} contains dates in the "
+                f"format {settings.date_format}. Correct or remove data.date_format."
             )
         return features, describe_columns(source.uses, features, found)
 

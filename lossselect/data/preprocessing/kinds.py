@@ -45,12 +45,15 @@ def column_kind(column: pl.Series, parser: CellParser, date_format: str | None =
     if not_numbers < distinct / 2:
         parser.numbers(column)  # raises an error with the first cell that is not a number
     example = f"such as {show(text[0])}"
-    if (date_format is not None or _share(text.head(100), DATE)) and is_date(values, date_format):
+    seems_date = _share(text.head(100), DATE) > 0
+    if (seems_date or date_format is not None) and is_date(values, date_format):
         return "date", ""
-    if _share(values, DATE) == 1:
-        fix = suggest_formats(values) or suggest_formats(text.head(1))
+    share = _share(values, DATE) if seems_date else 0
+    if share == 1 or (share > 0.5 and distinct > FEW):
+        dates = text.filter(text.str.to_lowercase().str.contains(DATE))
+        fix = suggest_formats(dates.unique()) or suggest_formats(dates.head(1))
         fix = fix or "data.date_format, or write dates such as 2024-05-31"
-        return "other", f"contains dates or times in another format, {example} (set {fix})"
+        return "other", f"contains dates or times in another format, such as {show(dates[0])} (set {fix})"
     if _share(values, UNITS) == 1:
         fix = "set data.decimal=',' for decimal commas, or " * (_share(values, COMMA) == 1)
         fix += "write plain numbers"

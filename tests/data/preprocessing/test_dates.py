@@ -232,12 +232,14 @@ def test_the_format_is_named_in_the_error(cells, formats):
         (["1/2/24", "3/4/24"], ["'%d/%m/%y'", "'%m/%d/%y'"]),
         (["16.12.90", "Jan-1992"], ["'%d.%m.%y'"]),
         (["January 92", "May 93"], []),
+        (["n/a", *(f"{i:02d}-May-1992" for i in range(1, 25))], ["'%d-%b-%Y'"]),
     ],
 )
 def test_formats_that_fit_all_dates_or_the_example_are_suggested(cells, expected):
     _, problem = column_kind(pl.Series("when", cells * 10), CellParser())
     assert re.findall(r"date_format=('.*?')", problem) == expected
     assert "another format" in problem
+    assert column_kind(pl.Series("when", ["n/a", *cells[:1]] * 20), CellParser()) == ("category", "")
 
 
 @pytest.mark.parametrize(
