@@ -213,7 +213,8 @@ class TestWarnings:
         x[:, 1] = 7 - 2 * y
         with pytest.raises(ls.LossSelectWarning, match="Each value of column 'x1' occurs in a single class"):
             load_npy(x, y)
-        x[ROWS - 2, 1] += 2  # a row that is not in the sample of the first check
+        row = ROWS - 3  # not in the sample of the first check
+        x[row, 1] = 7 - 2 * ((y[row] + 1) % 3)
         load_npy(x, y)
 
     def test_rows_of_two_splits(self):
