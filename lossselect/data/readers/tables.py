@@ -267,14 +267,10 @@ class TableColumns:
     def __len__(self) -> int:
         return self.frame.height
 
-    def groups(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
-        """Yield frames of some columns with all rows, which together have all columns, or `columns`."""
-        if columns is None or columns:
-            yield self.frame.select(self.columns if columns is None else columns)
-
-    def batches(self) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Yield frames of some rows with all columns, and the index of their first row."""
-        yield 0, self.frame
+    def groups(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Yield frames with all rows, which together have these columns."""
+        if columns:
+            yield self.frame.select(columns)
 
     def cells(self, column: str, rows: np.ndarray) -> pl.Series:
         """Return a column's cells in rows with ascending indices."""
@@ -296,12 +292,11 @@ class FileColumns(TableColumns):
     def __len__(self) -> int:
         return self.num_rows
 
-    def groups(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
-        """Yield frames of some columns with all rows, which together have all columns, or `columns`."""
-        names = self.columns if columns is None else columns
+    def groups(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Yield frames with all rows, which together have these columns."""
         size = max(1, GROUP_BYTES // (8 * self.num_rows))
-        for start in range(0, len(names), size):
-            yield self.table.read(names[start : start + size])
+        for start in range(0, len(columns), size):
+            yield self.table.read(columns[start : start + size])
 
     def batches(self) -> Iterator[tuple[int, pl.DataFrame]]:
         """Yield frames of some rows with all columns, and the index of their first row."""
