@@ -202,7 +202,7 @@ class Table:
             OSError: the disk is full.
         """
         with self._errors():
-            self._sink(columns, path, as_text, as_written)
+            self._rows().select(by_name(*columns)).sink_parquet(path, compression="lz4")
 
     def check_unused(self, options: TableOptions) -> None:
         """Raise ConfigError for a setting that has no effect on a file of this format."""
@@ -246,11 +246,6 @@ class Table:
         self, columns: Sequence[str], as_text: Iterable[str], as_written: Sequence[str]
     ) -> pl.DataFrame:
         return self._rows().select(by_name(*columns)).collect()
-
-    def _sink(
-        self, columns: Sequence[str], path: Path, as_text: Iterable[str], as_written: Sequence[str]
-    ) -> None:
-        self._rows().select(by_name(*columns)).sink_parquet(path, compression="lz4")
 
     def _explain(self, error: Exception) -> ValueError:
         return DataError(
