@@ -230,7 +230,7 @@ class TestLoad:
         with pytest.raises(ValueError, match=r"shape \(N, 3\) as in training, got \(40, 2\)"):
             load_own_data("arrays", task={"name": "multilabel"}, path=str(tmp_path / "d.npz"), **arguments)
         np.savez(tmp_path / "v.npz", X=x, y=np.arange(40) % 3)
-        with pytest.raises(ValueError, match=r"have shape \(40,\), but the .* have shape \(40, 3\)"):
+        with pytest.raises(ValueError, match=r"shape \(N, 3\) as in training, got \(40,\)"):
             load_own_data("arrays", task={"name": "multiclass"}, path=str(tmp_path / "d.npz"), **arguments)
         path = str(tmp_path / "x.npy")
         np.save(path, x)

@@ -46,21 +46,19 @@ class TextTable(Table):
     Args:
         file: The file.
         options: See `TableOptions`.
-        separator: The usual separator of this kind of file; None if there is none.
+        usual: The usual separator of this kind of file; None if there is none.
         content: The content of a compressed file.
     """
 
     @allow_long_cells()
-    def __init__(
-        self, file: Path, options: TableOptions, separator: str | None, content: bytes | None
-    ) -> None:
+    def __init__(self, file: Path, options: TableOptions, usual: str | None, content: bytes | None) -> None:
         self.file, self.files, self.format, self.options = file, [file], TEXT, options
         self.content, self.skipped, self.last_comment = content, 0, ""
         self.quote = QUOTES[options.quote]
         try:
             self._decode()
             self._drop_lines()
-            self.separator = self.options.separator or self._find_separator(separator)
+            self.separator = self.options.separator or self._find_separator(usual)
             self._restore_header()
             if not is_plain(self._first_lines(), self.separator, self.quote):
                 self._convert_separator()

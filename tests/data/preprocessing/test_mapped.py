@@ -213,7 +213,7 @@ class TestWarnings:
         x[:, 1] = 7 - 2 * y
         with pytest.raises(ls.LossSelectWarning, match="Each value of column 'x1' occurs in a single class"):
             load_npy(x, y)
-        x[ROWS - 2, 1] += 2  # a row that is not in the sample of the first check
+        x[ROWS - 2, 1] = 7 if y[ROWS - 2] else 3  # a row that is not in the sample of the first check
         load_npy(x, y)
 
     def test_rows_of_two_splits(self):
