@@ -31,12 +31,7 @@ from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import has_only_features
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.libsvm import is_libsvm
-from lossselect.data.split_columns import (
-    describe_method,
-    find_rows,
-    warn_likely_splits,
-    warn_shared_groups,
-)
+from lossselect.data.split_columns import describe_method, find_rows, warn_likely_splits, warn_shared_groups
 from lossselect.data.splits import SPLITS, Splits
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels

@@ -41,10 +41,7 @@ class Transformed(NamedTuple):
 
 
 def fit_large(
-    source: Source,
-    cache: Cache,
-    key: Sequence[Any],
-    fit: Callable[[], tuple[Features, tuple[Column, ...]]],
+    source: Source, cache: Cache, key: Sequence[Any], fit: Callable[[], tuple[Features, tuple[Column, ...]]]
 ) -> tuple[Features, tuple[Column, ...]]:
     """Return `fit()`; its result and warnings are kept in the cache for the same file and key."""
 
