@@ -13,7 +13,7 @@ from lossselect.data.files.settings import cell_parser, table_options
 from lossselect.data.files.source import Source
 from lossselect.data.files.table_source import exceeds_memory
 from lossselect.data.preprocessing.columns import CellParser
-from lossselect.data.preprocessing.dates import find_date_format
+from lossselect.data.preprocessing.dates import find_date_format, parse_dates
 from lossselect.data.preprocessing.kinds import column_kind
 from lossselect.data.preprocessing.statistics import SAMPLE_ROWS, Statistics, sample_array, summarize
 from lossselect.data.preprocessing.table_features import Features
@@ -276,6 +276,8 @@ def _plan(column: pl.Series, parser: CellParser, data: Mapping[str, Any]) -> Col
     try:
         kind, problem = column_kind(column, parser, date_format)
         found = find_date_format(column, date_format, parser) if kind == "date" else None
+        if found:
+            parse_dates(column, found, parser)  # raises an error that names the row
     except DataError as error:
         return ColumnPlan("rejected", "other", f"cannot be a feature: {error}")
     if problem:

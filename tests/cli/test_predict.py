@@ -90,6 +90,8 @@ def test_a_file_with_a_header_unlike_the_training(trained, command, run):
     assert "Row 0 of column 'column 0' is nan" in run("input=nan.csv", *arguments)[2]
     assert run("input=bare.csv", *arguments)[0] == 0
     Path("out.csv").unlink()
+    Path("short.csv").write_text("1,2\n3,4\n")
+    assert "keep the label column, with any content." in run("input=short.csv", *arguments)[2]
     for settings, message in (
         ([], "The first line of data.csv seems to contain names of columns ('length', 'width')"),
         (["header=true"], "Remove header=true, and the first line of data.csv if it contains names."),

@@ -185,6 +185,13 @@ class TestOutline:
             "group",
         )
 
+    def test_cells_that_are_not_dates_are_named_by_row_and_column(self, tmp_path):
+        days = [f"2024-05-{i % 28 + 1:02d}" for i in range(40)]
+        path = self.write(tmp_path, {"day": [*days[:39], "soon"], "y": [1, 2] * 20})
+        column = by_name(outline_of(path, target="y"))["day"]
+        assert column.use == "rejected"
+        assert "Row 39 of column 'day' is 'soon'" in column.decision
+
     def test_target_and_others_may_be_missing(self, tmp_path):
         path = self.write(tmp_path, {"a": [1, 2], "b": [None, None]})
         found = outline_of(path, target="nowhere", split="neither", exclude=["none"])

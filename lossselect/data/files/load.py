@@ -200,8 +200,10 @@ def _fit(
 
     def fit() -> tuple[Features, tuple[Column, ...]]:
         found = {**file.statistics}
+        dates: list[str] = []
 
-        def inspect(frame: pl.DataFrame, formats: Mapping[str, str]) -> None:
+        def inspect(frame: pl.DataFrame, formats: Mapping[str, str | None]) -> None:
+            dates.extend(formats)
             warn_target_leakage(frame, labels.values)
             warn_likely_splits(frame, has_groups)
             found.update(summarize(frame, parser, formats))
@@ -211,6 +213,11 @@ def _fit(
         )
         for frame in inputs.groups(columns.text):
             found |= summarize(frame, parser, {})
+        if settings.date_format is not None and not dates and "time" not in columns.roles:
+            raise ConfigError(
+                f"data.date_format has no effect: no feature of {source.path} contains dates in the "
+                f"format {settings.date_format}. Correct or remove data.date_format."
+            )
         return features, describe_columns(source.uses, features, found)
 
     if not source.is_large:

@@ -112,6 +112,8 @@ def _check_target(table: Table, target: Sequence[str], labels: LabelOptions) -> 
     try:
         check_columns(target, table.header, "data.target", str(table.file))
     except DataError as error:
+        if table.separator_hint and not Path(target[0]).is_file():
+            error.add(table.separator_hint.strip())
         skipped = table.find_line(target[0]) if isinstance(table, TextTable) else None
         if skipped and labels.fitted is None:  # the setting applies to the files of all splits
             error.add(f"If the names are in line {skipped + 1}, set data.skip_lines={skipped}.")

@@ -20,7 +20,7 @@ def collect_labels(frame: pl.DataFrame, key: str, target: str, empty: str | None
         empty: Meaning of such a cell: "negative" or "missing".
 
     Raises:
-        DataError: an empty id or label, or rows of an id that differ in another column.
+        DataError: an empty id or label, or rows of an id that differ in other columns.
     """
     ids = frame[key]
     if ids.null_count():
@@ -30,19 +30,19 @@ def collect_labels(frame: pl.DataFrame, key: str, target: str, empty: str | None
     for name in others:
         if frame[name].dtype.is_nested():
             raise column_error(name, f"is of type {frame[name].dtype}, which data.id does not support.")
-        differs = frame.select(~pl.col(name).eq_missing(pl.col(name).first().over(key))).to_series()
-        if differs.any():
-            row = differs.arg_max() or 0
-            other = (ids == ids[row]).arg_max() or 0
-            problem = f"but row {other} has {show(frame[name][other])} and the same id {show(ids[row])}"
-            fix = f"Correct the file, or leave the column out: {format_setting('data.exclude', [name])}."
-            raise DataError.at(
-                row,
-                name,
-                f" is {show(frame[name][row])}, {problem} (data.id). All rows of an id must have the same "
-                f"features. {fix}",
-                frame[name][row],
-            )
+    same = frame.lazy().select(pl.col(name).eq_missing(pl.col(name).first().over(key)) for name in others)
+    if differing := [column for column in same.collect() if not column.all()]:
+        name, row = differing[0].name, differing[0].arg_min() or 0
+        other = (ids == ids[row]).arg_max() or 0
+        exclude = format_setting("data.exclude", [column.name for column in differing])
+        raise DataError.at(
+            row,
+            name,
+            f" is {show(frame[name][row])}, but row {other} has {show(frame[name][other])} and the same id "
+            f"{show(ids[row])} (data.id). All rows of an id must have the same features. Correct the file, "
+            f"or leave out all columns that differ: {exclude}. Each row then counts as a label of its id.",
+            frame[name][row],
+        )
     labels = frame[target]
     if labels.dtype == pl.String:
         labels = labels.str.strip_chars().replace("", None)

@@ -29,6 +29,8 @@ IDENTIFIER = re.compile(rf"(?i:(?:^|[\W_])(?:id|uuid|{_OWNERS})s?)$|[a-z]I[dD]$"
 """Pattern of the names of columns that identify a person or an object."""
 INDEX = re.compile(r"Unnamed: ?\d+|index|level_\d+|rownames?|row_?(number|id)?", re.IGNORECASE)
 """Pattern of the names of an index of pandas or R."""
+COMMA = r"^[-+]?(\d*|\d{1,3}(\.\d{3})+),\d+$"
+"""Pattern of numbers with a comma that data.decimal=',' reads."""
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 NUMERIC = selectors.numeric() | selectors.by_dtype(pl.Boolean, pl.Null)
 
@@ -150,23 +152,20 @@ class CellParser:
             text = self.text(column)
             numbers, row = parse_numbers(text)
             if row is not None:
-                raise column_error(
-                    column.name,
-                    f"contains numbers, but row {row + first_row} is {show(text[row])}. If that means "
-                    f"'missing', train with {format_setting('data.null_values', [text[row][:LONG]])}. If the "
-                    "column contains categories, train with "
-                    f"{format_setting('data.categorical', [column.name])}.",
-                    row=row + first_row,
-                    value=text[row],
-                )
+                fix = f"is {show(text[row])}. {_fix_text(text[row], column.name)}"
+                problem = f"contains numbers, but row {row + first_row} {fix}"
+                raise column_error(column.name, problem, row=row + first_row, value=text[row])
         numbers = set_null(numbers.cast(pl.Float64), self.null_numbers)
         if math.isfinite(numbers.sum() or 0):  # a quick test; a sum of finite numbers may overflow too
             return numbers
         if self.nan == "missing":
             numbers = numbers.fill_nan(None)
-        exclude = format_setting("data.exclude", [column.name])
+        correct = f"leave the column out ({format_setting('data.exclude', [column.name])} with data=table)"
+        if column.dtype in TEXT and (row := numbers.is_infinite().arg_max()) is not None:
+            null = format_setting("data.null_values", [text[row]])
+            correct += f". If it means 'missing', train with {null}"
         for invalid, fix in (
-            (numbers.is_infinite(), f"Correct it, or leave the column out ({exclude} with data=table)"),
+            (numbers.is_infinite(), f"Correct it, or {correct}"),
             (numbers.is_nan(), "If NaN means 'missing', train with data.nan=missing"),
         ):
             if invalid.any():
@@ -234,6 +233,17 @@ def restore_integers(column: pl.Series) -> pl.Series:
 def _check_type(column: pl.Series, expected: str) -> None:
     if not (column.dtype.is_numeric() or column.dtype in (*TEXT, pl.Boolean, pl.Null)):
         raise column_error(column.name, f"must contain {expected}, got the type {column.dtype}.")
+
+
+def _fix_text(cell: str, column: str) -> str:
+    """Return what to do about a cell of a column of numbers that is not one."""
+    if cell == column:
+        return "This line repeats the header, as in joined files. Remove it, and others like it."
+    decimal = "If the comma is a decimal comma, set data.decimal=','. " * bool(re.match(COMMA, cell))
+    return (
+        f"{decimal}If that means 'missing', train with {format_setting('data.null_values', [cell[:LONG]])}. "
+        f"If the column contains categories, train with {format_setting('data.categorical', [column])}."
+    )
 
 
 def parse_numbers(text: pl.Series) -> tuple[pl.Series, int | None]:

@@ -31,6 +31,18 @@ ORDERS = {
     "mdy": (r"^(?<month>\d{1,2})[-/.](?<day>\d{1,2})[-/.](?<year>\d{4})" + TIME, "5/31/2024"),
 }
 """Pattern and example of dates by the order of year, month and day."""
+_TIMES = ("%H:%M", "%H:%M:%S", "%H:%M:%S%.f", "%I:%M %p", "%I:%M:%S %p")
+_DAYS = (
+    *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%y", "%m-%d-%y", "%y-%m-%d", "%d%b%Y", "%b%Y"),
+    *("%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%B %d %Y", "%d. %b %Y", "%d. %B %Y", "%b %d"),
+    *(
+        day.replace(" ", mark)
+        for mark in " -/"
+        for day in ("%d %b %y", "%d %b %Y", "%d %B %Y", "%b %y", "%b %Y", "%B %Y")
+    ),
+)
+FORMATS = (*ORDERS, *_TIMES, *_DAYS, *(f"{day} {time}" for day in _DAYS for time in _TIMES))
+"""Formats that are suggested if they fit."""
 CYCLES = {
     "month": lambda date: (date.dt.month() - 1) / 12,
     "weekday": lambda date: (date.dt.weekday() - 1) / 7,
@@ -173,6 +185,21 @@ def is_date(values: pl.Series, date_format: str | None = None) -> bool:
     return any(_parse(values, name).null_count() < len(values) / 2 for name in formats)
 
 
+def suggest_formats(values: pl.Series) -> str:
+    """Return the settings of the known formats that fit all values, joined by "or"; "" if none does."""
+    found: list[str] = []
+    has_century = values.str.contains(r"\d{4}").all()
+    for name in FORMATS:
+        simpler = name.replace("%B", "%b").replace("%.f", "")  # which fits fewer values
+        if simpler in found or ("%Y" in name and not has_century):
+            continue
+        if "%" in name and (values.str.count_matches(" ", literal=True) != name.count(" ")).any():
+            continue  # a blank in a format also fits no blank
+        if all(not _parse(some, name).null_count() for some in (values.head(100), values)):
+            found.append(name)
+    return " or ".join(format_setting("data.date_format", name) for name in found)
+
+
 def parse_dates(
     column: pl.Series, date_format: str = "ymd", parser: CellParser | None = None, first_row: int = 0
 ) -> pl.Series:
@@ -206,12 +233,13 @@ def parse_dates(
         expected = f"in the format {date_format}"
         if date_format in ORDERS:
             expected = f"such as {ORDERS[date_format][1]}"
+        fix = suggest_formats(text[[row]]) or "data.date_format set to it"
         raise DataError.at(
             row + first_row,
             column.name,
             f" is {show(text[row])}, but must be a date {expected}. Correct it. If it means 'missing', "
             f"train with {format_setting('data.null_values', [text[row][:LONG]])}. If all dates have another "
-            "format, train with it, such as data.date_format=%d.%m.%y.",
+            f"format, train with {fix}.",
             text[row],
         )
     return dates
@@ -224,6 +252,8 @@ def _parse(text: pl.Series, date_format: str) -> pl.Series:
             return text.cast(pl.Datetime("us"))
         if not re.search("%[^HIpPMSTRfzZ.369:%]", date_format):  # a time of day
             text, date_format = "1970-01-01 " + text, f"%Y-%m-%d {date_format}"
+        elif re.fullmatch(r"%[bB]\W?%[yY]", date_format):  # Polars reads Jan, but not JAN
+            text = text.str.to_titlecase()
         try:
             dates = text.str.to_datetime(date_format, strict=False, time_zone="UTC", time_unit="us")
         except pl.exceptions.ComputeError:  # not a format

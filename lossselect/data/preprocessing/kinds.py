@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 
-from lossselect.data.preprocessing.columns import FEW, TEXT, CellParser
-from lossselect.data.preprocessing.dates import is_date
+from lossselect.data.preprocessing.columns import COMMA, FEW, TEXT, CellParser
+from lossselect.data.preprocessing.dates import is_date, suggest_formats
 from lossselect.exceptions import DataError, LossSelectError
 from lossselect.utils.checks import format_setting, show
 
@@ -14,24 +14,10 @@ MAX_CATEGORIES = 1000
 DATE = (
     r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ t].*)?$"
     r"|^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?$"
-    r"|^(\d{1,2}\.? )?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? \d{1,4}(,? \d{4})?$"
+    r"|^(\d{1,2}(\.? |[-/])?)?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+    r"(\.? \d{1,4}(,? \d{4})?|[-/](\d{2}|\d{4})|\d{4})( \d{1,2}:.*)?$"
 )
 """Pattern of dates and times of day, in lower case."""
-DATE_FORMATS = (
-    *(
-        "%H:%M",
-        "%H:%M:%S",
-        "%H:%M:%S%.f",
-        "%I:%M %p",
-        "%I:%M:%S %p",
-        "%d.%m.%y",
-        "%d/%m/%y",
-        "%m/%d/%y",
-        "%d-%m-%y",
-    ),
-    *("%y-%m-%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %Y", "%B %Y", "%d %b", "%b %d"),
-)
-"""Formats that are named if they fit the values."""
 UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([.,' ]?\d{3})*([.,]\d+)? ?[%$\u20ac\u00a3]?$"
 """Pattern of numbers that Polars reads as text: 51,627 and $9.50 and 37% and 1.234,5."""
 IMAGE = r"(?i)\.(png|jpe?g|gif|bmp|tiff?|webp|dcm)$"
@@ -59,15 +45,18 @@ def column_kind(column: pl.Series, parser: CellParser, date_format: str | None =
     if not_numbers < distinct / 2:
         parser.numbers(column)  # raises an error with the first cell that is not a number
     example = f"such as {show(text[0])}"
-    if _share(text.head(100), DATE):
-        if is_date(values, date_format):
-            return "date", ""
-        if _share(values, DATE) == 1:
-            found = [name for name in DATE_FORMATS if is_date(values, name)] or ["%d.%m.%y"]
-            fix = " or ".join(format_setting("data.date_format", name) for name in found)
-            return "other", f"contains dates or times in another format, {example} (set it, such as {fix})"
+    seems_date = _share(text.head(100), DATE) > 0
+    if (seems_date or date_format is not None) and is_date(values, date_format):
+        return "date", ""
+    share = _share(values, DATE) if seems_date else 0
+    if share == 1 or (share > 0.5 and distinct > FEW):
+        dates = text.filter(text.str.to_lowercase().str.contains(DATE))
+        fix = suggest_formats(dates.unique()) or suggest_formats(dates.head(1))
+        fix = fix or "data.date_format, or write dates such as 2024-05-31"
+        return "other", f"contains dates or times in another format, such as {show(dates[0])} (set {fix})"
     if _share(values, UNITS) == 1:
-        fix = "set data.decimal=',' for decimal commas, or write plain numbers"
+        fix = "set data.decimal=',' for decimal commas, or " * (_share(values, COMMA) == 1)
+        fix += "write plain numbers"
         return "other", f"contains numbers with separators or units, {example} ({fix})"
     many = distinct > len(text) / 2
     if (many or distinct > MAX_CATEGORIES) and _share(values, IMAGE) == 1:
@@ -85,8 +74,9 @@ def _share(values: pl.Series, pattern: str) -> float:
 
 def join_errors(errors: Sequence[DataError]) -> LossSelectError:
     """Return the error for columns of numbers and other text: that of the first one, with fixes for all."""
-    if len(errors) == 1:
-        return errors[0]
+    repeated = [error for error in errors if error.value == error.column]  # a repeated header
+    if len(errors) == 1 or repeated:
+        return [*repeated, *errors][0]
     words = [*dict.fromkeys(error.value for error in errors)]
     settings = (
         format_setting("data.null_values", words),

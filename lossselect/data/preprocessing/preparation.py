@@ -132,7 +132,15 @@ class Preparation:
                 f"called 'column 0' and so on. Remove header=true, and the first line of {path} if it "
                 "contains names."
             )
-        check_columns(columns, header, "a feature of the model", path)
+        try:
+            check_columns(columns, header, "a feature of the model", path)
+        except DataError as error:
+            if not had_header:
+                error.add(
+                    "Without a header, columns are recognised by their position, so keep the label column, "
+                    "with any content."
+                )
+            raise
 
     def check_first_row(self, frame: pl.DataFrame, path: str) -> None:
         """Raise a DataError if the first row of a file is a header, but the training file has no header."""

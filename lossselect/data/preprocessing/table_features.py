@@ -58,7 +58,7 @@ class Features:
         categorical: Sequence[str] = (),
         texts: Sequence[str] = (),
         date_format: str | None = None,
-        inspect: Callable[[pl.DataFrame, Mapping[str, str]], None] | None = None,
+        inspect: Callable[[pl.DataFrame, Mapping[str, str | None]], None] | None = None,
     ) -> "Features":
         """Fit to the training rows; only the kind of a column is determined from all rows.
 
@@ -71,7 +71,7 @@ class Features:
             texts: Names of columns of free text.
             date_format: See `find_date_format`.
             inspect: Function that is called with groups of the columns other than `texts`, with all rows, and
-                the formats of the dates among them.
+                the formats of the dates among them, None for a constant one.
 
         Raises:
             DataError: a column cannot be a feature, or no feature varies.
@@ -102,8 +102,8 @@ class Features:
             cells = {name: parser.text(frame[name]).gather(train) for name in kinds["category"]}
             columns |= {name: _fit_category(text) for name, text in cells.items()}
             if inspect:
-                dates = [columns[name] for name in kinds["date"]]
-                inspect(frame, {date.name: date.format for date in dates if isinstance(date, Date)})
+                dates = {name: columns[name] for name in kinds["date"]}
+                inspect(frame, {name: getattr(date, "format", None) for name, date in dates.items()})
         if mixed:
             raise join_errors(mixed)
         if problems:

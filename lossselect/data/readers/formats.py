@@ -119,6 +119,11 @@ def _open_shards(path: str) -> Table:
     form = forms.pop() if len(forms) == 1 else None
     if form is None or form.in_memory:
         where = f"The folder {Path(path)}" if is_folder else f"The pattern {path}"
+        if files and {file.suffix.lower() for file in files} == {".csv"}:
+            raise ConfigError(
+                f"{where} has .csv files, but a table in text must be one file. Convert them, for example "
+                f"with: polars.scan_csv({path!r}).sink_parquet('all.parquet')."
+            )
         found = f"has files of other kinds, such as {files[0].name}" if files else "has no files"
         raise ConfigError(
             f"{where} {found}. Set data.path to one file, or to a folder or a pattern of .parquet, .arrow or "
@@ -170,7 +175,10 @@ def _parse_excel(content: bytes, file: Path, options: TableOptions) -> pl.DataFr
         )
     if options.sheet is not None:
         lookup(dict.fromkeys(sheets), options.sheet, "data.sheet")
-    return pl.read_excel(content, sheet_name=options.sheet or sheets[0], infer_schema_length=None)
+    start: Any = {"header_row": options.skip_lines} if options.skip_lines else None
+    return pl.read_excel(
+        content, sheet_name=options.sheet or sheets[0], infer_schema_length=None, read_options=start
+    )
 
 
 _SCANNERS: dict[Format, Callable[[Any], pl.LazyFrame]] = {

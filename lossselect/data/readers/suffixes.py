@@ -30,7 +30,7 @@ ARROW = Format("an Arrow file", kinds=("Arrow",), by_columns=True)
 JSON_LINES = Format("a JSON lines file")
 JSON = Format("a JSON file", in_memory=True)
 # the first bytes of a damaged Excel file are those of a ZIP; its reader raises the error
-EXCEL = Format("an Excel file", kinds=("Excel", "ZIP"), settings=("sheet",), in_memory=True)
+EXCEL = Format("an Excel file", kinds=("Excel", "ZIP"), settings=("sheet", "skip_lines"), in_memory=True)
 ARFF = Format("an ARFF file", settings=("encoding",), in_memory=True)
 SEPARATORS = {
     ".csv": ",",

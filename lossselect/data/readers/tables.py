@@ -42,7 +42,7 @@ UNNAMED = re.compile(r"__index_level_\d+__|__UNNAMED__\d+")
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Settings for reading a table; all but `sheet` are for text files.
+    """Settings for reading a table; `sheet` is for Excel, `skip_lines` for both, all others for text files.
 
     Args:
         separator: Separator of columns; " " is any number of blanks. None: the usual one of the suffix, or
@@ -116,6 +116,8 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
     if header[0].startswith(("#", "%", "//")):
         comment = format_setting("data.comment", header[0][0])
         message += f" If its first lines are comments, set {comment}."
+    elif any(map(UNNAMED.fullmatch, header)):
+        message += " If a title comes before the names, set data.skip_lines, such as data.skip_lines=1."
     elif any(as_number(column) is not None for column in header):
         message += f" {header_hint(len(header))}"
     elif len(header) == 1 and (candidates := [s for s in ";\t|, " if s in header[0]]):
@@ -128,6 +130,11 @@ def header_hint(width: int) -> str:
     """Return a sentence about a file of `width` columns that may have no header."""
     names = f"its columns are then 'column 0' to 'column {width - 1}'"
     return f"If the file has no header, set data.header=false; {names}."
+
+
+def drop_rows(frame: pl.LazyFrame, rows: list[int]) -> pl.LazyFrame:
+    """Return a frame without some rows, by their index; it may have an additional column."""
+    return frame.with_row_index("\x00row").filter(~pl.first().is_in(rows)) if rows else frame
 
 
 def existing_file(path: str) -> Path:
@@ -151,6 +158,8 @@ class Table:
         size: Size of the files, after decompression.
     """
 
+    separator_hint = ""
+    """Sentence for errors about the columns, if their separator was detected."""
     unnamed: tuple[str, ...] = ()
     """Names given to columns whose name is empty in the file, or an index of pandas."""
 

@@ -23,7 +23,7 @@ from lossselect.data.readers.separators import (
     without_comments,
 )
 from lossselect.data.readers.suffixes import TEXT
-from lossselect.data.readers.tables import QUOTES, Table, TableOptions
+from lossselect.data.readers.tables import QUOTES, Table, TableOptions, drop_rows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import as_number
 from lossselect.utils.checks import first_line
@@ -118,6 +118,8 @@ class TextTable(Table):
                 "or, for any number of blanks, data.separator=' '. If a title comes first, remove it, or set "
                 "data.skip_lines, which applies to the files of all splits."
             )
+        if found != usual:
+            self.separator_hint = f" {found!r} was detected as the separator; data.separator sets another."
         return found
 
     def _restore_header(self) -> None:
@@ -237,7 +239,7 @@ class TextTable(Table):
         return self.file if self.content is None else self.content
 
     def _rows(self) -> pl.LazyFrame:
-        return self._with_points(_drop_rows(self._cells(infer_schema=False), self._empty_rows()))
+        return self._with_points(drop_rows(self._cells(infer_schema=False), self._empty_rows()))
 
     def _with_points(self, frame: Any, as_written: Sequence[str] = ()) -> Any:
         """Return a frame whose cells of text such as 1,5 are 1.5 if the decimal separator is a comma."""
@@ -283,7 +285,7 @@ class TextTable(Table):
         self, columns: Sequence[str], path: Path, as_text: Iterable[str] = (), as_written: Sequence[str] = ()
     ) -> None:
         def write(cells: pl.LazyFrame) -> None:
-            rows = _drop_rows(cells, empty).select(by_name(*columns))
+            rows = drop_rows(cells, empty).select(by_name(*columns))
             self._check_points(rows, as_written)
             self._with_points(rows, as_written).sink_parquet(path, compression="lz4")
 
@@ -386,15 +388,10 @@ class TextTable(Table):
                             fix += f" If the table starts in line {line}, set data.skip_lines={line - 1}."
                         raise ConfigError(
                             f"Row {row - len(empty)} of {self.file} (line {line}) has {count}, but the "
-                            f"{name} has {len(self.header)}. {fix}"
+                            f"{name} has {len(self.header)}. {fix}{self.separator_hint}"
                         )
             except csv.Error as error:
                 raise DataError(
                     f"Row {row} of {self.file} cannot be read: {error}. Correct that row.", row=row
                 ) from None
         return empty
-
-
-def _drop_rows(frame: pl.LazyFrame, rows: list[int]) -> pl.LazyFrame:
-    """Return a frame without some rows, by their index; it may have an additional column."""
-    return frame.with_row_index("\x00row").filter(~pl.first().is_in(rows)) if rows else frame

@@ -78,6 +78,13 @@ def test_rows_of_an_id_have_the_same_features(load, cell):
     ) as caught:
         load(frame(x={2: cell}), "multilabel", id="key")
     assert (caught.value.row, caught.value.column) == (2, "x")
+    assert "data.exclude=[x]. Each row then counts" in str(caught.value)
+
+
+def test_all_columns_that_differ_are_named(load):
+    table = frame().with_columns(z=pl.int_range(len(IDS)), k=pl.lit(1), w=pl.col("y"))
+    with pytest.raises(DataError, match=r"Row 2 of column 'z' is 2, .*data\.exclude=\[z,w\]"):
+        load(table, "multilabel", id="key")
     load(frame(x={1: None, 2: None}), "multilabel", id="key")  # both missing
 
 

@@ -1,5 +1,6 @@
 """Columns of dates as features."""
 
+import re
 from datetime import UTC, date, datetime
 
 import numpy as np
@@ -14,7 +15,7 @@ from lossselect.data.preprocessing.dates import find_date_format, parse_dates
 from lossselect.data.preprocessing.kinds import column_kind
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.tables import TableColumns
-from lossselect.exceptions import DataError
+from lossselect.exceptions import ConfigError, DataError
 from lossselect.training.checkpoints.content import to_plain
 
 DAYS = ["2023-12-31", "2024-01-01", "2024-02-29", None, "2024-03-02"]
@@ -205,6 +206,14 @@ class TestFeatures:
         (["12/31/23", "1/2/24"], "data.date_format='%m/%d/%y'"),
         (["3 May 2024", "31 May 2024"], "data.date_format='%d %b %Y'"),
         (["Jan 5, 2024", "Feb 28, 2023"], "data.date_format='%b %d, %Y'"),
+        (["05-Feb-1998", "6-Mar-2021"], "data.date_format='%d-%b-%Y'"),
+        (["05-FEB-98", "06-MAR-21"], "data.date_format='%d-%b-%y'"),
+        (["09/January/1992", "01/May/1993"], "data.date_format='%d/%B/%Y'"),
+        (["05FEB1998", "16MAR2021"], "data.date_format='%d%b%Y'"),
+        (["5. Feb 1998 10:20", "16. Mar 2021 1:05"], "data.date_format='%d. %b %Y %H:%M'"),
+        (["Jan-1992", "May-1993"], "data.date_format='%b-%Y'"),
+        (["JAN 1992", "MAY 1993"], "data.date_format='%b %Y'"),
+        (["19/06/24 02:00", "1/7/24 14:05"], "data.date_format='%d/%m/%y %H:%M'"),
     ],
 )
 def test_the_format_is_named_in_the_error(cells, formats):
@@ -215,3 +224,46 @@ def test_the_format_is_named_in_the_error(cells, formats):
     name = formats.partition("=")[2].strip("'")
     assert parse_dates(column, name).null_count() == 0
     assert column_kind(column, CellParser(), name) == ("date", "")
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1/2/24", "3/4/24"], ["'%d/%m/%y'", "'%m/%d/%y'"]),
+        (["16.12.90", "Jan-1992"], ["'%d.%m.%y'"]),
+        (["January 92", "May 93"], []),
+        (["n/a", *(f"{i:02d}-May-1992" for i in range(1, 25))], ["'%d-%b-%Y'"]),
+    ],
+)
+def test_formats_that_fit_all_dates_or_the_example_are_suggested(cells, expected):
+    _, problem = column_kind(pl.Series("when", cells * 10), CellParser())
+    assert re.findall(r"date_format=('.*?')", problem) == expected
+    assert "another format" in problem
+    assert column_kind(pl.Series("when", ["n/a", *cells[:1]] * 20), CellParser()) == ("category", "")
+
+
+@pytest.mark.parametrize(
+    ("cell", "fix"),
+    [
+        ("16.12.1990", "train with data.date_format=dmy."),
+        ("1/2/2024 02:00", "train with data.date_format=dmy or data.date_format=mdy."),
+        ("Jan-1992", "'%b-%Y'"),
+        ("soon", "train with data.date_format set to it."),
+    ],
+)
+def test_a_format_that_fits_the_cell_is_named(cell, fix):
+    with pytest.raises(DataError) as caught:
+        parsed(["2024-05-31", cell])
+    assert fix in str(caught.value)
+
+
+@pytest.mark.parametrize("date_format", ["dmy", "%d.%m.%Y"])
+def test_a_format_without_effect_is_an_error(load, date_format):
+    columns = {"x": numbers(40), "y": ["a", "b"] * 20}
+    with pytest.raises(ConfigError, match=r"data\.date_format has no effect: no feature of .*path\.csv"):
+        load(columns, date_format=date_format)
+    when = [f"{1 + i % 28}.01.2024" for i in range(40)]
+    load({**columns, "when": when}, date_format=date_format)
+    load({**columns, "when": when}, date_format=date_format, time="when")
+    with ls.ignore_warnings("constant_feature"):
+        load({**columns, "when": when[:1] * 40}, date_format=date_format)

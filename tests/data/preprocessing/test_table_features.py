@@ -226,8 +226,29 @@ class TestFeatures:
         [["51,627", "1,200"], ["$9.50", "$11915.50"], ["37%", "4.5%"], ["-1,5", "2,25"], ["1.234,5", "86,7"]],
     )
     def test_numbers_with_units(self, cells):
-        with pytest.raises(ValueError, match="column 'p' contains numbers with separators or units"):
+        with pytest.raises(
+            ValueError, match="column 'p' contains numbers with separators or units"
+        ) as caught:
             features_of({"x": [1, 2], "p": cells})
+        assert ("data.decimal" in str(caught.value)) == ("," in cells[0])
+
+    def test_a_repeated_header(self):
+        frame = {"x": ["1", "2", "?", "x"], "y": ["4", "5", "6", "y"]}
+        with pytest.raises(DataError, match=r"Column 'y' .* but row 3 is 'y'\. This line repeats"):
+            features_of(frame)
+
+    @pytest.mark.parametrize("cell", ["184000,0", "1.234,5", "-,5"])
+    def test_decimal_commas_in_a_column_of_numbers(self, cell):
+        for other, expected in ((cell, True), (cell + "%", False), ("1,2,3", False)):
+            with pytest.raises(DataError, match="If that means 'missing'") as caught:
+                features_of({"x": ["1", "2", "3.5", other]})
+            assert ("data.decimal=','" in str(caught.value)) == expected
+
+    def test_infinity_in_text(self):
+        frame = {"x": pl.Series(["1.5", "Infinity", "2"])}
+        with pytest.raises(DataError, match=r"Row 1 of column 'x' is inf, .*data\.null_values=\[Infinity\]"):
+            features_of(frame)
+        assert features_of(frame, null_values=("Infinity",))[0].names == ["x", "x missing"]
 
     def test_a_version_is_not_an_integer(self):
         features = features_of({"c": ["v1", "v2", "v1"]})[0]

@@ -13,7 +13,7 @@ import lossselect as ls
 from lossselect.data.files.load import load_own_data
 from lossselect.data.readers import content, formats
 from lossselect.data.readers.formats import open_table
-from lossselect.data.readers.tables import TableOptions
+from lossselect.data.readers.tables import TableOptions, check_columns
 from lossselect.exceptions import ConfigError, DataError
 
 FRAME = pl.DataFrame({"a": [1, 2, 3], "b": ["x", None, "é"], "c": [0.5, None, 1.5]})
@@ -81,6 +81,19 @@ class TestShards:
         with pytest.raises(ConfigError, match=r"The pattern .*\*\.parquet has no files"):
             open_table(str(tmp_path / "*.parquet"))
 
+    @pytest.mark.parametrize("name", ["", "*.csv"])
+    def test_text_files_are_converted_with_the_code_in_the_message(self, tmp_path, monkeypatch, name):
+        folder = tmp_path / "it's [1]"
+        folder.mkdir()
+        for i in range(2):
+            FRAME.write_csv(folder / f"{i}.csv")
+        monkeypatch.chdir(tmp_path if not name else folder)
+        with pytest.raises(ConfigError, match=r"has \.csv files, .*polars\.scan_csv") as caught:
+            open_table(name or folder.name)
+        code = str(caught.value).partition("with: ")[2].rstrip(".")
+        eval(code, {"polars": pl})
+        assert open_table("all.parquet").read(["a"]).height == 2 * FRAME.height
+
     def test_json_lines_of_which_the_first_have_fewer_keys_and_other_types(self, tmp_path):
         (tmp_path / "0.jsonl").write_text('{"x": 1, "y": []}\n' * 3000)
         (tmp_path / "1.jsonl").write_text('{"x": 1.5, "y": ["b"], "z": "k"}\n' * 2000)
@@ -121,6 +134,19 @@ class TestExcel:
         assert open_table(path, TableOptions(sheet="second")).read(["a"]).height == 1
         with pytest.raises(ConfigError, match=r"Unknown data.sheet 'third'"):
             open_table(path, TableOptions(sheet="third"))
+
+    def test_a_title(self, tmp_path):
+        path = str(tmp_path / "t.xlsx")
+        with self.xlsxwriter.Workbook(path) as book:
+            sheet = book.add_worksheet()
+            sheet.write(0, 0, "A title")
+            for i, row in enumerate([("a", "y"), (1, "x"), (2, "z")]):
+                sheet.write_row(i + 2, 0, row)
+        with pytest.raises(DataError, match=r"no column 'y'.*If a title comes before .*data\.skip_lines"):
+            check_columns(["y"], open_table(path).header, "data.target", path)
+        table, options = open_table(path, TableOptions(skip_lines=2)), TableOptions(skip_lines=2)
+        table.check_unused(options)
+        assert table.read(["a", "y"]).rows() == [(1, "x"), (2, "z")]
 
     def test_a_damaged_file(self, tmp_path):
         path = tmp_path / "t.xlsx"

@@ -83,6 +83,24 @@ class TestSeparators:
         with pytest.raises(ConfigError, match=r"separator .* is not clear.*'1,5 2,5'.*data\.separator"):
             read("1,5 2,5\n3,5 4,5\n", "t.txt", header=False)
 
+    def test_a_detected_separator_is_named_in_errors(self, read):
+        with pytest.raises(ConfigError, match=r"Row 40 .* has 3 cells.* '\|' was detected as the separator"):
+            read("1,b|2\n3,d|4\n" * 20 + "1|2|3\n", "t.data", header=False)
+
+    @pytest.mark.parametrize(
+        ("name", "options", "is_detected"),
+        [("t.txt", {}, True), ("t.csv", {}, False), ("t.txt", {"separator": ";"}, False)],
+    )
+    def test_a_missing_target_may_come_from_the_detected_separator(
+        self, tmp_path, name, options, is_detected
+    ):
+        path = tmp_path / name
+        path.write_text("a,b;\n1,2;\n3,4;\n")
+        settings = {**OPTIONS, "path": str(path), "target": "y", **options}
+        with pytest.raises(DataError, match="has no column 'y'") as caught:
+            load_own_data("table", task={"name": "multiclass"}, **settings)
+        assert ("';' was detected as the separator" in str(caught.value)) == is_detected
+
     def test_a_text_without_columns(self, read):
         with pytest.raises(ConfigError, match="is not clear"):
             read("some\nwords of\na text\n", "t.txt")
