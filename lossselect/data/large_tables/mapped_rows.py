@@ -24,7 +24,7 @@ def open_writer(folder: Path) -> Iterator[Callable[[TableRows], None]]:
     """Yield a function that appends rows to new files in the folder."""
     with ExitStack() as stack:
         types = FILES | WORDS
-        files = {name: stack.enter_context((folder / name).open("wb")) for name in types}
+        files: dict[str, Any] = {name: stack.enter_context((folder / name).open("wb")) for name in types}
 
         def append(rows: TableRows) -> None:
             arrays = {"numbers": rows.numbers.numpy(), "codes": rows.codes.numpy()}
