@@ -19,7 +19,7 @@ from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_
 
 HEAD_ROWS = 1000
 FREQUENT_ROWS = 20
-"""Mean number of rows with a value from which it is unlikely that all have the same class by coincidence."""
+"""Mean number of rows per value from which one class per value is unlikely to be a coincidence."""
 
 
 def check_splits(task: Task, splits: Splits) -> dict[str, LabelCounts]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,9 +123,7 @@ class Overview:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file, which `from_dict` accepts."""
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {
-            "columns": [asdict(column) for column in self.columns]
-        }
+        return asdict(self)
 
     def to_json(self, **more: Any) -> str:
         """Return the overview and further entries as JSON, as in data.json."""

@@ -17,7 +17,7 @@ from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import SPLIT_NAMES, shorten
 from lossselect.utils.warnings import warn
 
-SPLITS = ("train", "val", "test")
+SPLITS = tuple(SPLIT_NAMES)
 MAX_STRATIFIED = 200_000
 """Maximum number of labels for a stratified split. A random split of more is close to stratified anyway."""
 MAX_STRATIFIED_GROUPS = 25_000

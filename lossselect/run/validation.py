@@ -62,6 +62,15 @@ FLAGS: dict[str, tuple[str, ...]] = {
 }
 """Settings that may be true, false or one of these words."""
 
+DATA_TYPES: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("path", "val_path", "test_path"), (str | None, "the path of a file")),
+    **dict.fromkeys(("split", "group", "time", "id"), (str | int | None, "the name of a column")),
+    **dict.fromkeys(("delimiter", "hierarchy"), (str | None, "text such as '|'")),
+    "cache": (str | None, "the path of a folder"),
+    "counts": (bool, "true or false"),
+}
+"""Types of settings of the user's files, and what they must be."""
+
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Raise ConfigError or OptionTypeError for the first invalid setting of a config in plain values."""
@@ -298,9 +307,9 @@ def check_data(data: Mapping[str, Any]) -> None:
     if not is_file:
         return
     _require(data["path"] is not None, "A file is required. Set data.path=... to the file with the data.")
-    for name in ("path", "val_path", "test_path"):
-        message = f"data.{name} must be the path of a file, got {data[name]!r}."
-        _require(isinstance(data[name], str | None), message)
+    for name, (kind, expected) in DATA_TYPES.items():
+        if name in data:
+            _require(isinstance(data[name], kind), f"data.{name} must be {expected}, got {data[name]!r}.")
     if data["name"] == STREAMED:
         check_int("data.num_workers", data["num_workers"], 0)
         for path in (data["path"], data["val_path"], data["test_path"]):
@@ -314,16 +323,8 @@ def check_data(data: Mapping[str, Any]) -> None:
         data["target"] is not None or data["name"] != "table",
         "A target is required. Set data.target=... to the label column, or to a list of 0/1 columns.",
     )
-    for name in (
-        "target",
-        "features",
-        "missing",
-        "no_label",
-        "exclude",
-        "categorical",
-        "text",
-        "null_values",
-    ):
+    names = ("target", "features", "missing", "no_label")
+    for name in (*names, "exclude", "categorical", "text", "null_values"):
         value = data.get(name)
         message = f"data.{name} must be a name or a list of names such as [a,b], got {value!r}."
         _require(all(isinstance(entry, str | int | float) for entry in as_list(value)), message)
@@ -334,13 +335,6 @@ def check_data(data: Mapping[str, Any]) -> None:
     )
     if data.get("max_memory") is not None:
         check_float("data.max_memory", data["max_memory"], 0)
-    folder = data.get("cache")
-    _require(isinstance(folder, str | None), f"data.cache must be the path of a folder, got {folder!r}.")
-    for name in ("split", "group", "time", "id"):
-        value = data.get(name)
-        _require(
-            isinstance(value, str | int | None), f"data.{name} must be the name of a column, got {value!r}."
-        )
     for name in ("test_fold", "val_fold"):
         _require(
             data.get(name) is None or data.get("split") is not None,
@@ -352,14 +346,7 @@ def check_data(data: Mapping[str, Any]) -> None:
         "data.time and data.group cannot be combined: a group may have rows of different times. Remove one "
         "of them.",
     )
-    for name in ("delimiter", "hierarchy"):
-        value = data.get(name)
-        _require(isinstance(value, str | None), f"data.{name} must be text such as '|', got {value!r}.")
-    _require(
-        isinstance(data.get("counts", False), bool),
-        f"data.counts must be true or false, got {data.get('counts')!r}.",
-    )
-    for name in ("target", "features", "missing", "no_label"):
+    for name in names:
         _require(data.get(name) != [], f"data.{name} must name at least one column or array, got [].")
 
 

@@ -93,11 +93,7 @@ class CompiledStep:
 
 
 def forward_and_loss(
-    module: Any,
-    positional: tuple[Any, ...],
-    named: dict[str, Any],
-    target: Tensor,
-    weight: Tensor | None,
+    module: Any, positional: tuple[Any, ...], named: dict[str, Any], target: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
     """Return the logits, and the loss with its numerator and denominator: the part that is compiled."""
     logits = module._find_logits(module(*positional, **named))

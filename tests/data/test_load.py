@@ -1,5 +1,6 @@
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,9 @@ from table_cases import NAN, OPTIONS, numbers
 import lossselect as ls
 from lossselect.data.checks import check_splits
 from lossselect.data.datamodule import TensorData
-from lossselect.data.files.load import load_own_data
+from lossselect.data.files.load import load_own_data, parse_labels
+from lossselect.data.files.source import Source
+from lossselect.data.label_parsing.options import LabelOptions
 from lossselect.exceptions import DataError, UnseenLabelError
 from lossselect.tasks.registry import make_task
 
@@ -231,10 +234,10 @@ class TestLoad:
         for name, width in (("d", 3), ("v", 2)):
             np.savez(tmp_path / f"{name}.npz", X=x, Y=np.eye(width, dtype=int)[np.arange(40) % width])
         arguments = {**OPTIONS, "val_path": str(tmp_path / "v.npz")}
-        with pytest.raises(ValueError, match=r"have shape \(40, 2\), but the .* have shape \(40, 3\)"):
+        with pytest.raises(ValueError, match=r"shape \(N, 3\) as in training, got \(40, 2\)"):
             load_own_data("arrays", task={"name": "multilabel"}, path=str(tmp_path / "d.npz"), **arguments)
         np.savez(tmp_path / "v.npz", X=x, y=np.arange(40) % 3)
-        with pytest.raises(ValueError, match=r"have shape \(40,\), but the .* have shape \(40, 3\)"):
+        with pytest.raises(ValueError, match=r"shape \(N, 3\) as in training, got \(40,\)"):
             load_own_data("arrays", task={"name": "multiclass"}, path=str(tmp_path / "d.npz"), **arguments)
         path = str(tmp_path / "x.npy")
         np.save(path, x)
@@ -285,3 +288,19 @@ def test_any_table_is_loaded_correctly_or_raises(data, tmp_path):
         written = [None if not text or not text.strip() else text.strip() for text in frame["y"]]
         if splits.class_names != ("0", "1"):
             assert target_of(splits, task) == written
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (np.eye(4, 2), r"shape \(N, 3\) as in training, got \(4, 2\)"),
+        ([pl.Series("y", [0, 2, 2, 0])], r"shape \(N, 3\) as in training, got \(4,\)"),
+    ],
+    ids=["another width", "classes"],
+)
+def test_labels_of_another_form_than_those_of_training(labels, expected):
+    # the classes 0 and 2 would become the first two of three
+    options = LabelOptions("multiclass")
+    fitted = parse_labels(Source("train.npz", None, np.eye(3), {}), options, listed=False)
+    with pytest.raises(DataError, match=expected):
+        parse_labels(Source("new.npz", None, labels, {}), replace(options, fitted=fitted), listed=False)

@@ -17,7 +17,8 @@ from lossselect.data.label_parsing.settings import LabelSettings
 from lossselect.data.large_tables.cache import Cache
 from lossselect.data.large_tables.features import transform_files
 from lossselect.data.preprocessing.preparation import Preparation
-from lossselect.data.readers.arrays import has_array
+from lossselect.data.readers.arrays import array_names
+from lossselect.data.readers.sparse_matrices import check_same_width
 from lossselect.data.readers.tables import TableOptions
 from lossselect.data.splits import Splits
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
@@ -76,10 +77,12 @@ def load_labelled(
 
 def _read_arrays(path: str, preparation: Preparation, labels: LabelSettings, columns: NamedColumns) -> Source:
     features = preparation.reading.get("features")
-    weight = columns.sample_weight if has_array(path, columns.sample_weight) else None
+    weight = columns.sample_weight
+    if weight is not None and weight not in array_names(path):
+        weight = None
     columns = replace(columns, features=tuple(as_names(features)), sample_weight=weight)
     source = read_array_source(path, columns, labels.options, preparation.reading)
-    preparation.check_width(source.features.shape[1], path)
+    check_same_width(source.features.shape[1], preparation.reading["width"], path)
     return source
 
 

@@ -31,12 +31,7 @@ from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import has_only_features
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.libsvm import is_libsvm
-from lossselect.data.split_columns import (
-    describe_method,
-    find_rows,
-    warn_likely_splits,
-    warn_shared_groups,
-)
+from lossselect.data.split_columns import describe_method, find_rows, warn_likely_splits, warn_shared_groups
 from lossselect.data.splits import SPLITS, Splits
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -181,9 +176,6 @@ def _read_other(
     width, train_width = other.source.reading.get("width"), source.reading.get("width")
     if width != train_width:
         raise DataError(f"Expected {train_width} features per row as in training, got {width}.")
-    shape, train_shape = other.labels.values.shape, labels.fitted.values.shape  # type: ignore[union-attr]
-    if shape[1:] != train_shape[1:]:
-        raise DataError(f"The labels have shape {shape}, but the training labels have shape {train_shape}.")
     return other
 
 
@@ -242,7 +234,17 @@ def parse_labels(source: Source, options: LabelOptions, listed: bool) -> Labels:
         source: The content of the file.
         options: The settings of the labels.
         listed: Whether the user set a list of target columns.
+
+    Raises:
+        ConfigError: a setting of labels of another form.
+        DataError: a label is invalid, or the labels have another form than those of training.
     """
+    labels = _parse_labels(source, options, listed)
+    options.check_shape(labels.values.shape)
+    return labels
+
+
+def _parse_labels(source: Source, options: LabelOptions, listed: bool) -> Labels:
     if isinstance(source.labels, SparseLabels):
         options.check_unused(["counts"], "an array of sparse labels")
         if options.missing:

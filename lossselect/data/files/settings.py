@@ -30,8 +30,8 @@ class FileSettings:
         options: The settings for reading tables.
         folds: See `read_splits`.
         date_format: See `find_date_format`.
-        max_memory: GB of memory that a table may take, or None; see `LargeTables`.
-        cache: The folder of the files of larger tables, or None.
+        max_memory: GB of memory that a table may take; see `read_table`.
+        cache: The folder of all caches; see `Cache`.
     """
 
     is_table: bool

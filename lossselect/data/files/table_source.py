@@ -117,7 +117,7 @@ def _check_target(table: Table, target: Sequence[str], labels: LabelOptions) -> 
         skipped = table.find_line(target[0]) if isinstance(table, TextTable) else None
         if skipped and labels.fitted is None:  # the setting applies to the files of all splits
             error.add(f"If the names are in line {skipped + 1}, set data.skip_lines={skipped}.")
-        if labels.fitted is not None:
+        if labels.fitted is not None:  # such as a test set whose labels were not published
             error.add("To predict rows without labels, use lossselect predict.")
         raise
 

@@ -20,9 +20,7 @@ def parse_label_array(array: np.ndarray, options: LabelOptions) -> Labels:
 
     The labels of a mapped array are sparse if possible.
     """
-    if options.fitted and np.shape(options.fitted.values)[1:] != array.shape[1:]:
-        shape = np.shape(options.fitted.values)
-        raise DataError(f"The labels have shape {array.shape}, but the training labels have shape {shape}.")
+    options.check_shape(array.shape)
     may_be_sparse = isinstance(array, np.memmap) and array.size and not options.counts
     may_be_sparse = may_be_sparse and options.kind in ("multilabel", "auto")
     sparse = _to_sparse(array, options) if may_be_sparse else None

@@ -154,6 +154,15 @@ class LabelOptions:
         """Return whether the training labels are known and are lists."""
         return self.fitted is not None and isinstance(self.fitted.values, SparseLabels)
 
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise a DataError unless labels have the width of the training labels, if these are known."""
+        if self.fitted is not None and (width := tuple(self.fitted.values.shape[1:])) != tuple(shape[1:]):
+            expected = f"(N, {width[0]})" if width else "(N,)"
+            raise DataError(
+                f"Expected labels of shape {expected} as in training, got {tuple(shape)}. Save them in the "
+                "same form."
+            )
+
     def resolve_task(self, inferred: str) -> str:
         """Return the declared task, or with task=auto the inferred one."""
         return inferred if self.task == "auto" else self.task

@@ -237,10 +237,8 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
 
 def negative_error(row: int | None, name: str, negative: Any, values: Sequence[Any]) -> DataError:
     """Return the error for a negative number among the labels of a column, which may mean "missing"."""
-    missing, classes = (
-        format_setting("data.missing", negative),
-        format_setting("+task.class_names", values[:20]),
-    )
+    missing = format_setting("data.missing", negative)
+    classes = format_setting("+task.class_names", values[:20])
     fix = f"If it marks a missing label, set {missing}. If it is a class, set {classes}."
     return DataError.at(row, name, f" has label {negative}. {fix}", negative)
 

@@ -25,13 +25,7 @@ from lossselect.data.label_parsing.single_label import (
     warn_similar_labels,
 )
 from lossselect.data.label_parsing.votes import parse_annotators
-from lossselect.data.preprocessing.columns import (
-    TEXT,
-    CellParser,
-    column_error,
-    restore_integers,
-    set_null,
-)
+from lossselect.data.preprocessing.columns import TEXT, CellParser, column_error, restore_integers, set_null
 from lossselect.exceptions import DataError
 from lossselect.labels.values import as_number, plain_value
 from lossselect.labels.vocabulary import Vocabulary
@@ -44,6 +38,8 @@ NO_LABEL = re.compile(
     re.IGNORECASE,
 )
 """Pattern of words that mean "no label" if no row has them together with a label."""
+MAX_NO_LABEL = 100
+"""Length of such words; the pattern takes a time that is quadratic in the length."""
 
 
 def parse_label_columns(columns: Sequence[pl.Series], options: LabelOptions, listed: bool = False) -> Labels:
@@ -231,16 +227,17 @@ def _drop_no_label(name: str, rows: list[Any], options: LabelOptions) -> list[An
         found.update(words)
     unmatched = [word for word in options.no_label if not any(is_marker(v, [word]) for v in found)]
     if unmatched and options.fitted is None:
-        problem = (
-            f"No row of column {name!r} has the label {shorten(unmatched)}, which data.no_label declares."
+        warn(
+            "unmatched_no_label",
+            f"No row of column {name!r} has the label {shorten(unmatched)}, which data.no_label declares. "
+            "Check how the file writes rows without labels.",
         )
-        warn("unmatched_no_label", f"{problem} Check how the file writes rows without labels.")
     return rows
 
 
 def _warn_no_label(name: str, rows: list[Any], labels: Sequence[Any]) -> None:
     """Warn about a label that seems to mean "no label", because no row has it with another label."""
-    words = [v for v in labels if NO_LABEL.fullmatch(str(v))]
+    words = [v for v in labels if len(str(v)) < MAX_NO_LABEL and NO_LABEL.fullmatch(str(v))]
     several = [set(row) for row in rows if row and len(row) > 1] if words else []
     words = [word for word in words if not any(word in row and len(row) > 1 for row in several)]
     if words and several:

@@ -63,10 +63,9 @@ def votes_to_probabilities(matrix: np.ndarray, columns: Sequence[str], options: 
     invalid = ~empty & ~((votes >= 0) & (votes == votes.round()) & np.isfinite(votes))
     if invalid.any():
         row, column = np.argwhere(invalid)[0]
-        problem = (
-            f" is {votes[row, column]:g}, but data.counts=true requires numbers of votes: integers >= 0."
-        )
-        raise DataError.at(row, columns[column], problem, votes[row, column])
+        value = votes[row, column]
+        problem = f" is {value:g}, but data.counts=true requires numbers of votes: integers >= 0."
+        raise DataError.at(row, columns[column], problem, value)
     partly = empty.any(1) & ~empty.all(1)
     if partly.any() and options.empty is None:
         row = int(partly.argmax())
@@ -96,10 +95,8 @@ def parse_annotators(columns: Sequence[pl.Series], options: LabelOptions) -> Lab
         )
     for column in columns:
         if column.dtype not in (*TEXT, pl.Null, pl.Boolean) and not column.dtype.is_numeric():
-            problem = (
-                f"is of type {column.dtype}, but a column of an annotator must contain one class per row."
-            )
-            raise column_error(column.name, problem)
+            rule = "but a column of an annotator must contain one class per row."
+            raise column_error(column.name, f"is of type {column.dtype}, {rule}")
     dtypes = [column.dtype for column in columns if column.dtype != pl.Null]
     same = all(dtype.is_numeric() for dtype in dtypes) or all(dtype == pl.Boolean for dtype in dtypes)
     read = restore_integers if same else CellParser().text

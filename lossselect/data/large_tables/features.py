@@ -41,10 +41,7 @@ class Transformed(NamedTuple):
 
 
 def fit_large(
-    source: Source,
-    cache: Cache,
-    key: Sequence[Any],
-    fit: Callable[[], tuple[Features, tuple[Column, ...]]],
+    source: Source, cache: Cache, key: Sequence[Any], fit: Callable[[], tuple[Features, tuple[Column, ...]]]
 ) -> tuple[Features, tuple[Column, ...]]:
     """Return `fit()`; its result and warnings are kept in the cache for the same file and key."""
 
@@ -102,15 +99,15 @@ def _transform_large(
 
     def build(folder: Path) -> None:
         unseen: list[dict[str, int]] = [{} for _ in sources]
-        with _record_warnings() as messages, open_writer(folder) as writer:
+        with _record_warnings() as messages, open_writer(folder) as append:
             for source, table, counts in zip(sources, tables, unseen, strict=True):
                 if table is not None:
-                    writer.append(table)
+                    append(table)
                     continue
                 for first, frame in source.features.batches():
                     with name_file(source.path if source is not sources[0] else None):
                         rows, cells = features.transform(frame, source.path, first)
-                    writer.append(rows)
+                    append(rows)
                     for name, count in cells.items():
                         counts[name] = counts.get(name, 0) + count
         _write(folder, {"unseen": unseen, "warnings": messages})

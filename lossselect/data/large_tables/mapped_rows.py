@@ -1,6 +1,6 @@
 """Rows of features in memory-mapped files, for tables that are larger than the memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,30 +19,24 @@ WORDS = {"word_counts": np.int64, "word_columns": np.int64, "word_values": np.fl
 """The files of words: how many a row has, and the column and value of each."""
 
 
-class RowWriter:
-    """Writer of rows into the files of a folder; see `open_writer`."""
-
-    def __init__(self, files: dict[str, Any]) -> None:
-        self.files = files
-
-    def append(self, rows: TableRows) -> None:
-        """Write rows at the end of the files."""
-        arrays = {"numbers": rows.numbers.numpy(), "codes": rows.codes.numpy()}
-        arrays["hashes"] = rows.hashes.to_numpy()
-        if rows.words is not None:
-            words = rows.words
-            arrays |= {"word_counts": np.diff(words.indptr), "word_columns": words.indices}
-            arrays["word_values"] = words.data
-        for name, array in arrays.items():
-            # unlike `tofile`, `write` states the cause of an error
-            self.files[name].write(np.ascontiguousarray(array, (FILES | WORDS)[name]))
-
-
 @contextmanager
-def open_writer(folder: Path) -> Iterator[RowWriter]:
-    """Yield a writer of rows into new files in the folder."""
+def open_writer(folder: Path) -> Iterator[Callable[[TableRows], None]]:
+    """Yield a function that appends rows to new files in the folder."""
     with ExitStack() as stack:
-        yield RowWriter({name: stack.enter_context((folder / name).open("wb")) for name in (*FILES, *WORDS)})
+        types = FILES | WORDS
+        files: dict[str, Any] = {name: stack.enter_context((folder / name).open("wb")) for name in types}
+
+        def append(rows: TableRows) -> None:
+            arrays = {"numbers": rows.numbers.numpy(), "codes": rows.codes.numpy()}
+            arrays["hashes"] = rows.hashes.to_numpy()
+            if (words := rows.words) is not None:
+                arrays |= {"word_counts": np.diff(words.indptr), "word_columns": words.indices}
+                arrays["word_values"] = words.data
+            for name, array in arrays.items():
+                # unlike `tofile`, `write` states the cause of an error
+                files[name].write(np.ascontiguousarray(array, types[name]))
+
+        yield append
 
 
 def count_numbers(features: Features) -> int:
@@ -52,7 +46,7 @@ def count_numbers(features: Features) -> int:
 
 
 def map_rows(folder: Path, features: Features) -> TableRows:
-    """Return the rows that a `RowWriter` has written into the folder; the system reads them when needed."""
+    """Return the rows that `open_writer` has written into the folder; the system reads them when needed."""
     hashes = pl.Series(np.fromfile(folder / "hashes", np.uint64))
     num_rows, width = len(hashes), len(features.names)
     num_words = sum(len(text.terms) for text in features.texts)

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,13 +107,9 @@ class Date:
             lookup(PARTS, part.name, "part of a date")
             part.check()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint, which `from_dict` accepts."""
-        return {**asdict(self), "parts": [asdict(part) for part in self.parts]}
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Date":
-        """Create the column from the result of `to_dict`."""
+        """Create the column from its fields as plain values."""
         return cls(**{**values, "parts": tuple(Number(**part) for part in values["parts"])})
 
 

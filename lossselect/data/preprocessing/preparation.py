@@ -14,7 +14,7 @@ from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import array_columns, as_frame, read_features, read_sparse_features
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.libsvm import read_libsvm
-from lossselect.data.readers.sparse_matrices import width_error
+from lossselect.data.readers.sparse_matrices import check_same_width
 from lossselect.data.readers.suffixes import ARRAYS
 from lossselect.data.readers.tables import Table, TableOptions, check_columns
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
@@ -79,8 +79,8 @@ class Preparation:
             return
         if self.source == "arrays":
             inputs = read_features(path, self.reading["features"])
-            self.check_width(width := inputs.shape[1], path)
-            check_columns(keep, array_columns(width), "keep", path)
+            check_same_width(inputs.shape[1], self.reading["width"], path)
+            check_columns(keep, array_columns(inputs.shape[1]), "keep", path)
             for start in range(0, len(inputs), size):
                 yield as_frame(inputs[start : start + size])
             return
@@ -113,11 +113,6 @@ class Preparation:
                 f"Expected a {expected}, got {path}: the model was trained on "
                 f"{'arrays' if arrays else 'a table'}."
             )
-
-    def check_width(self, width: int, path: str) -> None:
-        """Raise a DataError unless an array has as many columns as that of the training."""
-        if width != self.reading["width"]:
-            raise width_error(width, self.reading["width"], path)
 
     def check_header(self, header: list[str], path: str, has_header: bool | None) -> None:
         """Raise a DataError if a column of the model is missing, perhaps because the file has no header."""
@@ -173,7 +168,7 @@ class Preparation:
         if self.reading["first_index"] is not None:
             return read_libsvm(path, self.reading).features
         matrix = read_sparse_features(path)
-        self.check_width(matrix.shape[1], path)
+        check_same_width(matrix.shape[1], self.reading["width"], path)
         return matrix
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from itertools import chain
 from typing import Any
 
@@ -227,27 +227,31 @@ class Features:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, which `from_dict` accepts."""
-        return {
-            "numbers": [dict(vars(column)) for column in self.numbers],
-            "dates": [column.to_dict() for column in self.dates],
-            "categories": [{**vars(column), "values": [*column.values]} for column in self.categories],
-            "texts": [column.to_dict() for column in self.texts],
-            "null_values": [*self.parser.null_values],
-            "nan": self.parser.nan,
-        }
+        kinds = ("numbers", "dates", "categories", "texts")
+        columns = {kind: _to_plain(getattr(self, kind)) for kind in kinds}
+        return {**columns, "null_values": [*self.parser.null_values], "nan": self.parser.nan}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Features":
         """Create the features from the result of `to_dict`."""
         return cls(
             tuple(Number(**column) for column in values["numbers"]),
-            tuple(
-                Category(**{**column, "values": tuple(column["values"])}) for column in values["categories"]
-            ),
+            tuple(Category(**_with_tuples(column)) for column in values["categories"]),
             CellParser(tuple(values["null_values"]), values["nan"]),
             tuple(Date.from_dict(column) for column in values["dates"]),
-            tuple(Text.from_dict(column) for column in values["texts"]),
+            tuple(Text(**_with_tuples(column)) for column in values["texts"]),
         )
+
+
+def _to_plain(value: Any) -> Any:
+    """Return a column as a dict of its fields, and tuples as lists, faster than `asdict`."""
+    if isinstance(value, tuple):
+        return [*map(_to_plain, value)]
+    return {k: _to_plain(v) for k, v in vars(value).items()} if is_dataclass(value) else value
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _fit_numbers(frame: pl.DataFrame, train: np.ndarray, parser: CellParser) -> dict[str, Number | None]:

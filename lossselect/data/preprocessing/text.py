@@ -1,6 +1,6 @@
 """Words of free text as features: the TF-IDF of scikit-learn, stored as plain values."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,15 +49,6 @@ class Text:
             raise CheckpointError(f"Column {self.name!r} must have an idf for each of its terms.")
         for idf in self.idf:
             check_float(f"The idf of column {self.name!r}", idf)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint, which `from_dict` accepts."""
-        return {"name": self.name, "terms": [*self.terms], "idf": [*self.idf]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Text":
-        """Create the column from the result of `to_dict`."""
-        return cls(values["name"], tuple(values["terms"]), tuple(values["idf"]))
 
     def words(self, text: pl.Series) -> Any:
         """Return a `scipy.sparse.csr_array` (N, terms) of the TF-IDF of text, null where missing."""

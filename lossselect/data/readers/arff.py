@@ -11,8 +11,8 @@ from lossselect.data.readers.suffixes import ARFF
 from lossselect.exceptions import DataError
 from lossselect.utils.checks import show
 
-TEXT = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
-ATTRIBUTE = re.compile(rf"^\s*@attribute\s+({TEXT}|[^\s{{]+)\s*(.*?)\s*$", re.IGNORECASE)
+QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
+ATTRIBUTE = re.compile(rf"@attribute\s+({QUOTED}|[^\s{{]+)\s*(.*)", re.IGNORECASE)
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 NUMERIC = re.compile(r"(numeric|real|integer)\b", re.IGNORECASE)
 CELL_BYTES = 8
@@ -30,7 +30,7 @@ def read_arff(text: str, file: Path) -> pl.DataFrame:
     for line in lines:
         if re.match(r"\s*@data\b", line, re.IGNORECASE):
             break
-        if found := ATTRIBUTE.match(line):
+        if found := ATTRIBUTE.match(line.strip()):
             name = _unquote(found[1])
             if name in kinds:
                 raise DataError(f"{file} has more than one attribute {name!r}. Rename one.", column=name)
@@ -89,7 +89,7 @@ def _split(line: str) -> list[str]:
     """Return the cells between commas, with their quotes."""
     if "'" not in line and '"' not in line:
         return [cell.strip() for cell in line.split(",")]
-    cells = [cell.strip() for cell in re.findall(rf"((?:{TEXT}|[^,])*)(?:,|$)", line)]
+    cells = [cell.strip() for cell in re.findall(rf"((?:{QUOTED}|[^,])*)(?:,|$)", line)]
     return cells if line.endswith(",") else cells[:-1]
 
 

@@ -192,11 +192,6 @@ def _published_splits(
     return np.concatenate(inputs), np.concatenate(labels), {"split": named}
 
 
-def has_array(path: str, name: str | None) -> bool:
-    """Return whether a file is a .npz with an array called `name`."""
-    return Path(path).suffix.lower() == ".npz" and name in array_names(path)
-
-
 def array_columns(width: int) -> list[str]:
     """Return the names of an array's columns."""
     return [column_name(i) for i in range(width)]

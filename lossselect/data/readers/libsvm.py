@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lossselect.data.readers.content import KINDS, check_not_url, decompress, find_kind, kind_error
-from lossselect.data.readers.sparse_matrices import check_finite, check_width, width_error
+from lossselect.data.readers.sparse_matrices import check_finite, check_same_width, check_width
 from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, LIBSVM, SEPARATORS
 from lossselect.data.readers.tables import existing_file
 from lossselect.exceptions import ConfigError, DataError
@@ -128,8 +128,8 @@ def read_libsvm(path: str, train: Mapping[str, Any] | None = None, with_queries:
     elif train is not None:
         _resize(matrix, train, first_index, path)
     check_width(matrix.shape[1], path)
-    if train is not None and matrix.shape[1] != train["width"]:
-        raise width_error(matrix.shape[1], train["width"], path)
+    if train is not None:
+        check_same_width(matrix.shape[1], train["width"], path)
     counts = np.fromiter(map(len, labels), np.int64, len(labels))
     return LibsvmRows(
         check_finite(csr_array(matrix), path),

@@ -88,9 +88,10 @@ def check_width(width: int, path: str) -> None:
         )
 
 
-def width_error(width: int, expected: int, path: str) -> DataError:
-    """Return the error for a file that does not have the number of features of the training file."""
-    return DataError(f"Expected {expected} features per row as in training, got {width} in {path}.")
+def check_same_width(width: int, expected: int, path: str) -> None:
+    """Raise a DataError unless a file has the number of features of the training file."""
+    if width != expected:
+        raise DataError(f"Expected {expected} features per row as in training, got {width} in {path}.")
 
 
 def check_finite(matrix: Any, path: str) -> Any:

@@ -23,8 +23,7 @@ class Format:
 
 
 TEXT = Format(
-    "a text file",
-    settings=("separator", "encoding", "header", "decimal", "comment", "quote", "skip_lines"),
+    "a text file", settings=("separator", "encoding", "header", "decimal", "comment", "quote", "skip_lines")
 )
 PARQUET = Format("a Parquet file", kinds=("Parquet",), by_columns=True)
 ARROW = Format("an Arrow file", kinds=("Arrow",), by_columns=True)

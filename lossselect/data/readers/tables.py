@@ -211,7 +211,7 @@ class Table:
             OSError: the disk is full.
         """
         with self._errors():
-            self._sink(columns, path, as_text, as_written)
+            self._rows().select(by_name(*columns)).sink_parquet(path, compression="lz4")
 
     def check_unused(self, options: TableOptions) -> None:
         """Raise ConfigError for a setting that has no effect on a file of this format."""
@@ -256,11 +256,6 @@ class Table:
     ) -> pl.DataFrame:
         return self._rows().select(by_name(*columns)).collect()
 
-    def _sink(
-        self, columns: Sequence[str], path: Path, as_text: Iterable[str], as_written: Sequence[str]
-    ) -> None:
-        self._rows().select(by_name(*columns)).sink_parquet(path, compression="lz4")
-
     def _explain(self, error: Exception) -> ValueError:
         return DataError(
             f"{self.file} cannot be read as {self.format.name} ({first_line(error)}). Write or copy it again."
@@ -276,14 +271,10 @@ class TableColumns:
     def __len__(self) -> int:
         return self.frame.height
 
-    def groups(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
-        """Yield frames of some columns with all rows, which together have all columns, or `columns`."""
-        if columns is None or columns:
-            yield self.frame.select(self.columns if columns is None else columns)
-
-    def batches(self) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Yield frames of some rows with all columns, and the index of their first row."""
-        yield 0, self.frame
+    def groups(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Yield frames with all rows, which together have these columns."""
+        if columns:
+            yield self.frame.select(columns)
 
     def cells(self, column: str, rows: np.ndarray) -> pl.Series:
         """Return a column's cells in rows with ascending indices."""
@@ -305,12 +296,11 @@ class FileColumns(TableColumns):
     def __len__(self) -> int:
         return self.num_rows
 
-    def groups(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
-        """Yield frames of some columns with all rows, which together have all columns, or `columns`."""
-        names = self.columns if columns is None else columns
+    def groups(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Yield frames with all rows, which together have these columns."""
         size = max(1, GROUP_BYTES // (8 * self.num_rows))
-        for start in range(0, len(names), size):
-            yield self.table.read(names[start : start + size])
+        for start in range(0, len(columns), size):
+            yield self.table.read(columns[start : start + size])
 
     def batches(self) -> Iterator[tuple[int, pl.DataFrame]]:
         """Yield frames of some rows with all columns, and the index of their first row."""

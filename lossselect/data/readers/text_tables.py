@@ -46,21 +46,19 @@ class TextTable(Table):
     Args:
         file: The file.
         options: See `TableOptions`.
-        separator: The usual separator of this kind of file; None if there is none.
+        usual: The usual separator of this kind of file; None if there is none.
         content: The content of a compressed file.
     """
 
     @allow_long_cells()
-    def __init__(
-        self, file: Path, options: TableOptions, separator: str | None = ",", content: bytes | None = None
-    ) -> None:
+    def __init__(self, file: Path, options: TableOptions, usual: str | None, content: bytes | None) -> None:
         self.file, self.files, self.format, self.options = file, [file], TEXT, options
         self.content, self.skipped, self.last_comment = content, 0, ""
         self.quote = QUOTES[options.quote]
         try:
             self._decode()
             self._drop_lines()
-            self.separator = self.options.separator or self._find_separator(separator)
+            self.separator = self.options.separator or self._find_separator(usual)
             self._restore_header()
             if not is_plain(self._blocks(), self.separator, self.quote):
                 self._convert_separator()
@@ -283,19 +281,19 @@ class TextTable(Table):
                     value=cell,
                 )
 
-    def _sink(
-        self, columns: Sequence[str], path: Path, as_text: Iterable[str], as_written: Sequence[str]
+    def convert(
+        self, columns: Sequence[str], path: Path, as_text: Iterable[str] = (), as_written: Sequence[str] = ()
     ) -> None:
-        used, empty = by_name(*columns), self._empty_rows()
-        height = self._cells(infer_schema=False).select(pl.len()).collect(engine="streaming").item()
-        self._check_quotes(height)
-
         def write(cells: pl.LazyFrame) -> None:
-            rows = drop_rows(cells, empty).select(used)
+            rows = drop_rows(cells, empty).select(by_name(*columns))
             self._check_points(rows, as_written)
             self._with_points(rows, as_written).sink_parquet(path, compression="lz4")
 
-        self._with_types(as_text, write)
+        with self._errors():
+            empty = self._empty_rows()
+            height = self._cells(infer_schema=False).select(pl.len()).collect(engine="streaming").item()
+            self._check_quotes(height)
+            self._with_types(as_text, write)
 
     def _with_types(self, as_text: Iterable[str], use: Callable[[pl.LazyFrame], Any]) -> Any:
         """Return `use(cells)`, with the types of the first rows or, if these do not fit, of all rows."""

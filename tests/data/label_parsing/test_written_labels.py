@@ -229,7 +229,12 @@ class TestNoLabel:
             labels_of([word.replace("\\", ""), "a|b"], "multilabel", delimiter="|")
 
     def test_other_words_do_not(self):
-        for cells in (["healthy", "a|b", "b"], ["no parking", "a|b"], ["none|a", "a|b", "none"]):
+        for cells in (
+            ["healthy", "a|b", "b"],
+            ["no_finding" + "_" * 100_000 + "x", "a|b"],
+            ["no parking", "a|b"],
+            ["none|a", "a|b", "none"],
+        ):
             labels_of(cells, "multilabel", delimiter="|")
         labels_of(["none", "a|b"], "multilabel", delimiter="|", class_names=["a", "b", "none"])
 

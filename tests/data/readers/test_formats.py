@@ -172,6 +172,11 @@ class TestArff:
         rows = open_table(str(path)).read(["a b", "t", "class"]).rows()
         assert rows == [(1.5, "x, y", "p q"), (2.0, None, "it's")]
 
+    def test_many_blanks_take_no_time(self, tmp_path):
+        path = tmp_path / "t.arff"
+        path.write_text(f"@relation r\n@attribute a{' ' * 300_000}numeric{' ' * 300_000}[0,1]\n@data\n1\n")
+        assert open_table(str(path)).read(["a"]).rows() == [(1,)]
+
     def test_escapes_of_weka(self, tmp_path):
         path = tmp_path / "t.arff"
         path.write_text(
