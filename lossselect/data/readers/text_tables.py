@@ -60,7 +60,9 @@ class TextTable(Table):
             self._drop_lines()
             self.separator = self.options.separator or self._find_separator(usual)
             self._restore_header()
-            if not is_plain(self._blocks(), self.separator, self.quote):
+            mark = (self.quote or "").encode()
+            self.has_quotes = bool(mark) and any(mark in block for block in self._blocks())
+            if not is_plain(self._blocks() if self.has_quotes else (), self.separator, self.quote):
                 self._convert_separator()
             first, second = [*self.first_cells(2), [], []][:2]
         except csv.Error as error:
@@ -326,7 +328,7 @@ class TextTable(Table):
 
         Lines within a quoted cell have too few separators, at least one of them.
         """
-        if self.quote is None or not any(self.quote.encode() in block for block in self._blocks()):
+        if not self.has_quotes:
             return
         line, expected = pl.col("line"), len(self.header) - 1
         lines = scan_lines(self._source).filter(line.str.strip_chars_end("\r") != "")
