@@ -12,7 +12,7 @@ from lossselect.data.files.columns import NamedColumns, as_names
 from lossselect.data.files.settings import cell_parser, table_options
 from lossselect.data.files.source import Source
 from lossselect.data.files.table_source import exceeds_memory
-from lossselect.data.preprocessing.columns import CellParser
+from lossselect.data.preprocessing.columns import TEXT, CellParser
 from lossselect.data.preprocessing.dates import find_date_format, parse_dates
 from lossselect.data.preprocessing.kinds import column_kind
 from lossselect.data.preprocessing.statistics import SAMPLE_ROWS, Statistics, sample_array, summarize
@@ -274,7 +274,8 @@ def _plan(column: pl.Series, parser: CellParser, data: Mapping[str, Any]) -> Col
         return ColumnPlan("constant")
     date_format = data.get("date_format")
     try:
-        kind, problem = column_kind(column, parser, date_format)
+        text = parser.text(column) if column.dtype in TEXT else column
+        kind, problem = column_kind(text, parser, date_format)
         found = find_date_format(column, date_format, parser) if kind == "date" else None
         if found:
             parse_dates(column, found, parser)  # raises an error that names the row

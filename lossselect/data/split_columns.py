@@ -314,7 +314,7 @@ def _is_likely_split(column: pl.Series) -> bool:
         (is_flag or is_fold) and (column.dtype.is_integer() or column.dtype == pl.Boolean)
     ):
         return False
-    values = {str(value).strip().lower() for value in column.drop_nulls().unique().head(30)}
+    values = {str(value).strip().lower() for value in column.unique().drop_nulls().head(30)}
     if len(values) < 2:
         return False
     if values <= {*WORDS}:

@@ -27,6 +27,7 @@ IMAGE = r"(?i)\.(png|jpe?g|gif|bmp|tiff?|webp|dcm)$"
 def column_kind(column: pl.Series, parser: CellParser, date_format: str | None = None) -> tuple[str, str]:
     """Return the kind of a column, and why it cannot be a feature, as the rest of a sentence.
 
+    Text is what `CellParser.text` returns.
     The kind is "number", "category" or "date", and the reason is then empty, or "text" or "other".
     """
     if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null):
@@ -37,7 +38,7 @@ def column_kind(column: pl.Series, parser: CellParser, date_format: str | None =
         return "other", f"contains times of day or durations ({column.dtype})"
     if column.dtype not in TEXT:
         return "other", f"is of type {column.dtype}"
-    text = parser.text(column).drop_nulls()
+    text = column.drop_nulls()
     values = text.unique()
     distinct, not_numbers = len(values), values.cast(pl.Float64, strict=False).null_count()
     if not_numbers == 0:

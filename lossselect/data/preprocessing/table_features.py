@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lossselect.data.preprocessing.columns import (
+    TEXT,
     Category,
     CellParser,
     Number,
@@ -82,7 +83,10 @@ class Features:
         mixed: list[DataError] = []
         for frame in table.groups([name for name in table.columns if name not in texts]):
             kinds: dict[str, list[str]] = {"number": [], "category": [], "date": []}
-            for column in frame.iter_columns():
+            parsed = [
+                parser.text(column) if column.dtype in TEXT else column for column in frame.iter_columns()
+            ]
+            for column in parsed:
                 kind, problem = "category", ""
                 try:
                     if column.name not in categorical:
@@ -99,8 +103,10 @@ class Features:
                 warn_if_index(frame[name])
             columns |= _fit_numbers(frame.select(kinds["number"]), train, parser)
             columns |= {name: fit_date(frame[name], train, parser, date_format) for name in kinds["date"]}
-            cells = {name: parser.text(frame[name]).gather(train) for name in kinds["category"]}
-            columns |= {name: _fit_category(text) for name, text in cells.items()}
+            for column in parsed:
+                if column.name in kinds["category"]:
+                    text = column if column.dtype in TEXT else parser.text(column)
+                    columns[column.name] = _fit_category(text.gather(train))
             if inspect:
                 dates = {name: columns[name] for name in kinds["date"]}
                 inspect(frame, {name: getattr(date, "format", None) for name, date in dates.items()})
