@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.files.columns import NamedColumns, as_names
-from lossselect.data.files.settings import cell_parser, table_options
+from lossselect.data.files.settings import cell_parser
 from lossselect.data.files.source import Source
 from lossselect.data.files.table_source import exceeds_memory
 from lossselect.data.preprocessing.columns import TEXT, CellParser
@@ -19,6 +19,7 @@ from lossselect.data.preprocessing.statistics import SAMPLE_ROWS, Statistics, sa
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import read_features
 from lossselect.data.readers.formats import open_table
+from lossselect.data.readers.tables import TableOptions
 from lossselect.data.splits import Splits
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -237,7 +238,7 @@ def outline(data: Mapping[str, Any]) -> Overview:
         frame = sample_array(array) if isinstance(array, np.ndarray) else pl.DataFrame()
         uses, rows = dict.fromkeys(frame.columns, "feature"), {"all": array.shape[0]}
     else:
-        table = open_table(path, table_options(data))
+        table = open_table(path, TableOptions.select(data))
         named = NamedColumns.create(data)
         uses = named.uses(table.header)
         if exceeds_memory(table, data.get("max_memory")):

@@ -110,7 +110,9 @@ def make_splits(
     standardizer = Standardizer(columns).partial_fit(features[train])
     mean, std = standardizer.mean, standardizer.scale
     numbers = tuple(map(Number, columns, mean.tolist(), std.tolist(), [False] * len(columns)))
-    prepared = Preparation("table", Features(numbers, (), CellParser()), vars(TableOptions()))
+    prepared = Preparation(
+        "table", Features(numbers, (), CellParser()), {**vars(TableOptions()), "width": None}
+    )
     several = labels.ndim > 1
     vocabulary = None if several else Vocabulary(tuple(range(len(names))), names)
     options = LabelOptions("auto", fitted=Labels("auto", "", labels, names, vocabulary))

@@ -111,7 +111,7 @@ def _read_table(
         )
     weight = columns.sample_weight if columns.sample_weight in table.header else None
     columns = replace(columns, features=tuple(features.columns), sample_weight=weight).fitted_to(features)
-    options = TableOptions(**{**preparation.reading, **reading})
+    options = TableOptions.select({**preparation.reading, **reading})
     source = read_table(table, options, columns, labels.options, cache, max_memory)
     if not source.is_large:
         preparation.check_first_row(source.features.frame, path)

@@ -173,9 +173,12 @@ def _read_other(
     if settings.is_table:
         columns = columns.fitted_to(features)
     other = _read(settings, path, columns, labels, source.reading)
-    width, train_width = other.source.reading.get("width"), source.reading.get("width")
+    width, train_width = other.source.reading["width"], source.reading["width"]
     if width != train_width:
-        raise DataError(f"Expected {train_width} features per row as in training, got {width}.")
+        what, why = "features per row", ""
+        if settings.is_table:
+            what, why = "columns", " Without a header, columns are recognised by their position."
+        raise DataError(f"Expected {train_width} {what} as in training, got {width}.{why}")
     return other
 
 

@@ -81,7 +81,7 @@ class FileSettings:
                 "data.uncertain declares": [] if data.get("uncertain") is None else [-1],
             },
             parser,
-            table_options(data),
+            TableOptions.select(data),
             {"test": data.get("test_fold"), "val": data.get("val_fold")},
             data.get("date_format"),
             data.get("max_memory"),
@@ -92,11 +92,6 @@ class FileSettings:
 def cell_parser(data: Mapping[str, Any]) -> CellParser:
     """Return the parser of the features' cells, with the settings in `data`."""
     return CellParser(tuple(as_names(data.get("null_values"))), data.get("nan", "error"))
-
-
-def table_options(data: Mapping[str, Any]) -> TableOptions:
-    """Return the settings for reading tables in `data`."""
-    return TableOptions(**{f.name: data[f.name] for f in fields(TableOptions) if f.name in data})
 
 
 def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:

@@ -91,7 +91,7 @@ def read_table(
         path,
         FileColumns(fast, features, frame.height) if is_large else TableColumns(frame[features]),
         frame[target].get_columns(),
-        vars(options),
+        {**vars(options), "width": len(header) if options.header is False else None},
         check_weights(frame[columns.sample_weight], path) if columns.sample_weight is not None else None,
         {role: frame[name] for role, name in columns.roles.items()},
         columns.uses(header, indices),

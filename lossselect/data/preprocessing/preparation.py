@@ -35,7 +35,11 @@ COLUMNS = {
 }
 """Structure of the dictionary of `Features`."""
 SOURCES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "table": (COLUMNS, {field.name: (type(None), str, int, bool) for field in fields(TableOptions)}),
+    "table": (
+        COLUMNS,
+        {field.name: (type(None), str, int, bool) for field in fields(TableOptions)}
+        | {"width": OptionalOf(COUNT)},
+    ),
     "arrays": (COLUMNS, {"features": OptionalOf(str), "width": COUNT}),
     "sparse matrix": (
         {"indices": object, "scale": object},
@@ -49,7 +53,8 @@ SOURCES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 """Structures of the features and of the settings for reading a file, by source.
 
-Among the settings, "features" is the name of an array, and "width" the number of its columns.
+Among the settings, "features" is the name of an array, and "width" the number of its columns, or of those of
+a table without a header.
 """
 
 
@@ -94,7 +99,7 @@ class Preparation:
     def open(self, path: str, **reading: Any) -> Table:
         """Return a new table with the columns of the features; see `frames`."""
         settings = {**self.reading, **reading}
-        table = open_table(path, TableOptions(**settings))
+        table = open_table(path, TableOptions.select(settings))
         table.check_unused(TableOptions(**reading))  # the stored settings may fit only the training file
         self.check_header(table.header, path, settings["header"])
         return table
@@ -141,6 +146,13 @@ class Preparation:
                     "with any content."
                 )
             raise
+
+        others_are_last = {*columns} == {*header[: len(columns)]}
+        if not had_header and not others_are_last and len(header) != (width := self.reading["width"]):
+            raise DataError(
+                f"Expected {width} columns as in training, got {len(header)} in {path}. Without a header, "
+                "columns are recognised by their position, so keep all of them, with any content."
+            )
 
     def check_first_row(self, frame: pl.DataFrame, path: str) -> None:
         """Raise a DataError if the first row of a file is a header, but the training file has no header."""
@@ -193,7 +205,8 @@ class Preparation:
             check_structure(values["reading"], reading, "reading")
             check_structure(values["features"], features, "features")
             preparation = cls.from_dict(values)
-            preparation.features.check(values["reading"].get("width"))
+            width = None if values["source"] == "table" else values["reading"]["width"]
+            preparation.features.check(width)
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise CheckpointError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
         return preparation

@@ -4,10 +4,11 @@ import errno
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -65,6 +66,11 @@ class TableOptions:
     quote: str = "double"
     skip_lines: int = 0
     sheet: str | None = None
+
+    @classmethod
+    def select(cls, settings: Mapping[str, Any]) -> "TableOptions":
+        """Create the options from those among other settings."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls) if field.name in settings})
 
     def __post_init__(self) -> None:
         if not isinstance(self.encoding, str):

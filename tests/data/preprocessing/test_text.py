@@ -10,7 +10,7 @@ from table_cases import numbers
 import lossselect as ls
 from lossselect.data.datamodule import TensorData
 from lossselect.data.preprocessing import text as text_module
-from lossselect.data.preprocessing.columns import CellParser, Number
+from lossselect.data.preprocessing.columns import Category, CellParser, Number
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
@@ -129,7 +129,7 @@ class TestCheckpoints:
     def test_a_damaged_preparation_raises_an_error(self, place, value):
         days = ["2024-01-01", "2024-02-02", "2024-02-03", "2024-02-04", None, None]
         _, features = fit({"comment": COMMENTS, "when": days, "kind": [*"abbaab"]})
-        values = Preparation("table", features, vars(TableOptions())).to_dict()
+        values = Preparation("table", features, {**vars(TableOptions()), "width": None}).to_dict()
         Preparation.stored(values, "best.ckpt")
         *path, last = place
         part = values["features"]
@@ -142,13 +142,26 @@ class TestCheckpoints:
     def test_a_header_in_a_file_for_a_model_without_one(self):
         cells = {f"column {i}": [*"abcabc"] for i in range(3)}
         features = Features.fit(TableColumns(pl.DataFrame(cells)), np.arange(6), CellParser())
-        reading = {**vars(TableOptions()), "header": False}
+        reading = {**vars(TableOptions()), "header": False, "width": 4}
         preparation = Preparation("table", features, reading)
         preparation.check_first_row(pl.DataFrame({**cells, "column 1": ["new", *"bcabc"]}), "t.csv")
         with pytest.raises(DataError, match=r"first line of t\.csv seems to contain names.*'cap', 'odor'"):
             preparation.check_first_row(
                 pl.DataFrame([["cap", "odor", "veil"]], [*cells], orient="row"), "t.csv"
             )
+
+    def test_another_number_of_columns_without_a_header(self):
+        """The label is column 0, so that a file without it would be read shifted by one column."""
+        columns = {f"column {i}": [*"abcabc"] for i in (1, 2)}
+        features = Features.fit(TableColumns(pl.DataFrame(columns)), np.arange(6), CellParser())
+        reading = {**vars(TableOptions()), "header": False, "width": 4}
+        preparation = Preparation("table", features, reading)
+        header = [f"column {i}" for i in range(4)]
+        preparation.check_header(header, "t.csv", False)
+        with pytest.raises(DataError, match=r"Expected 4 columns as in training, got 3 in t\.csv"):
+            preparation.check_header(header[:3], "t.csv", False)
+        last = Features((), (Category("column 0", ("a", "b", "c"), False),), CellParser())
+        Preparation("table", last, reading).check_header(header[:1], "t.csv", False)
 
     @pytest.mark.parametrize("name", ["x3", "x01", "y0", "x", "x-1"])
     def test_an_unknown_column_of_an_array(self, name):
