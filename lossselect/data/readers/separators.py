@@ -1,14 +1,23 @@
-"""The separator of the columns of a text file, and the cells of its lines."""
+"""The separators of columns and decimals in a text file, and the cells of its lines."""
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import polars as pl
+from polars import selectors
+
+from lossselect.exceptions import DataError
 
 UNIT_SEPARATOR = "\x1f"
 """A byte that does not occur in text, for separators that Polars does not support."""
 OTHER_SEPARATORS = ("::", "\t", ";", "|", ",")
+POINT, UNCLEAR_POINT = r"^\s*[+-]?\d+\.\d+\s*$", r"^\s*[+-]?\d{1,3}\.\d{3}\s*$"
+THOUSANDS = r"^\s*[+-]?\d{1,3}(\.\d{3})+,\d+\s*$"
+DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
 
 
 @contextmanager
@@ -91,3 +100,27 @@ def without_comments(lines: list[str], comment: str, quote: str | None) -> Itera
         is_comment = not is_quoted and line.lstrip().startswith(comment)
         is_quoted ^= not is_comment and quote is not None and line.count(quote) % 2 == 1
         yield "\n" if is_comment else line
+
+
+def replace_commas(frame: Any, as_written: Sequence[str]) -> Any:
+    """Return a frame whose cells of text such as 1,5 are 1.5, except in the columns `as_written`."""
+    texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
+    plain = pl.when(texts.str.contains(THOUSANDS)).then(texts.str.replace_all(".", "", literal=True))
+    return frame.with_columns(plain.otherwise(texts).str.replace(DECIMAL_COMMA, "${1}.${2}"))
+
+
+def check_points(frame: pl.LazyFrame, file: Path, as_written: Sequence[str]) -> None:
+    """Raise DataError for cells such as 1.234 that may be 1234 next to decimal commas."""
+    texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
+    sums = [frame.select(texts.str.contains(text).sum()) for text in (POINT, UNCLEAR_POINT)]
+    for column in pl.concat(sums).collect(engine="streaming"):
+        if 0 < column[0] == column[1]:
+            cells = selectors.by_name(column.name)
+            found = frame.select(cells.filter(cells.str.contains(POINT)).first())
+            cell = found.collect(engine="streaming").item()
+            raise DataError(
+                f"Column {column.name!r} of {file} contains {cell!r}, and data.decimal=','. If the point "
+                "separates thousands, remove it from the file. If it is a decimal point, write a comma.",
+                column=column.name,
+                value=cell,
+            )

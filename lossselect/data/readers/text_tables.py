@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars import selectors
 from polars.selectors import by_name
 
 from lossselect.data.readers.content import START_BYTES, check_fits, read_start, scan_lines
 from lossselect.data.readers.separators import (
     UNIT_SEPARATOR,
     allow_long_cells,
+    check_points,
     find_separator,
     is_plain,
+    replace_commas,
     split_lines,
     without_comments,
 )
@@ -32,9 +33,6 @@ INFERRED_ROWS = 10_000
 """Number of rows from which a column's type is inferred; all rows if a later one does not fit the type."""
 SAMPLE_LINES = 20
 QUOTE_HINT = "Close each quotation mark, or set data.quote=none if they are part of the text."
-POINT, UNCLEAR_POINT = r"^\s*[+-]?\d+\.\d+\s*$", r"^\s*[+-]?\d{1,3}\.\d{3}\s*$"
-THOUSANDS = r"^\s*[+-]?\d{1,3}(\.\d{3})+,\d+\s*$"
-DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
 
 
 class TextTable(Table):
@@ -243,13 +241,18 @@ class TextTable(Table):
     def _rows(self) -> pl.LazyFrame:
         return self._with_points(drop_rows(self._cells(infer_schema=False), self._empty_rows()))
 
+    def batches(self, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:
+        """Yield `size` rows at a time; the cells are text."""
+        with self._errors():
+            self._check_points(self._cells(infer_schema=False).select(by_name(*columns)))
+        yield from super().batches(columns, size)
+
     def _with_points(self, frame: Any, as_written: Sequence[str] = ()) -> Any:
-        """Return a frame whose cells of text such as 1,5 are 1.5 if the decimal separator is a comma."""
-        if self.options.decimal != ",":
-            return frame
-        texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
-        plain = pl.when(texts.str.contains(THOUSANDS)).then(texts.str.replace_all(".", "", literal=True))
-        return frame.with_columns(plain.otherwise(texts).str.replace(DECIMAL_COMMA, "${1}.${2}"))
+        return replace_commas(frame, as_written) if self.options.decimal == "," else frame
+
+    def _check_points(self, frame: pl.LazyFrame, as_written: Sequence[str] = ()) -> None:
+        if self.options.decimal == ",":
+            check_points(frame, self.file, as_written)
 
     def _read(
         self, columns: Sequence[str], as_text: Iterable[str], as_written: Sequence[str]
@@ -263,25 +266,6 @@ class TextTable(Table):
             frame = frame.filter(~pl.int_range(pl.len()).is_in(empty))
         self._check_points(frame.lazy(), as_written)
         return self._with_points(frame, as_written)
-
-    def _check_points(self, frame: pl.LazyFrame, as_written: Sequence[str]) -> None:
-        """Raise DataError for cells such as 1.234 that may be 1234 next to decimal commas."""
-        if self.options.decimal != ",":
-            return
-        texts = selectors.string() - selectors.by_name(*as_written, require_all=False)
-        sums = [frame.select(texts.str.contains(text).sum()) for text in (POINT, UNCLEAR_POINT)]
-        for column in pl.concat(sums).collect(engine="streaming"):
-            if 0 < column[0] == column[1]:
-                cells = by_name(column.name)
-                found = frame.select(cells.filter(cells.str.contains(POINT)).first())
-                cell = found.collect(engine="streaming").item()
-                raise DataError(
-                    f"Column {column.name!r} of {self.file} contains {cell!r}, and data.decimal=','. If the "
-                    "point separates thousands, remove it from the file. If it is a decimal point, write a "
-                    "comma.",
-                    column=column.name,
-                    value=cell,
-                )
 
     def convert(
         self, columns: Sequence[str], path: Path, as_text: Iterable[str] = (), as_written: Sequence[str] = ()

@@ -230,6 +230,14 @@ class TestNumbers:
         (batch,) = open_table(str(path), TableOptions(decimal=",")).batches(["a", "b"], 5)
         assert batch.rows() == [("1.5", "x"), ("2.5", "y")]
 
+    def test_a_point_in_new_rows_may_separate_thousands(self, tmp_path):
+        path = tmp_path / "t.csv"
+        path.write_text("a;b;version\n1,5;x;1.234\n1.234;y;1.234\n")
+        table = open_table(str(path), TableOptions(decimal=","))
+        assert next(table.batches(["b"], 5)).height == 2
+        with pytest.raises(DataError, match=r"Column 'a' .* contains '1\.234', and data\.decimal=','"):
+            next(table.batches(["a", "b"], 5))
+
     def test_lists_of_labels_are_not_numbers(self, tmp_path):
         path = tmp_path / "t.csv"
         path.write_text("x;tags\n" + "1,5;1,2\n2,5;2,3\n3,5;1,3\n" * 10)
