@@ -152,6 +152,13 @@ class TestEqualsMemory:
         if splits.weights is not None:
             assert torch.equal(splits.weights, expected.weights)
 
+    def test_unseen_cells_of_all_batches_are_counted(self):
+        table().write_parquet("t.parquet")
+        table(300).with_columns(kind=pl.lit("new")).write_parquet("test.parquet")
+        for max_memory in (0, None):
+            _, messages = load_table("t.parquet", max_memory, test_path="test.parquet")
+            assert any("300 in column 'kind' of test.parquet" in message for message in messages)
+
     def test_files_of_splits_of_which_one_is_large(self):
         table().write_parquet("t.parquet")
         table(200).with_columns(kind=pl.lit("new")).write_csv("test.csv")
