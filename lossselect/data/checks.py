@@ -17,7 +17,8 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.checks import SPLIT_NAMES, format_setting, shorten
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
-HEAD_ROWS = 1000
+HEAD_ROWS = 100
+"""Number of first rows that show of most columns that they do not determine the class."""
 FREQUENT_ROWS = 20
 """Mean number of rows per value from which one class per value is unlikely to be a coincidence."""
 
@@ -72,13 +73,14 @@ def _determines(column: pl.Series, label: pl.Series) -> bool:
     """Return whether a column has one value for each class, or a few frequent ones of one class each."""
     if column.dtype.is_float() or column.dtype.is_nested():
         return False
-    pairs = pl.DataFrame([column.alias("feature"), label.alias("label")])
-    head = pairs.head(HEAD_ROWS)  # of most columns, these rows are enough
-    if head.n_unique() > head["feature"].n_unique():
+    head = column.head(HEAD_ROWS).to_list()
+    if len({*zip(head, label.head(HEAD_ROWS).to_list(), strict=True)}) > len({*head}):
         return False
     distinct, classes = column.n_unique(), label.n_unique()
     is_frequent = classes < distinct <= len(label) / FREQUENT_ROWS
-    return (distinct == classes or is_frequent) and pairs.n_unique() == distinct
+    if not (distinct == classes or is_frequent):
+        return False
+    return pl.DataFrame([column.alias("feature"), label.alias("label")]).n_unique() == distinct
 
 
 def check_order(names: Sequence[str]) -> None:

@@ -278,9 +278,9 @@ def warn_shared_groups(groups: Mapping[str, pl.Series]) -> None:
         if len(shared):
             warn(
                 "group_in_several_splits",
-                f"{len(shared)} groups of column {known[first].name!r}, such as {shared[0]!r}, have rows in "
-                f"the {SPLIT_NAMES[first]} split and in the {SPLIT_NAMES[second]} split, so {effect}. Move "
-                "each group to one split.",
+                f"Some groups of column {known[first].name!r} have rows in the {SPLIT_NAMES[first]} split "
+                f"and in the {SPLIT_NAMES[second]} split ({len(shared)}, such as {shared[0]!r}), so {effect}. "
+                "Move each group to one split.",
             )
 
 

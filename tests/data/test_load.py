@@ -16,6 +16,7 @@ from lossselect.data.datamodule import TensorData
 from lossselect.data.files.load import load_own_data, parse_labels
 from lossselect.data.files.source import Source
 from lossselect.data.label_parsing.options import LabelOptions
+from lossselect.data.readers.text_tables import TextTable
 from lossselect.exceptions import DataError, UnseenLabelError
 from lossselect.tasks.registry import make_task
 
@@ -192,6 +193,14 @@ class TestLoad:
         load(table, categorical=["zip"])
         for cells in ([f"{i % 12 + 1:02}" for i in range(60)], [f"0.{i + 10}" for i in range(60)]):
             load({**table, "zip": cells})
+
+    def test_codes_are_recognised_in_few_rows_of_wide_tables(self, load, monkeypatch):
+        counts = []
+        first_cells = TextTable.first_cells
+        monkeypatch.setattr(TextTable, "first_cells", lambda *a: counts.append(a[1]) or first_cells(*a))
+        monkeypatch.setattr("lossselect.data.files.table_source.CODE_CELLS", 30)
+        load({"x": numbers(60), "z": numbers(60), "y": ["a", "b", "c"] * 20})
+        assert counts[-1] == 1 + 30 // 3
 
     def test_missing_cells_in_a_column_without_missing_training_cells_warn(self, load):
         train = {"x": numbers(20), "y": ["a", "b"] * 10}

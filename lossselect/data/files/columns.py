@@ -112,7 +112,7 @@ class NamedColumns:
         for setting, name in self.settings:
             if setting != "target":
                 check_columns([name], header, f"data.{setting}", path)
-            if name in self.features and setting not in ("target", "time"):
+            if setting not in ("target", "time") and name in self.features:
                 raise ConfigError(
                     f"Column {name!r} cannot be both data.{setting} and a feature (data.features). Remove it "
                     "from data.features."
@@ -122,7 +122,8 @@ class NamedColumns:
             raise ConfigError(f"Column {twice!r} cannot be both data.{first} and data.{second}.")
         for setting in ("exclude", "features"):
             check_columns(getattr(self, setting), header, f"data.{setting}", path)
-        if both := [name for name in self.features if name in self.target]:
+        targets = {*self.target}
+        if both := [name for name in self.features if name in targets]:
             raise ConfigError(
                 f"Column {both[0]!r} is the target (data.target) and among the features (data.features), so "
                 "the net would see the label. Remove it from data.features."
@@ -130,8 +131,10 @@ class NamedColumns:
 
     def select_features(self, header: Sequence[str], path: str) -> list[str]:
         """Return the columns of `header` that are features; raise a DataError if there are none."""
-        removed = [name for _, name in self.settings if name not in self.features] + [*self.exclude]
-        columns = [name for name in dict.fromkeys(self.features or header) if name not in removed]
+        only = {*self.features}
+        removed = [name for _, name in self.settings if name not in only] + [*self.exclude]
+        left_out = {*removed}
+        columns = [name for name in dict.fromkeys(self.features or header) if name not in left_out]
         if not columns:
             raise DataError(
                 f"{path} has no feature column left after removing {shorten(removed)}. Change data.features "

@@ -1,6 +1,5 @@
 """The content of tables."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +22,9 @@ from lossselect.utils.warnings import warn
 
 MAX_MEMORY_SHARE = 0.5
 """Fraction of the free memory that a table in memory may take."""
-CODE_ROWS, MIN_CODE_LENGTH = 1000, 3
-"""Number of first rows in which codes are recognised, and the fewest digits of one: not months such as 07."""
+CODE_ROWS, CODE_CELLS, MIN_CODE_LENGTH = 1000, 1 << 17, 3
+"""Maximum number of first rows, and of their cells, in which codes are recognised, and the fewest digits of
+one: not months such as 07."""
 
 
 def read_table(
@@ -80,7 +80,7 @@ def read_table(
         if options.header is None:
             _check_no_row_is_header(header, frame[target], path)
         if labels.fitted is None:
-            _warn_codes(table, [name for name in features if name not in columns.categorical])
+            _warn_codes(table, {*features} - {*columns.categorical})
     indices = [name for name in unnamed if _is_index(frame[name], path)]
     features = [name for name in features if name not in indices]
     if columns.id is not None:
@@ -101,10 +101,10 @@ def read_table(
 
 def exceeds_memory(table: Table, gigabytes: float | None) -> bool:
     """Return whether a table takes more memory than it may, for the setting data.max_memory."""
-    free = free_memory()
     if gigabytes is not None:
         return table.memory > gigabytes * 1e9
-    return table.memory > (math.inf if free is None else MAX_MEMORY_SHARE * free)
+    free = free_memory()
+    return free is not None and table.memory > MAX_MEMORY_SHARE * free
 
 
 def _check_target(table: Table, target: Sequence[str], labels: LabelOptions) -> None:
@@ -165,13 +165,15 @@ def _check_no_row_is_header(header: Sequence[str], targets: pl.DataFrame, path: 
     )
 
 
-def _warn_codes(table: TextTable, features: Sequence[str]) -> None:
+def _warn_codes(table: TextTable, features: set[str]) -> None:
     """Warn about features whose numbers have leading zeros and equal length, like postal codes."""
-    rows = table.first_cells(CODE_ROWS)[1:]
+    rows = table.first_cells(1 + min(CODE_ROWS, CODE_CELLS // len(table.header)))[1:]
     for place, name in enumerate(table.header):
+        if name not in features:
+            continue
         cells = {row[place].strip() for row in rows if len(row) > place} - {""}
         lengths = {*map(len, cells)}
-        if name not in features or len(lengths) != 1 or min(lengths) < MIN_CODE_LENGTH:
+        if len(lengths) != 1 or min(lengths) < MIN_CODE_LENGTH:
             continue
         are_numbers = all(cell.isalnum() and as_number(cell) is not None for cell in cells)
         if are_numbers and (zeros := sorted(cell for cell in cells if cell[0] == "0")):

@@ -146,7 +146,6 @@ class Preparation:
                     "with any content."
                 )
             raise
-
         others_are_last = {*columns} == {*header[: len(columns)]}
         if not had_header and not others_are_last and len(header) != (width := self.reading["width"]):
             raise DataError(

@@ -103,10 +103,10 @@ class Features:
                 warn_if_index(frame[name])
             columns |= _fit_numbers(frame.select(kinds["number"]), train, parser)
             columns |= {name: fit_date(frame[name], train, parser, date_format) for name in kinds["date"]}
-            for column in parsed:
-                if column.name in kinds["category"]:
-                    text = column if column.dtype in TEXT else parser.text(column)
-                    columns[column.name] = _fit_category(text.gather(train))
+            cells = {column.name: column for column in parsed}
+            for name in kinds["category"]:
+                text = cells[name] if cells[name].dtype in TEXT else parser.text(cells[name])
+                columns[name] = _fit_category(text.gather(train))
             if inspect:
                 dates = {name: columns[name] for name in kinds["date"]}
                 inspect(frame, {name: getattr(date, "format", None) for name, date in dates.items()})
