@@ -279,8 +279,8 @@ def warn_shared_groups(groups: Mapping[str, pl.Series]) -> None:
             warn(
                 "group_in_several_splits",
                 f"Some groups of column {known[first].name!r} have rows in the {SPLIT_NAMES[first]} split "
-                f"and in the {SPLIT_NAMES[second]} split ({len(shared)}, such as {shared[0]!r}), so {effect}. "
-                "Move each group to one split.",
+                f"and in the {SPLIT_NAMES[second]} split ({len(shared)}, such as {shared[0]!r}), so "
+                f"{effect}. Move each group to one split.",
             )
 
 

@@ -100,7 +100,8 @@ class Preparation:
         """Return a new table with the columns of the features; see `frames`."""
         settings = {**self.reading, **reading}
         table = open_table(path, TableOptions.select(settings))
-        table.check_unused(TableOptions(**reading))  # the stored settings may fit only the training file
+        # only the settings of the command line: the stored ones may fit only the training file
+        table.check_unused(TableOptions(**reading), prefix="")
         self.check_header(table.header, path, settings["header"])
         return table
 

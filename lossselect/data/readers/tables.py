@@ -219,12 +219,13 @@ class Table:
         with self._errors():
             self._rows().select(by_name(*columns)).sink_parquet(path, compression="lz4")
 
-    def check_unused(self, options: TableOptions) -> None:
-        """Raise ConfigError for a setting that has no effect on a file of this format."""
+    def check_unused(self, options: TableOptions, prefix: str = "data.") -> None:
+        """Raise ConfigError for a setting that has no effect; `prefix` belongs to its name in the message."""
         for name, value in vars(options).items():
             if name not in self.format.settings and value != getattr(TableOptions, name):
+                setting = f"{prefix}{name}"
                 raise ConfigError(
-                    f"data.{name} has no effect: {self.file} is {self.format.name}. Remove data.{name}."
+                    f"{setting} has no effect: {self.file} is {self.format.name}. Remove {setting}."
                 )
 
     @contextmanager
