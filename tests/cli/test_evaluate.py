@@ -372,7 +372,7 @@ def test_a_setting_without_effect_on_a_file(main, command, call, tmp_path):
         assert (code, out) == (1, "")
         name = setting.partition("=")[0]
         assert f"{name} has no effect: {file} is a {form} file. Remove {name}." in err
-        assert "data." not in err
+        assert f"data.{name}" not in err
         assert not Path("out.csv").exists()
     arguments = ["checkpoint=run", "input=new.parquet", "output=out.csv"]
     assert call(main, "main.py", *arguments)[::2] == (0, "")
