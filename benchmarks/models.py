@@ -123,10 +123,9 @@ def make_model(name: str, seed: int, sparse: bool, multilabel: bool) -> Any:
         case "catboost":
             from catboost import CatBoostClassifier
 
-            loss = {"loss_function": "MultiLogloss"} if multilabel else {}
-            return CatBoostClassifier(
-                random_seed=seed, thread_count=1, verbose=0, allow_writing_files=False, **loss
-            )
+            # for each label, because MultiLogloss fails if one is constant
+            options = {"thread_count": 1, "verbose": 0, "allow_writing_files": False}
+            model = CatBoostClassifier(random_seed=seed, **options)
         case _:
             from lossselect.sklearn import TaskClassifier
 
