@@ -39,6 +39,7 @@ from sklearn.base import BaseEstimator, clone
 from threadpoolctl import threadpool_limits
 
 import lossselect as ls
+from lossselect.exceptions import LossSelectError
 from lossselect.utils.atomic_write import atomic_write
 
 PEERS = {
@@ -326,6 +327,13 @@ def report(results: Results) -> str:
     return "\n\n".join(parts)
 
 
+def net_option(text: str) -> str:
+    """Return the text of `--net`; a ValueError makes argparse report a mapping that is not JSON."""
+    if text.startswith("{"):
+        json.loads(text)
+    return text
+
+
 def main() -> None:
     """Run the command line."""
     all_sets = [name for group in SETS.values() for name in group]
@@ -344,30 +352,33 @@ def main() -> None:
     )
     parser.add_argument(
         "--net",
+        type=net_option,
         action="append",
         default=[],
         help="also compare lossselect with this net, a name or a mapping in JSON; may be repeated",
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--save", type=Path, metavar="FILE.json", help="read and add results")
-    parser.add_argument("--compare", type=Path, nargs="+", default=[], help="other such files to show")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", default=[], metavar="FILE.json", help="other such files to show"
+    )
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE.md", help="write the tables instead of printing them"
     )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    models = arguments.models
-    if models is None:
-        models = ["lossselect", *PEERS]
-    for model in [
-        model for model in models if importlib.util.find_spec(PEERS.get(model, "lossselect")) is None
-    ]:
-        print(f"Model {model} is skipped: it requires `pip install {PEERS[model]}`.")
-        models.remove(model)
+    models = ["lossselect", *PEERS] if arguments.models is None else arguments.models
+    for model, package in PEERS.items():
+        if model in models and importlib.util.find_spec(package) is None:
+            print(f"Model {model} is skipped: it requires `pip install {package}`.")
+            models.remove(model)
     models += [f"lossselect:{net}" for net in arguments.net]
     torch.set_num_threads(1)
-    with threadpool_limits(1):
-        results = run(load(arguments.sets), models, arguments.seeds, arguments.save)
+    try:
+        with threadpool_limits(1):
+            results = run(load(arguments.sets), models, arguments.seeds, arguments.save)
+    except LossSelectError as error:
+        parser.exit(1, f"{error}\n")
     for path in arguments.compare:
         results = {**read(path), **results}
     text = report({key: v for key, v in results.items() if key.partition("|")[0] in arguments.sets})
