@@ -161,9 +161,9 @@ def _read_safetensors(path: Path) -> ExportedModel:
         text = (file.metadata() or {}).get(KEY)
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # file is not a dict
     metadata, task = _parse_metadata(text)
-    check_net(metadata["net"], task.num_outputs, weights, path)
+    check_net(metadata["net"], task, weights, path)
     check_finite(weights, (), path)
     with torch.device("meta"):
-        net = make_net(metadata["net"], task.num_outputs)
+        net = make_net(metadata["net"], task.num_outputs, task.activation)
     net.load_state_dict(weights, assign=True)
     return ExportedModel(path, metadata, task, Outputs(net, task).eval())

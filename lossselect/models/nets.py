@@ -20,16 +20,17 @@ def mlp(
     dropout: float = 0.6,
     input_dropout: float = 0.2,
     clip: float | None = 3,
+    encoding: str = "none",
+    columns: Sequence[int] | None = None,
 ) -> nn.Sequential:
     """Return a multilayer perceptron with ReLU and dropout: (N, num_features) -> (N, num_outputs) logits.
 
     `hidden` lists the widths of the hidden layers. Dropout rates are in [0, 1]. Features are clipped to
-    [-clip, clip], which bounds the influence of outliers; None does not clip.
+    [-clip, clip], which bounds the influence of outliers; None does not clip. `encoding` adds an encoding of
+    the features `columns`, or of all of them if None: "ple" or "periodic".
     """
     from torch import nn
 
-    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise OptionTypeError(f"hidden must be a list of widths, such as [64], got {hidden!r}.")
     check_float("dropout", dropout, 0, 1)
     check_float("input_dropout", input_dropout, 0, 1)
     layers: list[nn.Module] = []
@@ -37,20 +38,96 @@ def mlp(
         if check_float("clip", clip, 0) == 0:
             raise ConfigError("clip must be > 0, got 0: all features would become 0. Set clip=null.")
         layers.append(nn.Hardtanh(-clip, clip))
+    width = num_features
+    if encoding != "none":
+        from lossselect.models.encodings import InputLayer
+
+        first = InputLayer(num_features, nn.Sequential(*layers), encoding, columns)
+        layers, width = [first], first.width
     if input_dropout:
         layers.append(nn.Dropout(input_dropout))
-    width = num_features
-    for i, size in enumerate(hidden):
-        layers += [nn.Linear(width, check_int(f"hidden[{i}]", size, 1)), nn.ReLU(), nn.Dropout(dropout)]
+    for size in _check_widths(hidden):
+        layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
         width = size
     return nn.Sequential(*layers, nn.Linear(width, num_outputs))
 
 
-def linear(num_features: int, num_outputs: int) -> nn.Linear:
-    """Return logistic regression: (N, num_features) -> (N, num_outputs) logits."""
+def linear(
+    num_features: int,
+    num_outputs: int,
+    encoding: str = "none",
+    columns: Sequence[int] | None = None,
+) -> nn.Module:
+    """Return logistic regression: (N, num_features) -> (N, num_outputs) logits.
+
+    `encoding` and `columns` are those of `mlp`; with "ple" the logits are piecewise linear in each feature.
+    """
     from torch import nn
 
-    return nn.Linear(num_features, num_outputs)
+    if encoding == "none":
+        return nn.Linear(num_features, num_outputs)
+    from lossselect.models.encodings import InputLayer
+
+    first = InputLayer(num_features, nn.Identity(), encoding, columns)
+    return nn.Sequential(first, nn.Linear(first.width, num_outputs))
+
+
+def tabm(
+    num_features: int,
+    num_outputs: int,
+    hidden: Sequence[int] = (128, 128, 128),
+    dropout: float = 0.1,
+    num_members: int = 8,
+    scaling: str = "robust",
+    encoding: str = "none",
+    columns: Sequence[int] | None = None,
+    activation: str = "softmax",
+) -> nn.Module:
+    """Return TabM, an ensemble of `num_members` MLPs that share most weights: (N, num_features) -> logits.
+
+    In training it returns the logits of all members, (N * num_members, num_outputs), otherwise those of their
+    mean probability, (N, num_outputs). `activation` is that of the task. `scaling` is "robust" (see
+    `RobustScaling`) or "none"; `encoding` and `columns` are those of `mlp`.
+    """
+    from torch import nn
+
+    from lossselect.models.encodings import InputLayer, RobustScaling
+    from lossselect.models.tabm import TabM
+
+    check_float("dropout", dropout, 0, 1)
+    check_int("num_members", num_members, 1)
+    base = lookup({"robust": RobustScaling, "none": nn.Identity}, scaling, "scaling")
+    first = InputLayer(num_features, base(num_features), encoding, columns)
+    return TabM(first, first.width, _check_widths(hidden), num_outputs, num_members, dropout, activation)
+
+
+def ensemble(
+    num_features: int,
+    num_outputs: int,
+    nets: Mapping[str, Mapping[str, Any]],
+    activation: str = "softmax",
+) -> nn.Module:
+    """Return several nets that are trained at once: (N, num_features) -> (N, num_outputs) logits.
+
+    `nets` contains their names and options without sizes, such as `{"wide": {"name": "mlp"}}`. In evaluation
+    the logits are those of the weighted mean probability (see `Ensemble`).
+    """
+    from lossselect.models.ensemble import Ensemble
+
+    if not isinstance(nets, Mapping) or not nets:
+        raise OptionTypeError(f"nets must be a mapping of names to nets, got {nets!r}.")
+    built = {}
+    for name, spec in nets.items():
+        if spec.get("name") == "ensemble":
+            raise ConfigError(f"nets.{name} must be a single net, got an ensemble.")
+        built[name] = make_net({**spec, "num_features": num_features}, num_outputs, activation)
+    return Ensemble(built, activation)
+
+
+def _check_widths(hidden: Sequence[int]) -> list[int]:
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise OptionTypeError(f"hidden must be a list of widths, such as [64], got {hidden!r}.")
+    return [check_int(f"hidden[{i}]", size, 1) for i, size in enumerate(hidden)]
 
 
 def check_head_bias(value: str | None) -> None:
@@ -69,27 +146,32 @@ def head_options(head: str | Mapping[str, Any] | None, also: Sequence[str] = ())
     return {"name": name, **{key: value for key, value in options.items() if value is not None}}
 
 
-NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear}
+NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear, "tabm": tabm, "ensemble": ensemble}
+DERIVED = ("num_outputs", "activation")
+"""Parameters that follow from the task."""
 
 
 def net_options(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checked options of `{"name": "mlp", ...}`."""
     name, options = split_name(spec, "net")
     parameters = inspect.signature(lookup(NETS, name, "net")).parameters
-    check_options(options, [key for key in parameters if key != "num_outputs"], f"Net {name!r}")
+    check_options(options, [key for key in parameters if key not in DERIVED], f"Net {name!r}")
     return options
 
 
-def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
+def make_net(spec: Mapping[str, Any], num_outputs: int, activation: str) -> nn.Module:
     """Build a net from its name and options, such as `{"name": "mlp", "num_features": 8}`.
 
     Example:
-        >>> make_net({"name": "linear", "num_features": 8}, num_outputs=3)
+        >>> make_net({"name": "linear", "num_features": 8}, 3, "softmax")
         Linear(in_features=8, out_features=3, bias=True)
     """
     options = net_options(spec)
+    build = NETS[spec["name"]]
+    derived = {"num_outputs": num_outputs, "activation": activation}
+    derived = {key: value for key, value in derived.items() if key in inspect.signature(build).parameters}
     try:
-        return NETS[spec["name"]](num_outputs=num_outputs, **options)
+        return build(**options, **derived)
     except (RuntimeError, TypeError, ValueError) as error:
         shown = {key: value for key, value in options.items() if key != "num_features"}
         raise ConfigError(

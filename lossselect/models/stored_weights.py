@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lossselect.exceptions import CheckpointError
 from lossselect.models.nets import make_net
+from lossselect.tasks.registry import Task
 
 RUNNING_STATISTICS = ("running_mean", "running_var")
 """Buffers of normalisation layers, which affect outputs like parameters."""
@@ -67,7 +68,7 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def check_net(
-    spec: Mapping[str, Any], num_outputs: int, weights: Mapping[str, Any], source: Any, prefix: str = ""
+    spec: Mapping[str, Any], task: Task, weights: Mapping[str, Any], source: Any, prefix: str = ""
 ) -> None:
     """Raise a CheckpointError unless weights with this prefix have the shapes of `make_net(spec, ...)`."""
     hidden = spec.get("hidden", ())
@@ -78,7 +79,7 @@ def check_net(
         )
     try:
         with torch.device("meta"):
-            net = make_net(spec, num_outputs)
+            net = make_net(spec, task.num_outputs, task.activation)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         problem = str(error).rstrip(".")
         raise CheckpointError(f"{source} is damaged: its net cannot be built: {problem}. {COPY}") from None
@@ -91,6 +92,6 @@ def check_net(
                 key: value for key, value in spec.items() if key in ("name", "num_features", "hidden")
             }
             raise CheckpointError(
-                f"{source} is damaged: its weights do not fit its net {net_spec} with {num_outputs} outputs. "
-                f"Expected {name!r} of shape {expected.get(name)}, got {shape}. {COPY}"
+                f"{source} is damaged: its weights do not fit its net {net_spec} with {task.num_outputs} "
+                f"outputs. Expected {name!r} of shape {expected.get(name)}, got {shape}. {COPY}"
             )

@@ -2,19 +2,74 @@ import inspect
 from importlib.resources import files
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from torch import nn
 
-from lossselect.models.nets import NETS
+from lossselect.exceptions import ConfigError, OptionTypeError
+from lossselect.models.auto import check_spec
+from lossselect.models.nets import DERIVED, NETS, make_net
 from lossselect.utils.checks import first_line
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ["mlp", "linear", "tabm"])
 def test_defaults_equal_those_of_the_command_line(name):
     config = OmegaConf.create((files("lossselect.configs") / f"model/{name}.yaml").read_text())
     options = inspect.signature(NETS[name]).parameters.items()
     defaults = {option: p.default for option, p in options if p.default is not p.empty}
     defaults = {key: [*value] if isinstance(value, tuple) else value for key, value in defaults.items()}
+    for derived in ("columns", *DERIVED):
+        defaults.pop(derived, None)
     assert OmegaConf.to_container(config) == {"name": name, **defaults}
+
+
+@pytest.mark.parametrize("name", ["mlp", "linear", "tabm"])
+@pytest.mark.parametrize("encoding", ["none", "ple", "periodic"])
+@pytest.mark.parametrize("columns", [None, [0, 2]])
+def test_every_net_supports_every_encoding(name, encoding, columns):
+    options = {"encoding": encoding, "columns": columns}
+    net = make_net({"name": name, "num_features": 3, **options}, 4, "softmax").eval()
+    assert net(torch.randn(5, 3)).shape == (5, 4)
+
+
+def test_an_encoding_adds_its_outputs_to_the_features():
+    net = make_net({"name": "linear", "num_features": 3, "encoding": "ple", "columns": [1]}, 2, "softmax")
+    (head,) = (layer for layer in net.modules() if isinstance(layer, nn.Linear))
+    assert head.in_features == 3 + 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "tabm", "encoding": "fourier"}, "Unknown encoding 'fourier'. Choose one of: none, ple"),
+        ({"name": "tabm", "scaling": "max"}, "Unknown scaling 'max'"),
+        ({"name": "tabm", "num_members": 0}, "num_members must be an integer >= 1, got 0"),
+        ({"name": "tabm", "hidden": "64"}, "hidden must be a list of widths"),
+        ({"name": "mlp", "encoding": "ple", "columns": [3]}, r"columns\[0\] must be an integer from 0 to 2"),
+        ({"name": "mlp", "encoding": "ple", "columns": [1, 1]}, "columns must be different indices"),
+        ({"name": "mlp", "encoding": "ple", "columns": "all"}, "columns must be a list of indices"),
+        ({"name": "ensemble", "nets": ["mlp"]}, "nets must be a mapping"),
+        (
+            {"name": "ensemble", "nets": {"a": {"name": "ensemble", "nets": {}}}},
+            "nets.a must be a single net",
+        ),
+    ],
+)
+def test_invalid_options(options, message):
+    with pytest.raises((ConfigError, OptionTypeError), match=message):
+        make_net({"num_features": 3, **options}, 2, "softmax")
+
+
+def test_options_of_auto():
+    assert check_spec({"name": "auto", "nets": ["mlp", "tabm"]}) == {"nets": ["mlp", "tabm"]}
+    with pytest.raises(ConfigError, match="Net 'auto' has no option 'hidden'.*model=mlp"):
+        check_spec({"name": "auto", "hidden": [64]})
+    with pytest.raises(ConfigError, match="Unknown net to train 'forest'"):
+        check_spec({"name": "auto", "nets": ["forest"]})
+    with pytest.raises(
+        OptionTypeError, match="nets must be a list of mlp, tabm, tabm_ple, or null, got 'mlp'"
+    ):
+        check_spec({"name": "auto", "nets": "mlp"})
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def rebuild(
         )
     weights, net = checkpoint["state_dict"], checkpoint["arguments"].get("net")
     if standard and strict and isinstance(net, Mapping) and "net" not in changed:
-        check_net(net, task.num_outputs, weights, path, "net.")
+        check_net(net, task, weights, path, "net.")
     try:
         call = bind_arguments(cls, arguments)
     except TypeError as error:

@@ -1,0 +1,120 @@
+"""model=auto: the nets that are trained together, chosen by the size and the columns of a table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lossselect.exceptions import ConfigError, OptionTypeError
+from lossselect.models.nets import net_options
+from lossselect.utils.checks import check_options, lookup
+
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "mlp": {"name": "mlp"},
+    "tabm": {"name": "tabm"},
+    "tabm_ple": {"name": "tabm", "encoding": "ple"},
+}
+"""Names and options of the nets that `model=auto` can train."""
+MAX_SAMPLED_VALUES = 5_000_000
+"""Maximum number of values from which the kinds of the columns are recognised."""
+MAX_ENCODED = 400
+"""Maximum number of columns of numbers for which a net with an encoding is trained."""
+MAX_FEATURES, MAX_OUTPUTS = 4000, 200
+"""Maximum numbers of features and of outputs for which several nets are trained."""
+
+EPOCHS, MAX_EPOCHS, MIN_STEPS = 50, 200, 1000
+"""Default number of epochs, its maximum in small tables, and the minimum number of steps there."""
+
+
+class Choice(NamedTuple):
+    """The names of the chosen nets, and the reason."""
+
+    names: list[str]
+    reason: str
+
+
+def choose_nets(num_features: int, num_outputs: int, num_numbers: int) -> Choice:
+    """Return the nets for a table with `num_numbers` columns of numbers (see `find_number_columns`)."""
+    if num_outputs > MAX_OUTPUTS:
+        return Choice(["mlp"], f"a single net for more than {MAX_OUTPUTS} outputs")
+    if num_features > MAX_FEATURES:
+        return Choice(["mlp"], f"a single net for more than {MAX_FEATURES} features")
+    if not num_numbers:
+        return Choice(["mlp", "tabm"], "no encoding: no feature has more than two values")
+    if num_numbers > MAX_ENCODED:
+        return Choice(["mlp", "tabm"], f"no encoding: more than {MAX_ENCODED} columns of numbers")
+    return Choice([*CANDIDATES], f"{num_numbers} of {num_features} features have more than two values")
+
+
+def default_epochs(net: str, num_rows: int, batch_size: int) -> int:
+    """Return the number of epochs for a net: 50, but up to 200 in small tables, for at least 1000 steps."""
+    if net not in ("auto", "tabm"):
+        return EPOCHS
+    steps = -(-num_rows // batch_size)
+    return max(EPOCHS, min(MAX_EPOCHS, -(-MIN_STEPS // steps)))
+
+
+def find_number_columns(features: Any, rows: Any) -> list[int]:
+    """Return the indices of features that have more than two values in a sample of the training rows.
+
+    Others, such as one-hot categories, would not profit from an encoding.
+    """
+    size = max(1, MAX_SAMPLED_VALUES // features.shape[1])
+    values = features[rows[:: -(-len(rows) // size)]]
+    between = (values != values.amin(0)) & (values != values.amax(0))
+    return [int(column) for column in between.any(0).nonzero()]
+
+
+def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked options of a net, whose name may be "auto"."""
+    if spec.get("name") != "auto":
+        return net_options(spec)
+    options = {key: value for key, value in spec.items() if key != "name"}
+    try:
+        check_options(options, ["nets"], "Net 'auto'")
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} To set options of a net, choose it, for example with model=mlp."
+        ) from None
+    nets = options.get("nets")
+    if nets is not None and (isinstance(nets, str) or not isinstance(nets, Sequence) or not nets):
+        raise OptionTypeError(f"nets must be a list of {', '.join(CANDIDATES)}, or null, got {nets!r}.")
+    for name in nets or ():
+        lookup(CANDIDATES, name, "net to train")
+    return options
+
+
+def resolve_net(
+    spec: Mapping[str, Any], num_outputs: int, splits: Any, is_single: bool
+) -> tuple[dict[str, Any], str]:
+    """Return the spec of a net for rows in memory, and the reason of the choice if its name is "auto".
+
+    Args:
+        spec: The name and options of a net; with the name "auto", the option `nets` may list `CANDIDATES`.
+        num_outputs: The number of outputs.
+        splits: The `Splits` with features and training rows.
+        is_single: Whether "auto" chooses a single net.
+    """
+    num_features = splits.features.shape[1]
+    sized = {"num_features": num_features}
+    is_auto = spec["name"] == "auto"
+    if not is_auto and spec.get("encoding", "none") == "none":
+        return {**sized, **spec}, ""
+    columns = find_number_columns(splits.features, splits.rows["train"])
+    if not is_auto:
+        if not columns:
+            raise ConfigError(
+                f"encoding={spec['encoding']} has no effect: no feature has more than two values in the "
+                "training rows. Set encoding=none."
+            )
+        return {"columns": columns, **sized, **spec}, ""
+    names, reason = choose_nets(num_features, num_outputs, len(columns))
+    if spec.get("nets"):
+        names, reason = [*spec["nets"]], "as configured"
+    if is_single:
+        return {**sized, **CANDIDATES["mlp"]}, "a single net"
+    nets = {name: dict(CANDIDATES[name]) for name in names if columns or "encoding" not in CANDIDATES[name]}
+    for net in nets.values():
+        if "encoding" in net:
+            net["columns"] = columns
+    if len(nets) == 1:
+        return {**sized, **next(iter(nets.values()))}, reason
+    return {"name": "ensemble", **sized, "nets": nets}, reason
