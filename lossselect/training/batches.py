@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.labels.targets import EncodedBatch
 from lossselect.losses.options import check_sample_weight
+from lossselect.models.ensemble import Members
 from lossselect.training.forward import Parameters, describe
 from lossselect.utils.checks import check_options, first_duplicate
 
@@ -25,6 +27,17 @@ class Parts(NamedTuple):
     inputs: Any
     target: Any = None
     weight: Any = None
+
+
+def repeat_for_members(batch: EncodedBatch, net: Any) -> EncodedBatch:
+    """Repeat each row's target and weight if a net returns logits of several members for it, in training."""
+    if not isinstance(net, Members) or not net.training:
+        return batch
+    target, weight = (
+        part if part is None else part.repeat_interleave(net.num_members, 0)
+        for part in (batch.target, batch.weight)
+    )
+    return EncodedBatch(batch.inputs, target, weight)
 
 
 def check_batch_keys(keys: BatchKeys) -> dict[str, Any]:

@@ -20,11 +20,19 @@ from lossselect.labels.targets import Encoded, EncodedBatch
 from lossselect.losses.auto import AutoLoss
 from lossselect.losses.loss import Loss, select_loss
 from lossselect.losses.torch_compat import check_mixes
+from lossselect.models.ensemble import Members
 from lossselect.models.head import set_head_bias, use_chunked
 from lossselect.models.nets import check_head_bias, head_options, make_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task
-from lossselect.training.batches import BatchKeys, TargetTransfer, as_weight, check_batch_keys, split_batch
+from lossselect.training.batches import (
+    BatchKeys,
+    TargetTransfer,
+    as_weight,
+    check_batch_keys,
+    repeat_for_members,
+    split_batch,
+)
 from lossselect.training.checkpoints.content import read_best_checkpoint
 from lossselect.training.checkpoints.load import RecordsArguments, rebuild
 from lossselect.training.criterion import check_fits, compute_loss, make_criterion
@@ -97,10 +105,11 @@ class Classifier(RecordsArguments, ModuleBase):
                 f"for a subclass that sets self.net, got {net!r}."
             )
         # Any, so that a subclass that sets its own net need not check for None to satisfy a type checker
-        self.net: Any = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
+        self.net: Any = make_net(net, task.num_outputs, task.activation) if isinstance(net, Mapping) else net
         self.criterion = make_criterion(loss, task)
         check_head_bias(bias_init)
         self._bias_init = bias_init
+        self._net_reason = ""  # the reason of the choice of the net, for the plan
         self._bias_source = ""  # the origin of the initial bias, for reports
         self._head_spec = head_options(head)
         self._chunked = False  # whether the head is a `ChunkedLinear`
@@ -280,7 +289,7 @@ class Classifier(RecordsArguments, ModuleBase):
         encoded = self._encode_batch(batch)
         if self._mix is not None:
             encoded = self._mix(self._settle(encoded), self.task)
-        return self._compute_loss(*self._compute_outputs(encoded))[0]
+        return self._compute_loss(*self._compute_outputs(repeat_for_members(encoded, self.net)))[0]
 
     def set_label_counts(self, counts: LabelCounts) -> None:
         """Set the weights, the prior and the initial bias that are computed from label counts.
@@ -317,7 +326,8 @@ class Classifier(RecordsArguments, ModuleBase):
         else:
             return
         self._bias_init = None
-        self._output_checks.initialized_bias = bias = set_head_bias(self, self.task, logits)
+        bias = set_head_bias(self, self.task, logits)
+        self._output_checks.initialized_bias = None if isinstance(self.net, Members) else bias
         self._bias_source = source if bias is not None else ""
 
     @property

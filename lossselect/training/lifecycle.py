@@ -31,9 +31,12 @@ from lossselect.data.checks import check_counts
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import ConfigError
 from lossselect.losses.loss import Loss
+from lossselect.models.encodings import MAX_FITTED_ROWS, InputLayer, fit_layers
+from lossselect.models.ensemble import Ensemble
 from lossselect.tasks.label_counts import LabelCounts, count_batches, warn_no_positives
 from lossselect.tasks.registry import Task
 from lossselect.training.checkpoints.content import add_module_state, check_same_task
+from lossselect.training.checkpoints.net_selection import NetSelection
 from lossselect.training.checkpoints.run_state import RunState, find_generators
 from lossselect.training.checkpoints.saving import CheckpointFiles
 from lossselect.training.checkpoints.validation import check_resumable, check_states
@@ -151,9 +154,11 @@ def add_run_hooks(configure_callbacks: Callable[..., Any]) -> Callable[..., Any]
         callbacks = [*callbacks] if isinstance(callbacks, Sequence) else [callbacks]
         if (trainer := get_trainer(self)) is not None:
             # else Lightning logs that it replaces the callback of the last run
-            trainer.callbacks[:] = [part for part in trainer.callbacks if not isinstance(part, RunHooks)]
-        has_hooks = any(isinstance(callback, RunHooks) for callback in callbacks)
-        return callbacks if has_hooks else [*callbacks, RunHooks()]
+            others = (part for part in trainer.callbacks if not isinstance(part, RunHooks | NetSelection))
+            trainer.callbacks[:] = others
+        if any(isinstance(callback, RunHooks) for callback in callbacks):
+            return callbacks
+        return [*callbacks, RunHooks(), *([NetSelection()] if isinstance(self.net, Ensemble) else [])]
 
     configure._adds_run_hooks = True  # type: ignore[attr-defined]
     return configure
@@ -174,6 +179,8 @@ class FirstHooks(Callback):
         self.run_state.check(trainer)
         if trainer.ckpt_path is not None:
             pl_module._bias_init = None  # a resumed run takes its bias from the checkpoint
+        else:
+            _fit_input_layers(trainer, pl_module)
         pl_module._initialize_bias()
         if pl_module._needs_counts:
             started = data_fetcher(trainer.fit_loop) is not None  # for the length of a schedule
@@ -256,6 +263,15 @@ def _check_trainer(trainer: Trainer, module: Any) -> None:
             "module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or set "
             "bias_init=null."
         )
+
+
+def _fit_input_layers(trainer: Trainer, module: Any) -> None:
+    """Fit scaling and encodings of a built-in net to training rows of `TensorData`."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    has_layers = any(isinstance(layer, InputLayer) for layer in module.modules())
+    if has_layers and isinstance(data, TensorData):
+        rows = data.batches["train"].rows
+        fit_layers(module, data.splits.features[rows[:: -(-len(rows) // MAX_FITTED_ROWS)]])
 
 
 def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:

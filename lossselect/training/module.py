@@ -18,7 +18,7 @@ from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import Encoded
 from lossselect.metrics.collection import expand
 from lossselect.tasks.registry import Task, make_task
-from lossselect.training.batches import BatchKeys, split_batch
+from lossselect.training.batches import BatchKeys, repeat_for_members, split_batch
 from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_best_checkpoint
 from lossselect.training.checkpoints.load import rebuild
 from lossselect.training.classifier import Classifier
@@ -242,6 +242,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             if self._mix is not None:
                 encoded = self._mix(self._settle(encoded), self.task)
             self._finite_check.start_batch(self, encoded, batch_idx)
+            encoded = repeat_for_members(encoded, self.net)
         if self._compiled_step and self._output_checks.graph_checked:
             inputs, target, weight = self._settle(encoded)
             arguments = bind_inputs(self._called(), inputs)

@@ -1,0 +1,180 @@
+"""The nets of an ensemble: training at once, selection of epochs and weights, checkpoints and resuming."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+import lossselect as ls
+from lossselect.data.datamodule import TensorData
+from lossselect.data.splits import Splits
+from lossselect.training.checkpoints.net_selection import NetSelection, mixture_weights
+from tests.helpers.module_cases import TASKS, labels_of
+from tests.helpers.trainers import quiet_trainer
+
+NETS = {"mlp": {"name": "mlp", "hidden": [16]}, "tabm": {"name": "tabm", "hidden": [8], "num_members": 3}}
+SPEC = {"name": "ensemble", "num_features": 8, "nets": NETS}
+
+
+def make_data(task, rows=160, noise=0.2, val=True, weights=None):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(rows, 8, generator=generator)
+    labels = labels_of(task, inputs + noise * torch.randn(rows, 8, generator=generator))
+    splits = {"train": torch.arange(rows // 2)}
+    if val:
+        splits["val"] = torch.arange(rows // 2, rows)
+    labels = labels[:, 0] if task.name == "binary" else labels
+    return TensorData(
+        Splits("test", inputs, labels.numpy(), task.names, splits, {}, weights=weights), task, 16
+    )
+
+
+def make_module(task, **options):
+    torch.manual_seed(0)
+    return ls.TaskModule(task, SPEC, **{"optimizer": {"name": "AdamW", "lr": 0.01}, **options})
+
+
+def find_selection(trainer):
+    return next(part for part in trainer.callbacks if isinstance(part, NetSelection))
+
+
+class States(ls.TaskModule):
+    """Keeps the state of the net after each epoch."""
+
+    def on_train_epoch_end(self):
+        self.__dict__.setdefault("states", []).append(copy.deepcopy(self.net.state_dict()))
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_the_best_epoch_of_each_net_is_kept(task):
+    torch.manual_seed(0)
+    module, data = States(task, SPEC, optimizer={"name": "AdamW", "lr": 0.05}), make_data(task, noise=1.5)
+    trainer = quiet_trainer(max_epochs=12, enable_checkpointing=False)
+    trainer.fit(module, datamodule=data)
+    selection = find_selection(trainer)
+    assert {*selection.best} == {"mlp", "tabm"}
+    assert min(best.epoch for best in selection.best.values()) < 12  # the labels are noisy
+    rows = data.batches["val"][torch.arange(80)]
+    loss = ls.select_loss(task)
+    for name, best in selection.best.items():
+        net = copy.deepcopy(module.net.nets[name]).eval()
+        losses = []
+        for state in module.states:
+            net.load_state_dict({k.removeprefix(f"nets.{name}."): v for k, v in state.items() if name in k})
+            losses.append(float(loss(net(rows.inputs) / best.temperature, rows.target).detach()))
+        assert losses[best.epoch - 1] == pytest.approx(min(losses), abs=0.01)
+        kept = module.states[best.epoch - 1]
+        for key, value in module.net.nets[name].state_dict().items():
+            assert torch.equal(value, kept[f"nets.{name}.{key}"])
+    assert module.net.weights.tolist() == pytest.approx(selection.mixture)
+
+
+def test_the_table_of_the_nets():
+    task, trainer = TASKS["multiclass"], quiet_trainer(max_epochs=3, enable_checkpointing=False)
+    module, data = make_module(task), make_data(task)
+    trainer.fit(module, datamodule=data)
+    table = find_selection(trainer).table()
+    assert table["net"] == ["mlp", "tabm", "together"]
+    rows = data.batches["val"][torch.arange(80)]
+    module.eval()
+    for i, name in enumerate(("mlp", "tabm")):
+        logits = module.net.nets[name](rows.inputs) / module.net.temperatures[i]
+        expected = float(ls.select_loss(task)(logits, rows.target).detach())
+        assert table["log_loss"][i] == pytest.approx(expected, rel=1e-5)
+    expected = float(ls.select_loss(task)(module(rows.inputs), rows.target).detach())
+    assert table["log_loss"][2] == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_validation_rows_the_last_epoch_is_kept():
+    module, trainer = (
+        make_module(TASKS["multiclass"]),
+        quiet_trainer(max_epochs=2, limit_val_batches=0, enable_checkpointing=False),
+    )
+    trainer.fit(module, datamodule=make_data(TASKS["multiclass"], val=False))
+    assert module.net.weights.tolist() == [0.5, 0.5]
+    assert find_selection(trainer).table() == {}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_step_treats_each_member_like_a_row(task):
+    module, data = make_module(task), make_data(task, weights=torch.rand(160))
+    batch = data.batches["train"][torch.arange(10)]
+    for layer in module.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    out = module.train().step(batch)
+    logits = module.net.member_logits(batch.inputs)
+    weight = data.splits.weights[:10]
+    single = [ls.select_loss(task)(logits[:, k], batch.target, weight) for k in range(module.net.num_members)]
+    assert out.logits.shape == (40, task.num_outputs)
+    assert len(out.target) == 40
+    torch.testing.assert_close(out.loss, torch.stack(single).mean())
+
+
+def test_a_checkpoint_contains_the_best_epochs(tmp_path):
+    task = TASKS["multiclass"]
+    module, data = make_module(task, bias_init="prior"), make_data(task, noise=1.5)
+    trainer = quiet_trainer(max_epochs=8, default_root_dir=tmp_path)
+    trainer.fit(module, datamodule=data)
+    (path,) = tmp_path.glob("**/*.ckpt")
+    loaded = ls.TaskModule.load_from_checkpoint(path)
+    for key, value in module.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    inputs = torch.randn(5, 8)
+    assert torch.equal(loaded.eval()(inputs), module.eval()(inputs))
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_resuming_is_bit_exact(tmp_path, epochs):
+    task = TASKS["multilabel"]
+    whole, data = make_module(task), make_data(task, noise=1.5)
+    trainer = quiet_trainer(max_epochs=6, enable_checkpointing=False)
+    trainer.fit(whole, datamodule=data)
+    expected = find_selection(trainer)
+    trainer = quiet_trainer(max_epochs=epochs, default_root_dir=tmp_path)
+    data = make_data(task, noise=1.5)
+    trainer.fit(make_module(task), datamodule=data)
+    (path,) = tmp_path.glob("**/*.ckpt")
+    resumed, data = make_module(task), make_data(task, noise=1.5)
+    trainer = quiet_trainer(max_epochs=6, default_root_dir=tmp_path / "resumed")
+    trainer.fit(resumed, datamodule=data, ckpt_path=path, weights_only=True)
+    selection = find_selection(trainer)
+    assert [best.epoch for best in selection.best.values()] == [best.epoch for best in expected.best.values()]
+    for key, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
+
+
+def test_a_second_fit_selects_again():
+    task, data = TASKS["multiclass"], make_data(TASKS["multiclass"])
+    module = make_module(task)
+    quiet_trainer(max_epochs=3, enable_checkpointing=False).fit(module, datamodule=data)
+    trainer = quiet_trainer(max_epochs=1, enable_checkpointing=False)
+    trainer.fit(module, datamodule=data)
+    assert {best.epoch for best in find_selection(trainer).best.values()} == {1}
+
+
+def test_mixture_weights_maximise_the_likelihood():
+    log_likelihood = torch.from_numpy(np.random.default_rng(0).normal(-1, 0.8, (100, 3)))
+    log_likelihood[:, 1] += 0.05
+
+    def objective(free):
+        logits = np.append(free, 0)
+        weights = np.exp(logits) / np.exp(logits).sum()
+        return -np.log(np.exp(log_likelihood.numpy()) @ weights).sum() - 0.5 / 3 * np.log(weights).sum()
+
+    free = np.append(minimize(objective, np.zeros(2), tol=1e-10).x, 0)
+    expected = np.exp(free) / np.exp(free).sum()
+    assert (expected > 0.02).all()
+    np.testing.assert_allclose(mixture_weights(log_likelihood), expected, atol=1e-3)
+
+
+def test_mixture_weights_leave_out_bad_nets_and_are_equal_for_equal_nets():
+    likelihood = torch.zeros(1000, 3)
+    assert mixture_weights(likelihood) == pytest.approx([1 / 3] * 3)
+    likelihood[:, 2] = -5
+    assert mixture_weights(likelihood) == pytest.approx([0.5, 0.5, 0])
+    assert mixture_weights(torch.tensor([[-1e4, -1.0]])) == pytest.approx([1 / 6, 5 / 6], abs=1e-3)
