@@ -82,7 +82,7 @@ Change any setting with KEY=VALUE, add one with +KEY=VALUE:
   --hydra-help                    print the options of Hydra
 
 Results in the run folder: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, report.html,
-plan.json, data.json, logs/metrics.csv, and for several classes confusion_matrix.csv.
+plan.json, data.json, nets.csv, logs/metrics.csv, and for several classes confusion_matrix.csv.
 """
 
 CHECK = "++hydra.callbacks.check={_target_: lossselect.cli.precheck.CheckBeforeRun}"
@@ -193,12 +193,25 @@ def train(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
 
     from lossselect.reporting.explain import decision_lines, loss_lines, plan
-    from lossselect.reporting.plan import Line, Plan, print_metrics, print_renderable, print_table
-    from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
+    from lossselect.reporting.plan import (
+        Line,
+        Plan,
+        format_rows,
+        print_metrics,
+        print_renderable,
+        print_table,
+    )
+    from lossselect.run.build import decision_settings, describe_training, prepare, to_plain
     from lossselect.run.loggers import finish_loggers, log_results, log_settings
-    from lossselect.run.results import best_checkpoint, evaluate, save_overview, save_predictions
+    from lossselect.run.results import (
+        best_checkpoint,
+        evaluate,
+        save_nets,
+        save_overview,
+        save_predictions,
+    )
     from lossselect.run.resume import check_start, continue_log, resume_path
-    from lossselect.run.trainer import convert_start_errors
+    from lossselect.run.trainer import convert_start_errors, make_trainer
     from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.utils.atomic_write import atomic_write
 
@@ -240,9 +253,12 @@ def train(config: DictConfig) -> float | None:
             if module._bias_source:
                 lines.append(Line("initial bias", module._bias_source))
             print_renderable(Plan("From the training labels", lines))
+        nets = save_nets(trainer, folder)
+        if nets:
+            print_table("Nets", format_rows(nets), ("", *[*nets][1:]))
         best = best_checkpoint(trainer, best_callback, resumed=start is not None)
-        ended_early = trainer.current_epoch < config.trainer.max_epochs
-        if monitor.metric == "last" and has_default_monitor and ended_early:
+        ended_early = trainer.current_epoch < (trainer.max_epochs or 0)
+        if monitor.metric == "last" and has_default_monitor and ended_early and not nets:
             warn(
                 "stopped_before_schedule_end",
                 f"Training stopped after epoch {trainer.current_epoch} of {config.trainer.max_epochs}, "
@@ -261,7 +277,7 @@ def train(config: DictConfig) -> float | None:
             from lossselect.reporting.page import write_report
 
             write_report(folder, outcome)
-    names = (predictions, "per_class.csv", "confusion_matrix.csv", "report.html")
+    names = (predictions, "nets.csv", "per_class.csv", "confusion_matrix.csv", "report.html")
     tables = [name for name in names if name and (folder / name).is_file()]
     print_safely(f"Saved in {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
     if config.export and writes:

@@ -11,6 +11,7 @@ from lossselect.losses.loss import Loss, select_loss
 from lossselect.losses.torch_compat import torch_weight
 from lossselect.metrics.direction import best_mode
 from lossselect.metrics.names import choose_metrics
+from lossselect.models.ensemble import Ensemble
 from lossselect.reporting.plan import Line, Monitor, Plan
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
@@ -90,8 +91,11 @@ def _model_line(module: Any) -> Line:
     cls, weights = type(module), sum(p.numel() for p in module.parameters())
     net = type(module.net).__name__
     if cls.__module__.startswith("lossselect."):
-        change = "model=mlp" if net == "Linear" else "model=linear"
-        return Line("model", f"{net}, {weights:,} parameters", "", change)
+        if isinstance(module.net, Ensemble):
+            net = f"{', '.join(module.net.nets)}, trained together"
+        change = "model=linear" if net != "Linear" or module._net_reason else "model=mlp"
+        change = "model=mlp" if isinstance(module.net, Ensemble) else change
+        return Line("model", f"{net}, {weights:,} parameters", module._net_reason, change)
     value = cls.__qualname__ + f" with {net}" * (module.net is not None)
     return Line(
         "model", f"{value}, {weights:,} parameters", f"{cls.__module__}.{cls.__qualname__}", "module.NAME=..."

@@ -21,7 +21,7 @@ from lossselect.data.overview import Overview
 from lossselect.reporting import figures
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import page_tables, summary_rows
-from lossselect.reporting.plan import Line, by_stage
+from lossselect.reporting.plan import Line, by_stage, format_rows
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.terminal import escape_controls
 
@@ -46,6 +46,9 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     with suppress(*unreadable):
         of_data = Overview.from_dict(json.loads((folder / "data.json").read_text(encoding="utf-8")))
         overview = {"summary": [*summary_rows(of_data)], "tables": [*page_tables(of_data)]}
+    nets: dict[str, Any] = {}
+    with suppress(*unreadable, pl.exceptions.PolarsError):
+        nets = pl.read_csv(folder / "nets.csv").to_dict(as_series=False)
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
     page = _render(
@@ -56,6 +59,8 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
         metrics=[(name, *row) for name, row in values.items()],
         by_key=metrics,
         pictures=_draw_pictures(folder, outcome),
+        net_header=[*nets],
+        nets=format_rows(nets),
         class_header=[*classes],
         classes=[*zip(*classes.values(), strict=True)],
         outcome=outcome,

@@ -132,6 +132,14 @@ def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
     print_table(title, cells, header=("", *stages))
 
 
+def format_rows(columns: Mapping[str, Sequence[Any]]) -> list[list[str]]:
+    """Return the rows of columns of text and numbers, with four digits; None becomes an empty cell."""
+    return [
+        ["" if value is None else value if isinstance(value, str) else f"{value:.4g}" for value in row]
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
 def print_table(title: str, rows: Iterable[Sequence[str]], header: Sequence[str] = ("", "")) -> None:
     """Print a table with a title and a header."""
     table = make_table(title, header)

@@ -1,7 +1,7 @@
 """The parts of a run, built from its config."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -12,11 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lossselect.exceptions import ConfigError
+from lossselect.models.auto import EPOCHS, default_epochs, resolve_net
 from lossselect.run.custom_module import CustomModule
 from lossselect.run.settings import (
     FILE_DATA,
     drop_none,
-    is_stopping_callback,
     loss_options,
     needs_trainer,
     resolve_head,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from lossselect.reporting.plan import Line, Monitor
     from lossselect.tasks.label_counts import LabelCounts
     from lossselect.tasks.registry import Task
-    from lossselect.training.checkpoints.saving import BestCheckpoint
     from lossselect.training.module import TaskModule
 
 
@@ -41,6 +40,8 @@ def to_plain(config: DictConfig) -> Any:
     """Return the config's values, resolved, without Hydra's own."""
     config = config.copy()
     with open_dict(config):
+        if OmegaConf.select(config, "trainer.max_epochs") == "auto":  # the number of rows is not known yet
+            config.trainer.max_epochs = EPOCHS
         config.pop("hydra", None)
         config.pop("logger", None)  # may refer to the folder, which is not known before the run
     return OmegaConf.to_container(config, resolve=True)
@@ -198,13 +199,22 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
 
     The monitor's metric is also set as `config.monitor`.
     """
+    splits = getattr(data, "splits", None)
+    if config.trainer.max_epochs == "auto" and splits is not None:
+        rows, net = len(splits.rows["train"]), config.model.get("name", "")
+        config.trainer.max_epochs = default_epochs(net, rows, config.data.batch_size)
+    elif config.trainer.max_epochs == "auto":
+        config.trainer.max_epochs = EPOCHS
     plain = to_plain(config)
     monitor = resolve_monitor(plain, task)
     config.monitor = monitor.metric
     custom = CustomModule(config.module) if config.get("module") else None
+    net, net_reason = None, ""
+    if custom is None or "net" in custom.accepted:
+        net, net_reason = build_net(config, task, data)
     arguments: dict[str, Any] = {
         "task": task,
-        "net": build_net(config, task, data) if custom is None or "net" in custom.accepted else None,
+        "net": net,
         "loss": loss_options(plain["loss"]),
         "bias_init": config.bias_init,
         "mix": component_spec(config, "mix"),
@@ -229,6 +239,7 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
 
         module = Classifier(**arguments)
         module._optimizer_spec, module._scheduler_spec, module._metrics_spec = specs.values()
+    module._net_reason = net_reason
     if "_target_" not in config.data:  # labels of custom data are counted by fit
         module.set_label_counts(data.counts["train"])
     return module, monitor
@@ -241,8 +252,11 @@ def _find_overrides(config: DictConfig) -> Sequence[str]:
     return HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
 
 
-def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
-    """Return a built-in net as plain values, which a checkpoint stores, or a custom net as an object."""
+def build_net(config: DictConfig, task: "Task", data: Any) -> "tuple[nn.Module | dict[str, Any], str]":
+    """Return a net and the reason of its choice.
+
+    A built-in net is plain values, which a checkpoint stores, and a custom net is an object.
+    """
     derived = _derived_arguments(task, data)
     if "_target_" not in config.model:
         if "num_features" not in derived:
@@ -252,33 +266,24 @@ def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[
                 f"num_features of the data, which {owner} does not have. Add it, or for other inputs, "
                 "such as images, set model._target_ to your own net."
             )
-        return {"num_features": derived["num_features"], **to_plain(config.model)}
+        spec = to_plain(config.model)
+        splits = getattr(data, "splits", None)
+        if splits is None:  # a user's own data
+            spec = {"name": "mlp"} if spec["name"] == "auto" else spec
+            return {"num_features": derived["num_features"], **spec}, ""
+        sharded = str(config.trainer.get("strategy")).startswith(("fsdp", "deepspeed"))
+        chunked = resolve_head(to_plain(config), task)["name"] == "chunked"
+        return resolve_net(spec, task.num_outputs, splits, bool(sharded or chunked or config.get("module")))
     from torch import nn
 
     net: nn.Module = make_part(config.model, "model", nn.Module, **derived)
-    return net
+    return net, ""
 
 
 def _derived_arguments(task: "Task", data: Any) -> dict[str, int]:
     """Return the arguments of custom nets and modules that follow from the data."""
     width = getattr(data, "num_features", None)
     return {"num_outputs": task.num_outputs} | ({} if width is None else {"num_features": width})
-
-
-def _callback_arguments(name: str, entry: DictConfig, directions: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments that follow from a callback's metric: its direction, and when it is computed."""
-    if "monitor" not in entry:
-        return {}
-    from lossselect.metrics.direction import best_mode
-
-    if not isinstance(entry.monitor, str):
-        raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
-    derived: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor, directions)}
-    if entry.monitor == "last":
-        derived["monitor"] = "epoch"  # Lightning logs the number of the epoch
-    if "check_on_train_epoch_end" not in entry:
-        derived["check_on_train_epoch_end"] = entry.monitor.startswith("train/")
-    return derived
 
 
 def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monitor]":
@@ -317,6 +322,7 @@ def describe_training(
     processes = trainer.world_size if trainer else 1
     limits = [f"at most {options['max_epochs']} epochs"]
     limits += [f"{steps} steps"] if (steps := options.get("max_steps", -1)) != -1 else []
+    limits += [f"{limit:g} seconds"] if (limit := config.time_limit) else []
     limits += [f"{time} (days:hours:minutes:seconds)"] if (time := options.get("max_time")) else []
     value = " or ".join(limits)
     if rows := getattr(data, "batch_size", None):
@@ -336,55 +342,3 @@ def describe_training(
     value += f", precision {trainer.precision if trainer else options['precision']}"
     value += f", {processes} processes" if processes > 1 else ""
     yield Line("device", value, "", "trainer=gpu, trainer=ddp, trainer.precision=bf16-mixed")
-
-
-def make_trainer(
-    config: DictConfig, folder: Path, directions: Mapping[str, Any]
-) -> "tuple[Trainer, BestCheckpoint]":
-    """Build Lightning's trainer with callbacks and loggers, and the callback for the best checkpoint.
-
-    `directions` has those of the run's metrics, as in `best_mode`.
-    """
-    from lossselect.metrics.direction import best_mode
-    from lossselect.run.loggers import make_loggers
-    from lossselect.run.trainer import build_trainer
-    from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
-    from lossselect.training.callbacks.progress import ProgressBar, ProgressLines, is_terminal
-    from lossselect.training.checkpoints.saving import (
-        LAST,
-        BestCheckpoint,
-        LastCheckpoint,
-        Preflight,
-        saves_at_epoch_end,
-    )
-
-    options, checkpoints = to_plain(config.trainer), folder / "checkpoints"
-    at_epoch_end = saves_at_epoch_end(config.monitor, options)
-    mode = best_mode(config.monitor, directions)
-    best = BestCheckpoint(checkpoints, config.monitor, mode, at_epoch_end)
-    saves = not options.get("fast_dev_run")  # a smoke test must not change the run folder
-    callbacks: list[Any] = [best, Preflight(checkpoints)] if saves else []
-    for name, entry in (config.get("callbacks") or {}).items():
-        # with monitor=last all epochs are trained
-        if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
-            callbacks.append(
-                make_part(entry, f"callbacks.{name}", **_callback_arguments(name, entry, directions))
-            )
-    if saves:  # LastCheckpoint must come after the user's checkpoint callbacks
-        callbacks += [CheckpointOnSignal(checkpoints / LAST), LastCheckpoint(best)]
-    if (steps := options.get("steps_per_execution", 1)) > 1:
-        from lossselect.training.callbacks.steps_per_execution import StepsPerExecution
-
-        callbacks.append(StepsPerExecution(steps))
-    if options.get("enable_progress_bar", True):
-        # in a file or a pipe a progress bar would write each of its states
-        options["enable_progress_bar"] = is_terminal()
-        callbacks.append(ProgressBar() if is_terminal() else ProgressLines())
-    trainer = build_trainer(
-        options,
-        callbacks=callbacks,
-        enable_checkpointing=saves,
-        logger=make_loggers(config, folder) or False,
-        default_root_dir=folder,
-    )
-    return trainer, best

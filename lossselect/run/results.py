@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -35,6 +36,7 @@ from lossselect.run.build import has_loader
 from lossselect.run.trainer import trainer_on
 from lossselect.tasks.registry import Task
 from lossselect.training.checkpoints.content import read_checkpoint, save_decision
+from lossselect.training.checkpoints.net_selection import NetSelection
 from lossselect.training.epoch import Epoch, OutputBuffer, TopKEpoch
 from lossselect.training.forward import describe
 from lossselect.training.module import TaskModule
@@ -44,7 +46,7 @@ from lossselect.utils.distributed import all_gather
 from lossselect.utils.warnings import warn
 
 RESULTS = (
-    *("plan.json", "data.json", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
+    *("plan.json", "data.json", "nets.csv", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
     *("predictions.csv", "predictions.pt", "report.html", "figures"),
     *(f"model{form.suffix}" for form in FORMATS.values()),
 )
@@ -74,6 +76,16 @@ def save_overview(data: Any, folder: Path) -> None:
         overview = make_overview(data.splits, data.task, data.counts)
         with atomic_write(folder / "data.json") as path:
             path.write_text(overview.to_json(), encoding="utf-8")
+
+
+def save_nets(trainer: Trainer, folder: Path) -> dict[str, list[Any]]:
+    """Write nets.csv, the table of `NetSelection`, and return it; empty unless several nets were trained."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    table = next((part.table() for part in callbacks if isinstance(part, NetSelection)), {})
+    if table and trainer.is_global_zero:
+        with atomic_write(folder / "nets.csv") as path:
+            pl.DataFrame(table).write_csv(path)
+    return table
 
 
 def evaluate(

@@ -10,7 +10,8 @@ from lossselect.data.readers.litdata_index import check_index, check_installed, 
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.export.formats import FORMATS, check_weights_suffice, require
 from lossselect.metrics.names import MetricName, choose_metrics, list_outputs
-from lossselect.models.nets import check_head_bias, make_net, net_options
+from lossselect.models.auto import check_spec
+from lossselect.models.nets import check_head_bias, make_net
 from lossselect.run.settings import (
     FILE_DATA,
     MIN_INTS,
@@ -103,6 +104,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         if entry is not None:
             check_has_target(f"callbacks.{name}", entry)
             check_int(f"callbacks.{name}.patience", entry.get("patience", 0), 0)
+    if (limit := config["time_limit"]) is not None:
+        _require(check_float("time_limit", limit, 0) > 0, "time_limit must be > 0, got 0.")
     lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "on_nonfinite")
     resume = config.get("resume")
     message = f"resume must be auto or the path of a checkpoint, got {resume!r}."
@@ -129,12 +132,12 @@ def check_config(config: Mapping[str, Any]) -> None:
     if "data" not in own or is_streamed:
         check_data(config["data"])
     if "model" not in own:
-        net_options(config["model"])
+        check_spec(config["model"])
 
     if config["task"].get("name") != "auto":  # which is resolved after the labels have been read
         check_task_settings(config, _placeholder_task(config))
-    if "model" not in own:
-        make_net({"num_features": 1, **config["model"]}, num_outputs=1)
+    if "model" not in own and config["model"]["name"] != "auto":
+        make_net({"num_features": 1, **config["model"]}, 1, "sigmoid")
     if config.get("mix"):
         from lossselect.training.mixup import make_mix
 

@@ -16,13 +16,16 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
+from lossselect.models.auto import default_epochs
 from lossselect.sklearn.fitting import (
     check_trainer_settings,
     encode_labels,
     find_val_monitor,
     fit_scale,
+    make_net,
     make_trainer,
     merge_entries,
+    net_name,
     restore_random_state,
     scale_rows,
 )
@@ -54,9 +57,10 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         loss: A name of `LOSSES`, a mapping with options such as `{"name": "focal", "gamma": 1.0}`, "auto", or
             a callable, as in `TaskModule`. Class weights are options, such as `"weight": "balanced"` or
             `"weight": {"cat": 2.0}`, or `"pos_weight": "auto"` in binary and multilabel tasks.
-        net: "mlp" or "linear", a mapping with options such as `{"name": "mlp", "hidden": [64]}`, or a
-            function or class that returns a module with raw logits for (num_features, num_outputs).
-        max_epochs: Number of epochs, >= 1.
+        net: "auto" for several nets, trained together and weighted by the held-out rows; "mlp", "tabm" or
+            "linear", a mapping with options such as `{"name": "mlp", "hidden": [64]}`, or a function or class
+            that returns a module with raw logits for (num_features, num_outputs).
+        max_epochs: Number of epochs, >= 1, or "auto": 50, or up to 200 in small tables for "auto" and "tabm".
         batch_size: Number of rows per step, >= 1.
         learning_rate: Initial learning rate of AdamW, >= 0.
         weight_decay: Weight decay of AdamW, >= 0.
@@ -101,10 +105,10 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     task: str = "auto"
     _: KW_ONLY
     loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy"
-    net: "str | Mapping[str, Any] | Callable[[int, int], nn.Module]" = "mlp"
-    max_epochs: int = 50
+    net: "str | Mapping[str, Any] | Callable[[int, int], nn.Module]" = "auto"
+    max_epochs: int | str = "auto"
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     optimizer: Any = None
     scheduler: Any = "cosine"
@@ -172,7 +176,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             width = len(self.classes_) if TASKS[name].is_sized() else None
             task = make_task(name, num_outputs=width, class_names=[*map(str, self.classes_.tolist())])
             monitors = find_val_monitor(self.callbacks, self.scheduler)
-            held_out = self.validation_fraction if options is not None or monitors else 0
+            needs_rows = options is not None or monitors or net_name(self.net) == "auto"
+            held_out = self.validation_fraction if needs_rows else 0
             splits = self._splits(rows, labels, task, sample_weight, held_out, seed)
             self._train(splits, task, options, seed, device)
         return self
@@ -212,7 +217,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         from lossselect.tasks.registry import TASKS
 
         lookup({"auto": None, **TASKS}, self.task, "task")
-        check_int("max_epochs", self.max_epochs, 1)
+        if self.max_epochs != "auto":
+            check_int("max_epochs", self.max_epochs, 1)
         check_int("batch_size", self.batch_size, 1)
         check_float("learning_rate", self.learning_rate, 0)
         check_float("weight_decay", self.weight_decay, 0)
@@ -307,10 +313,13 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         data.seed = seed
         optimizer = {"name": "AdamW", "lr": self.learning_rate, "weight_decay": self.weight_decay}
         optimizer["fused"] = "auto"
-        cosine = {"name": "CosineAnnealingLR", "T_max": self.max_epochs}
+        epochs: Any = self.max_epochs
+        if epochs == "auto":
+            epochs = default_epochs(net_name(self.net), len(splits.rows["train"]), self.batch_size)
+        cosine = {"name": "CosineAnnealingLR", "T_max": epochs}
         module = TaskModule(
             task,
-            self._net(data.num_features, task.num_outputs),
+            make_net(self.net, splits, task.num_outputs),
             deepcopy(self.loss),  # it may have parameters, which training would change
             optimizer if self.optimizer is None else self.optimizer,
             cosine if self.scheduler == "cosine" else self.scheduler,
@@ -322,11 +331,11 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         if is_default and isinstance(splits.features, torch.Tensor):
             callbacks.append(StepsPerExecution(STEPS_PER_EXECUTION))
         settings = {
-            "max_epochs": self.max_epochs,
+            "max_epochs": epochs,
             "accelerator": device.type,
             "devices": 1 if device.index is None else [device.index],
             # by default the held-out rows are only used for the decision, after training
-            "check_val_every_n_epoch": self.max_epochs + 1 if is_default else 1,
+            "check_val_every_n_epoch": epochs + 1 if is_default else 1,
             "limit_val_batches": None if "val" in splits.rows else 0,
             "num_sanity_val_steps": 0,
             "enable_progress_bar": bool(self.verbose),
@@ -349,28 +358,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         module.trainer = None
         self.module_ = module.cpu().eval()
         self.task_: Task = module.task
-
-    def _net(self, num_features: int, num_outputs: int) -> "nn.Module | dict[str, Any]":
-        """Return the spec of a named net, or call the user's function."""
-        from torch import nn
-
-        if isinstance(self.net, nn.Module):
-            raise OptionTypeError(
-                "net must be a function that creates a new net for each fit, got a "
-                f"{type(self.net).__name__}, which would keep its trained weights. Pass its class, or a "
-                "function of (num_features, num_outputs)."
-            )
-        spec = {"name": self.net} if isinstance(self.net, str) else self.net
-        if isinstance(spec, Mapping):
-            return {**spec, "num_features": num_features}
-        if not callable(self.net):
-            raise OptionTypeError(f"net must be a name, a dict with a name, or a function, got {self.net!r}.")
-        net = self.net(num_features, num_outputs)
-        if not isinstance(net, nn.Module):
-            raise OptionTypeError(
-                f"The function net must return a torch.nn.Module, got {type(net).__name__}."
-            )
-        return net
 
     def _logits(self, X: Any) -> "Tensor":  # noqa: N803
         check_is_fitted(self)

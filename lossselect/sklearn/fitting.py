@@ -15,14 +15,16 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import column_or_1d
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.models.auto import check_spec, resolve_net
 from lossselect.utils.checks import check_options, shorten
 from lossselect.utils.warnings import ignore_warnings
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
-    from torch import Tensor, device
+    from torch import Tensor, device, nn
 
     from lossselect.data.preprocessing.table_rows import TableRows
+    from lossselect.data.splits import Splits
 
 LISTS = (
     "scikit-learn's scores and splits require a matrix of 0 and 1. Convert lists of labels with "
@@ -137,6 +139,33 @@ def _check_sortable(values: np.ndarray) -> None:
             f"The labels in y must have one type, so that they can be sorted, got {types}. Convert them to "
             "one type."
         ) from None
+
+
+def net_name(net: Any) -> str:
+    """Return the name of a net, "" for a function."""
+    return str(net.get("name")) if isinstance(net, Mapping) else net if isinstance(net, str) else ""
+
+
+def make_net(net: Any, splits: "Splits", num_outputs: int) -> "nn.Module | dict[str, Any]":
+    """Return the spec of a named net, or call the user's function."""
+    from torch import nn
+
+    if isinstance(net, nn.Module):
+        raise OptionTypeError(
+            "net must be a function that creates a new net for each fit, got a "
+            f"{type(net).__name__}, which would keep its trained weights. Pass its class, or a function of "
+            "(num_features, num_outputs)."
+        )
+    spec = {"name": net} if isinstance(net, str) else net
+    if isinstance(spec, Mapping):
+        check_spec(spec)
+        return resolve_net(spec, num_outputs, splits, is_single=False)[0]
+    if not callable(net):
+        raise OptionTypeError(f"net must be a name, a dict with a name, or a function, got {net!r}.")
+    made = net(splits.features.shape[1], num_outputs)
+    if not isinstance(made, nn.Module):
+        raise OptionTypeError(f"The function net must return a torch.nn.Module, got {type(made).__name__}.")
+    return made
 
 
 def check_trainer_settings(callbacks: Any, trainer_options: Any) -> None:
