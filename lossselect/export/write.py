@@ -70,7 +70,7 @@ def export_model(
     if not isinstance(module, Classifier):
         raise OptionTypeError(
             f"Expected a TaskModule to export, got {type(module).__name__}. For a TaskClassifier, pass "
-            "model.module_, whose inputs are (X - model.mean_) / model.scale_."
+            "model.module_, whose inputs are model.scaling_.transform(X)."
         )
     path = Path(path)
     form = find_format(path)

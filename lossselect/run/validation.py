@@ -289,6 +289,7 @@ def _list_values(spec: Any, task: "Task", is_final: bool) -> Iterator[str]:
 
 def check_data(data: Mapping[str, Any]) -> None:
     """Raise ConfigError or OptionTypeError for the first invalid setting of built-in data or of a file."""
+    from lossselect.data.preprocessing.scaling import SCALINGS
     from lossselect.data.readers.suffixes import ARRAYS, LIBSVM
     from lossselect.data.toy import DATASETS
 
@@ -304,6 +305,8 @@ def check_data(data: Mapping[str, Any]) -> None:
         if (value := data[name]) is not None or name == "val_fraction" or is_file:
             is_inside = check_float(f"data.{name}", value, 0, 1) not in (0, 1)
             _require(is_inside, f"data.{name} must be > 0 and < 1, got {value}.")
+    if "scaling" in settings:
+        lookup(SCALINGS, data["scaling"], "data.scaling")
     if not is_file:
         return
     _require(data["path"] is not None, "A file is required. Set data.path=... to the file with the data.")

@@ -17,7 +17,7 @@ from lossselect.data.preprocessing.columns import (
     column_error,
     fitted_numbers,
 )
-from lossselect.data.preprocessing.standardizer import Standardizer
+from lossselect.data.preprocessing.scaling import Standardizer
 from lossselect.exceptions import CheckpointError, DataError
 from lossselect.utils.checks import format_setting, lookup, show
 
@@ -110,7 +110,7 @@ class Date:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Date":
         """Create the column from its fields as plain values."""
-        return cls(**{**values, "parts": tuple(Number(**part) for part in values["parts"])})
+        return cls(**{**values, "parts": tuple(map(Number.from_dict, values["parts"]))})
 
 
 def fit_date(
