@@ -38,7 +38,7 @@ PARTS = ("task", "loss", "data", "model", "optimizer", "trainer")
 SETTINGS = (
     *PARTS,
     *("scheduler", "callbacks", "logger", "experiment", "seed", "monitor", "resume", "on_nonfinite"),
-    *("trust", "check_only", "explain", "export", "report", "ignore_warnings"),
+    *("trust", "check_only", "explain", "export", "export_raw", "report", "ignore_warnings"),
     *("head", "bias_init", "mix", "decision", "metrics", "module"),
 )
 """The settings at the top level of a config, except `hydra`."""
@@ -57,6 +57,7 @@ NOT_SETTINGS = {
 FLAGS: dict[str, tuple[str, ...]] = {
     "check_only": (),
     "report": (),
+    "export_raw": (),
     "explain": ("json",),
     "trainer.compile": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
 }
@@ -111,7 +112,11 @@ def check_config(config: Mapping[str, Any]) -> None:
         message = f"export must be one format, got {form!r}. Write others with lossselect export."
         _require(isinstance(form, str), message, OptionTypeError)
         require(form, lookup(FORMATS, form, "format to export").to_write)
-        check_weights_suffice(form, "model" not in own and not module)
+        check_weights_suffice(form, "model" not in own and not module, bool(config["export_raw"]))
+    _require(
+        config["export"] is not None or not config["export_raw"],
+        "export_raw=true has no effect without export. Set export=onnx, or remove export_raw.",
+    )
     for name in as_list(config["ignore_warnings"]):
         lookup(WARNINGS, name, "warning")
     check_head_bias(config["bias_init"])

@@ -15,7 +15,7 @@ from torch import Tensor
 from lossselect.data.preprocessing.columns import (
     FEW,
     CellParser,
-    fitted_numbers,
+    fit_numbers,
     warn_if_index,
 )
 from lossselect.data.preprocessing.scaling import FITTED_ROWS, Standardizer, check_range, sampled_rows
@@ -117,7 +117,7 @@ def fit_array(
         if scaling != "standard":
             first, end = np.searchsorted(sample, (start, start + len(values)))
             parts.append(values[sample[first:end] - start])
-    return Features.from_columns(fitted_numbers(standardizer, scaling, np.concatenate(parts).T), parser)
+    return Features.from_columns(fit_numbers(standardizer, scaling, np.concatenate(parts).T), parser)
 
 
 def _read(array: np.ndarray, parser: CellParser) -> Iterator[tuple[int, np.ndarray]]:

@@ -245,10 +245,10 @@ def numbered_frame(columns: Iterable[pl.Series]) -> pl.DataFrame:
     return pl.DataFrame({str(i): column for i, column in enumerate(columns)})
 
 
-def fitted_numbers(
+def fit_numbers(
     standardizer: Standardizer, scaling: str = "standard", sample: Iterable[np.ndarray] = ()
 ) -> dict[str, Number | None]:
-    """Return a `Number` for each column; None for a column with a single value, or no value, in all rows.
+    """Fit a `Number` to each column; None for a column with a single value, or no value, in all rows.
 
     `scaling` and `sample` are those of `fit_scales`.
     """

@@ -15,7 +15,7 @@ from lossselect.data.preprocessing.columns import (
     CellParser,
     Number,
     column_error,
-    fitted_numbers,
+    fit_numbers,
 )
 from lossselect.data.preprocessing.scaling import Standardizer
 from lossselect.exceptions import CheckpointError, DataError
@@ -131,7 +131,7 @@ def fit_date(
     origin = int(dates.dt.timestamp("us").min())  # type: ignore[arg-type]
     parts = _parts(dates, origin, [*PARTS])
     standardizer = Standardizer([*PARTS]).partial_fit(pl.DataFrame(parts))
-    days, *others = fitted_numbers(standardizer).values()
+    days, *others = fit_numbers(standardizer).values()
     if days is None:
         return None
     varying = zip(others, standardizer.constant[1:], strict=True)

@@ -18,7 +18,7 @@ from lossselect.data.preprocessing.columns import (
     Number,
     NumberFeatures,
     RawNumbers,
-    fitted_numbers,
+    fit_numbers,
     numbered_frame,
     warn_if_index,
 )
@@ -163,10 +163,14 @@ class Features:
             return [*(number.name for number in self.numbers), *parts, *categories, *words]
         return [name for column in self._columns for name in column.features]
 
+    @property
+    def fitted_numbers(self) -> list[Number]:
+        """The columns of numbers and the parts of dates, in the order of their features."""
+        return [*self.numbers, *(part for date in self.dates for part in date.parts)]
+
     def number_converter(self, places: Sequence[int], width: int) -> NumberFeatures | RawNumbers:
         """Return the conversion of rows (N, width) with the numbers, and parts of dates, at these places."""
-        numbers = [*self.numbers, *(part for date in self.dates for part in date.parts)]
-        return RawNumbers(places) if self.raw else NumberFeatures(numbers, places, width)
+        return RawNumbers(places) if self.raw else NumberFeatures(self.fitted_numbers, places, width)
 
     @property
     def columns(self) -> list[str]:
@@ -290,7 +294,7 @@ def _fit_numbers(
         standardizer.partial_fit(numbers[train[start : start + BLOCK_ROWS]])
     rows = sampled_rows(train)
     sample = (column.gather(rows).to_numpy() for column in numbers.iter_columns())
-    return fitted_numbers(standardizer, scaling, sample)
+    return fit_numbers(standardizer, scaling, sample)
 
 
 def _fit_category(text: pl.Series) -> Category | None:
