@@ -30,9 +30,10 @@ class RawInput(nn.Module):
 
     def __init__(self, features: Features, net: nn.Module) -> None:
         super().__init__()
-        self.num_numbers = len(features.fitted_numbers)
+        self.net, self.num_numbers = net, len(features.fitted_numbers)
+        if not self.num_numbers:
+            return  # torch.export.load fails for empty buffers
         convert = _converter(features)
-        self.net = net
         self.register_buffer("columns", torch.from_numpy(np.cumsum(~convert.indicators) - 1))
         self.register_buffer("indicators", torch.from_numpy(convert.indicators))
         self.kinds = [kind for kind, _, _ in convert.scaler.groups]
@@ -44,6 +45,8 @@ class RawInput(nn.Module):
                 self.register_buffer(f"{name}_{i}", torch.from_numpy(array))
 
     def forward(self, features: Tensor) -> Tensor:
+        if not self.num_numbers:
+            return self.net(features.float())  # type: ignore[no-any-return]
         groups = [
             (kind, getattr(self, f"columns_{i}"), {name: getattr(self, f"{name}_{i}") for name in names})
             for i, (kind, names) in enumerate(zip(self.kinds, self.parameter_names, strict=True))

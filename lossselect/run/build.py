@@ -293,10 +293,6 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monit
     module, monitor = build_module(config, resolve_task(config, data), data, trains=True)
     if module._chunked and isinstance(data, TensorData):
         data.use_sparse_targets()
-    if config.get("export_raw"):  # an impossible export is an error before the run
-        from lossselect.export.raw import raw_features
-
-        raw_features(getattr(getattr(data, "splits", None), "preparation", None))
     if mode := config.trainer.get("compile"):
         import torch
 

@@ -185,9 +185,9 @@ class Quantile(Scale):
     """z = Phi^-1(F(x)), where F is the distribution function of the training rows.
 
     F is 0 at the first knot and 1 at the last one, and linear in between. Where knots are equal, it is the
-    mean of their ranks. F(x) is limited to at least 1e-7 and at most 1 - 1e-7. This is what
-    `sklearn.preprocessing.QuantileTransformer(output_distribution="normal")` computes, except within 1e-7 of
-    the range's ends. Columns with two values are standardised.
+    mean of their ranks. F(x) is limited to at least 1e-7 and at most 1 - 1e-7. Columns with two values are
+    standardised. Otherwise this is what scikit-learn's `QuantileTransformer(output_distribution="normal")`
+    computes, except for rounding errors of its quantiles, and within 1e-7 of the range's ends.
 
     Args:
         knots: Evenly spaced quantiles, from the smallest to the largest value.
@@ -201,7 +201,10 @@ class Quantile(Scale):
         known = values[~np.isnan(values)]
         if not len(known):
             return standard
-        knots = np.percentile(known, np.linspace(0, 100, min(MAX_KNOTS, len(values))))
+        positions = np.linspace(0, len(known) - 1, min(MAX_KNOTS, len(values)))
+        # a position such as 3.9999999999 would be a knot next to a value instead of at it
+        positions = np.where(abs(positions - positions.round()) < 1e-9, positions.round(), positions)
+        knots = np.interp(positions, np.arange(len(known)), np.sort(known))
         knots = np.maximum.accumulate(knots)  # rounding errors may change the order
         return cls(tuple(knots.tolist())) if len(np.unique(knots)) > 2 else standard
 
