@@ -46,7 +46,7 @@ class RawInput(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         if not self.num_numbers:
-            return self.net(features.float())  # type: ignore[no-any-return]
+            return self.net(features.float())
         groups = [
             (kind, getattr(self, f"columns_{i}"), {name: getattr(self, f"{name}_{i}") for name in names})
             for i, (kind, names) in enumerate(zip(self.kinds, self.parameter_names, strict=True))

@@ -19,7 +19,7 @@ class DictOf(NamedTuple):
 
 
 class OneOf(NamedTuple):
-    """A dict that has the first of several structures whose keys it has; the first of all if it has none."""
+    """A dict that has the first of several structures whose keys it contains, or else the first of all."""
 
     structures: tuple[dict[str, Any], ...]
 
