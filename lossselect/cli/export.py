@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
-from lossselect.cli.predict import MODEL
+from lossselect.cli.predict import MODEL, parse_bool
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
 from lossselect.utils.atomic_write import check_output
@@ -36,6 +36,7 @@ def export_checkpoint(
     output: str | None = None,
     input: str | None = None,
     module: str | None = None,
+    raw: str = "false",
 ) -> None:
     """Export a checkpoint's model, and print how far its outputs differ from PyTorch's."""
     import torch
@@ -44,6 +45,7 @@ def export_checkpoint(
     from lossselect.run.custom_module import load_trained
     from lossselect.training.checkpoints.content import find_checkpoint, read_checkpoint
 
+    is_raw = parse_bool("raw", raw)
     checkpoint = str(find_checkpoint(checkpoint))
     if format:
         suffix = lookup(FORMATS, format, "format").suffix
@@ -83,7 +85,7 @@ def export_checkpoint(
             raise DataError(f"{input} has no rows. Add at least one.")
         rows = torch.cat(parts)
         description = f"rows of {input}"
-    _export(trained, path, prepared, rows, description)
+    _export(trained, path, prepared, rows, description, is_raw)
 
 
 COMMAND = Command(
@@ -96,6 +98,7 @@ COMMAND = Command(
         "format": ("NAME", "onnx (.onnx), torch_export (.pt2) or safetensors (.safetensors)"),
         "output": ("FILE", "file to write, in the format of its suffix; by default next to the checkpoint"),
         "input": ("FILE", "rows for the comparison, as for predict; by default the run's test rows"),
+        "raw": ("true", "the exported model takes raw numbers and scales them; by default scaled features"),
         "module": MODEL["module"],
     },
     required=("checkpoint",),
@@ -137,19 +140,19 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> "tuple[Tensor 
     return _rows_to_compare(splits)
 
 
-def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> None:
+def export_run(module: "TaskModule", data: Any, folder: Path, format: str, raw: bool) -> None:
     """Export a run's model to its folder, and compare it with PyTorch on test rows or on one batch."""
     from lossselect.data.datamodule import TensorData
     from lossselect.run.build import has_loader
 
     path = folder / f"model{FORMATS[format].suffix}"
     if isinstance(data, TensorData):
-        _export(module, path, data.splits.preparation, *_rows_to_compare(data.splits))
+        _export(module, path, data.splits.preparation, *_rows_to_compare(data.splits), raw)
         return
     split = next(split for split in ("test", "val", "train") if has_loader(data, split))
     batch = next(iter(getattr(data, f"{split}_dataloader")()), None)
     inputs = None if batch is None else module.unpack_batch(batch)[0]
-    _export(module, path, None, inputs, f"rows of a {split} batch")
+    _export(module, path, None, inputs, f"rows of a {split} batch", raw)
 
 
 def _rows_to_compare(splits: "Splits") -> "tuple[Tensor, str]":
@@ -179,13 +182,13 @@ def _check_hooks(module: Any, rows: "Tensor") -> None:
         )
 
 
-def _export(module: Any, path: Path, preparation: Any, inputs: Any, description: str) -> None:
+def _export(module: Any, path: Path, preparation: Any, inputs: Any, description: str, raw: bool) -> None:
     """Export a model, and print the differences from PyTorch on the inputs."""
     from lossselect.export.write import export_model
 
     if preparation is not None and inputs is not None:
         _check_hooks(module, inputs[:1024])
-    differences = export_model(module, path, inputs=inputs, preparation=preparation)
+    differences = export_model(module, path, inputs=inputs, preparation=preparation, raw=raw)
     changed = round(differences["predictions"] * differences["rows"])
     print_safely(
         f"Saved {path}. Compared with PyTorch on {differences['rows']} {description}, probabilities differ "

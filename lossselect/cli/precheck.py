@@ -116,6 +116,10 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
         monitor = resolve_monitor(plain, task).metric
         check_monitor_is_defined(monitor, counts)
         check_early_stopping(plain, monitor)
+    if config.export_raw and ("_target_" in config.data or splits is not None):
+        from lossselect.export.raw import raw_features
+
+        raw_features(splits.preparation if splits is not None else None)
     if config.resume == "auto":
         setting = "hydra.sweep.dir" if sweep else "hydra.run.dir"
         if not any(override.startswith(f"{setting}=") for override in hydra_config.overrides.hydra):

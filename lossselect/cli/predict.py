@@ -46,7 +46,7 @@ def predict_file(
     from lossselect.data.files.load import warn_unseen_cells
     from lossselect.reporting import tables
 
-    size, trusts = parse_batch_size(batch_size), _parse_bool("trust", trust)
+    size, trusts = parse_batch_size(batch_size), parse_bool("trust", trust)
     destination = Path(output)
     check_output(destination, [".csv"], {"the input file": input})
     copied = [] if keep == "null" else [*dict.fromkeys(split_list(keep))]
@@ -82,7 +82,8 @@ def parse_batch_size(text: str) -> int:
     return check_int("batch_size", int(text) if text.isdecimal() else text, 1)
 
 
-def _parse_bool(name: str, text: str) -> bool:
+def parse_bool(name: str, text: str) -> bool:
+    """Return whether a setting is true; raise a ConfigError unless it is true or false."""
     if text not in ("true", "false"):
         raise ConfigError(f"{name} must be true or false, got {text!r}.")
     return text == "true"
@@ -112,7 +113,7 @@ def parse_reading(preparation: "Preparation", settings: Mapping[str, str]) -> di
     """Return the settings for reading a file; raise ConfigError for one that is not valid."""
     changed: dict[str, Any] = {key: text.strip("'\"") for key, text in settings.items()}
     if "header" in changed:
-        changed["header"] = _parse_bool("header", changed["header"])
+        changed["header"] = parse_bool("header", changed["header"])
     if changed.get("skip_lines", "").isdecimal():
         changed["skip_lines"] = int(changed["skip_lines"])
     check_options(changed, preparation.reading, f"A model of {preparation.source}")

@@ -283,7 +283,7 @@ def train(config: DictConfig) -> float | None:
     if config.export and writes:
         from lossselect.cli.export import export_run
 
-        export_run(module, data, folder, config.export)
+        export_run(module, data, folder, config.export, config.export_raw)
     if monitor.metric != "last":
         return float(best_callback.best_model_score)  # type: ignore[arg-type]  # a best checkpoint exists
     return results.get(task_monitor(to_plain(config), module.task))

@@ -56,6 +56,7 @@ class Splits:
         weights: Sample weights (N,), or None.
         method: Description of how the rows of a file were assigned to splits.
         overview: The columns of the file, as `describe_columns` returns them.
+        scaling: How numbers are scaled, a name in `SCALINGS`; "" for a sparse matrix.
         in_chunks: Whether the training rows are shuffled in chunks, because they may not fit into memory.
     """
 
@@ -72,6 +73,7 @@ class Splits:
     weights: Tensor | None = None
     method: str = ""
     overview: tuple[Any, ...] = ()
+    scaling: str = "standard"
     in_chunks: bool = False
 
     def rows_in_file(self, split: str) -> np.ndarray:

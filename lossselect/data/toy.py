@@ -58,15 +58,23 @@ DATASETS: dict[str, Callable[[], Rows]] = {"breast_cancer": breast_cancer, "digi
 """The built-in data sets by name."""
 
 
-def load(name: str, *, seed: int, val_fraction: float, test_fraction: float | None) -> "Splits":
-    """Return the data set `name`, split and standardised; see `make_splits`."""
-    return make_splits(name, lookup(DATASETS, name, "data set")(), seed, val_fraction, test_fraction)
+def load(
+    name: str, *, seed: int, val_fraction: float, test_fraction: float | None, scaling: str = "standard"
+) -> "Splits":
+    """Return the data set `name`, split and scaled; see `make_splits`."""
+    rows = lookup(DATASETS, name, "data set")()
+    return make_splits(name, rows, seed, val_fraction, test_fraction, scaling)
 
 
 def make_splits(
-    name: str, rows: Rows, seed: int, val_fraction: float, test_fraction: float | None = None
+    name: str,
+    rows: Rows,
+    seed: int,
+    val_fraction: float,
+    test_fraction: float | None = None,
+    scaling: str = "standard",
 ) -> "Splits":
-    """Split rows, and standardise features by the mean and standard deviation of the training rows.
+    """Split rows, and scale features with the statistics of the training rows.
 
     A table with the same features has the class in the column "target", as in scikit-learn, or a column for
     each label.
@@ -77,9 +85,10 @@ def make_splits(
         seed: Seed of the split.
         val_fraction: Fraction of the rows that are not test rows.
         test_fraction: Fraction of all rows, unless the data set has test rows.
+        scaling: See `fit_scales`.
 
     Raises:
-        ConfigError: neither `test_fraction` nor test rows, or both.
+        ConfigError: neither `test_fraction` nor test rows, or both; or an unknown scaling.
         DataError: too few rows for the fractions.
     """
     import torch
@@ -88,7 +97,7 @@ def make_splits(
     from lossselect.data.label_parsing.settings import LabelSettings
     from lossselect.data.preprocessing.columns import CellParser, Number
     from lossselect.data.preprocessing.preparation import Preparation
-    from lossselect.data.preprocessing.standardizer import Standardizer, standardize
+    from lossselect.data.preprocessing.scaling import Scaler, Standardizer, fit_scales
     from lossselect.data.preprocessing.table_features import Features
     from lossselect.data.readers.tables import TableOptions
     from lossselect.data.splits import SPLITS, Splits, split_in_two
@@ -108,8 +117,8 @@ def make_splits(
         remaining = np.setdiff1d(remaining, test)
     train, val = split_in_two(remaining, labels, val_fraction, seed)
     standardizer = Standardizer(columns).partial_fit(features[train])
-    mean, std = standardizer.mean, standardizer.scale
-    numbers = tuple(map(Number, columns, mean.tolist(), std.tolist(), [False] * len(columns)))
+    scales = fit_scales(scaling, standardizer, features[train].T)  # few rows
+    numbers = tuple(map(Number, columns, scales, [False] * len(columns)))
     prepared = Preparation(
         "table", Features(numbers, (), CellParser()), {**vars(TableOptions()), "width": None}
     )
@@ -119,9 +128,10 @@ def make_splits(
     settings = LabelSettings(names if several else ("target",), several, None, options)
     return Splits(
         name,
-        torch.from_numpy(standardize(features, mean, std)),
+        torch.from_numpy(Scaler(scales)(features)),
         labels,
         names,
         {split: torch.from_numpy(part) for split, part in zip(SPLITS, (train, val, test), strict=True)},
         {**prepared.to_dict(), "labels": settings.to_dict()},
+        scaling=scaling,
     )

@@ -41,8 +41,16 @@ def require(form: str, packages: Iterable[str]) -> None:
         )
 
 
-def check_weights_suffice(form: str, is_named_net: bool) -> None:
-    """Raise ConfigError if a format stores only weights and the net is not a built-in net."""
+def check_weights_suffice(form: str, is_named_net: bool, raw: bool = False) -> None:
+    """Raise ConfigError if a format stores only weights, and they are not the whole model.
+
+    They are for a built-in net (`is_named_net`) that does not scale its input (`raw`).
+    """
+    if form == "safetensors" and raw:
+        raise ConfigError(
+            "format=safetensors stores only the weights of the net, not the scaling of raw numbers. Set "
+            "format=onnx or format=torch_export."
+        )
     if form == "safetensors" and not is_named_net:
         raise ConfigError(
             "format=safetensors stores only weights, from which only a built-in net such as mlp can be "

@@ -57,16 +57,25 @@ class ExportedModel:
 
     @property
     def preparation(self) -> "Preparation | None":
-        """Preparation of features from the rows of a file, if it is known."""
+        """Preparation of the model's input from the rows of a file, if it is known."""
         from lossselect.data.preprocessing.preparation import Preparation
 
         values = self.metadata.get("preparation") or {}
-        return Preparation.stored(values, self.path) if "features" in values else None
+        if "features" not in values:
+            return None
+        preparation = Preparation.stored(values, self.path)
+        return preparation.raw() if self.is_raw else preparation
+
+    @property
+    def is_raw(self) -> bool:
+        """Return whether the model takes raw numbers, which it scales."""
+        return bool(self.metadata.get("raw"))
 
     def __call__(self, features: Any) -> Prediction:
         """Return the prediction for a tensor or an array of features."""
+        inputs = torch.as_tensor(features)
         with torch.inference_mode():
-            return Prediction(*self.run(torch.as_tensor(features)))
+            return Prediction(*self.run(inputs.double() if self.is_raw else inputs))
 
 
 def topk_prediction(outputs: Prediction) -> dict[str, Tensor]:

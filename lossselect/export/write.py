@@ -17,6 +17,7 @@ from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.exceptions import ConfigError, OptionTypeError, UnsupportedError
 from lossselect.export.digest import BLANK, NAME, seal
 from lossselect.export.formats import FORMATS, SUFFIXES, check_weights_suffice, find_format, require
+from lossselect.export.raw import RawInput, raw_features, raw_inputs
 from lossselect.export.read import KEY, Outputs, Prediction, load_exported
 from lossselect.models.stored_weights import check_finite
 from lossselect.training.classifier import Classifier
@@ -34,6 +35,7 @@ def export_model(
     *,
     inputs: Tensor | None = None,
     preparation: Mapping[str, Any] | None = None,
+    raw: bool = False,
 ) -> dict[str, float]:
     """Write a trained module to a file that runs without it, and compare both on `inputs`.
 
@@ -48,6 +50,10 @@ def export_model(
         inputs: Inputs (N, ...) of the net, N >= 1, for tracing and for the comparison. Required for a custom
             net; by default, normal random values for a built-in net.
         preparation: Preparation of the features, as in "TensorData" of a checkpoint.
+        raw: Whether the exported model scales numbers itself. Its `features` are then float64: a number for
+            each column of numbers, NaN where missing, followed by the other features, such as one-hot
+            categories. `preparation` is required, and `inputs` are still those of the net. The raw numbers
+            for the comparison are computed from them.
 
     Returns:
         The largest differences of "logits" (relative to the row's largest, or to 1) and of "probabilities",
@@ -55,7 +61,7 @@ def export_model(
 
     Raises:
         ConfigError: the net cannot be exported, the file does not compute the same as the module, or inputs
-            of a custom net are missing.
+            of a custom net are missing. With `raw`: an unknown preparation, sparse features, or .safetensors.
         OptionTypeError: module is not a `TaskModule`.
         PackageMissingError: a package that the format requires is not installed.
 
@@ -70,7 +76,7 @@ def export_model(
     if not isinstance(module, Classifier):
         raise OptionTypeError(
             f"Expected a TaskModule to export, got {type(module).__name__}. For a TaskClassifier, pass "
-            "model.module_, whose inputs are (X - model.mean_) / model.scale_."
+            "model.module_, whose inputs are model.scaling_.transform(X)."
         )
     path = Path(path)
     form = find_format(path)
@@ -98,11 +104,14 @@ def export_model(
         raise ConfigError(
             f"inputs must be one tensor with at least one row, got {received}. A model has one input."
         )
-    check_weights_suffice(form, spec is not None)
+    check_weights_suffice(form, spec is not None, raw)
     check_finite(module.state_dict(), {name for name, _ in module.named_buffers()}, "The module to export")
     model = _copy_for_export(module, plain)
-    metadata = _make_metadata(module, spec, preparation, inputs)
     inputs = inputs.detach().cpu()
+    if raw:
+        features = raw_features(preparation)
+        model.net, inputs = RawInput(features, model.net), raw_inputs(features, inputs)
+    metadata = _make_metadata(module, spec, preparation, inputs, raw)
     write = {"onnx": _write_onnx, "torch_export": _write_torch_export, "safetensors": _write_safetensors}
     with atomic_write(path) as temporary, silence():
         with_suffix = temporary.with_name(f"{temporary.name}{FORMATS[form].suffix}")
@@ -144,11 +153,12 @@ class _Logits(nn.Module):
         return logits
 
 
-def _make_metadata(module: Classifier, spec: Any, preparation: Any, inputs: Tensor) -> str:
+def _make_metadata(module: Classifier, spec: Any, preparation: Any, inputs: Tensor, raw: bool) -> str:
     task, feature_names = module.task, None
     if preparation and "features" in preparation:  # they are computed from the columns of a file
         prepared = Preparation.from_dict(preparation)
-        feature_names, preparation = prepared.features.names, prepared.to_dict()
+        preparation = prepared.to_dict()
+        feature_names = (prepared.raw() if raw else prepared).features.names
     metadata = {
         "made_by": f"lossselect {version('lossselect')}",
         "task": task.to_dict(),
@@ -160,6 +170,7 @@ def _make_metadata(module: Classifier, spec: Any, preparation: Any, inputs: Tens
         "shift": task.shift,
         "head": module._head_spec["name"],
         "features": ["rows", *inputs.shape[1:]],
+        "raw": raw,
         "feature_names": feature_names,
         "preparation": preparation,
         "net": spec,

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 MANY_OUTPUTS = 1000  # from this number on, the plan suggests a chunked head
 MAX_CLASSES = 30  # rows of a table
+SCALING_FORMULAS = {
+    "": ("division by the largest absolute value", "of each column in the training rows; zeros stay zeros"),
+    "standard": ("standard", "(x - mean) / standard deviation of the training rows"),
+    "robust": (
+        "robust",
+        "y / sqrt(1 + (y / 3)^2), where y = (x - median) / interquartile range of the training rows",
+    ),
+    "quantile": ("quantile", "to a normal distribution, through quantiles of the training rows"),
+}
+"""Scalings of numbers, by the name of `Splits.scaling`, and their formulas."""
 
 
 def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Plan:
@@ -256,16 +266,10 @@ def _find_weights(task: Task, criterion: Any) -> str:
 def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
     sizes = ", ".join(f"{len(rows)} {SPLIT_NAMES[split]}" for split, rows in splits.rows.items())
     features = f"{splits.name}: {sizes} rows, {data.num_features} features"
-    is_sparse = splits.preparation.get("source") == "sparse matrix"
-    scaled = (
-        "divided by their largest absolute value in" if is_sparse else "standardised with the statistics of"
-    )
-    yield Line(
-        "data",
-        features,
-        f"features are {scaled} the training rows",
-        "data=table data.path=... data.target=...",
-    )
+    yield Line("data", features, "", "data=table data.path=... data.target=...")
+    value, reason = SCALING_FORMULAS[splits.scaling]
+    others = [f"data.scaling={name}" for name in SCALING_FORMULAS if name not in ("", splits.scaling)]
+    yield Line("scaling", value, reason, ", ".join(others) if splits.scaling else "")
     if splits.method:
         yield Line("splits", splits.method, "", "data.split=COLUMN, data.group=COLUMN, data.time=COLUMN")
     counts: Mapping[str, LabelCounts] = data.counts

@@ -28,7 +28,7 @@ PACKAGES = {
 """The packages that Lightning's loggers need; one of several is enough."""
 
 NOT_LOGGED = {
-    *("ignore_warnings", "check_only", "experiment", "explain", "export"),
+    *("ignore_warnings", "check_only", "experiment", "explain", "export", "export_raw"),
     *("hydra", "logger", "report", "resume", "trust"),
 }
 """Parts of a config that do not affect training."""

@@ -39,7 +39,7 @@ PARTS = ("task", "loss", "data", "model", "optimizer", "trainer")
 SETTINGS = (
     *PARTS,
     *("scheduler", "callbacks", "logger", "experiment", "seed", "monitor", "resume", "on_nonfinite"),
-    *("trust", "check_only", "explain", "export", "report", "ignore_warnings"),
+    *("trust", "check_only", "explain", "export", "export_raw", "report", "ignore_warnings"),
     *("head", "bias_init", "mix", "decision", "metrics", "module"),
 )
 """The settings at the top level of a config, except `hydra`."""
@@ -58,6 +58,7 @@ NOT_SETTINGS = {
 FLAGS: dict[str, tuple[str, ...]] = {
     "check_only": (),
     "report": (),
+    "export_raw": (),
     "explain": ("json",),
     "trainer.compile": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
 }
@@ -114,7 +115,11 @@ def check_config(config: Mapping[str, Any]) -> None:
         message = f"export must be one format, got {form!r}. Write others with lossselect export."
         _require(isinstance(form, str), message, OptionTypeError)
         require(form, lookup(FORMATS, form, "format to export").to_write)
-        check_weights_suffice(form, "model" not in own and not module)
+        check_weights_suffice(form, "model" not in own and not module, bool(config["export_raw"]))
+    _require(
+        config["export"] is not None or not config["export_raw"],
+        "export_raw=true has no effect without export. Set export=onnx, or remove export_raw.",
+    )
     for name in as_list(config["ignore_warnings"]):
         lookup(WARNINGS, name, "warning")
     check_head_bias(config["bias_init"])
@@ -292,6 +297,7 @@ def _list_values(spec: Any, task: "Task", is_final: bool) -> Iterator[str]:
 
 def check_data(data: Mapping[str, Any]) -> None:
     """Raise ConfigError or OptionTypeError for the first invalid setting of built-in data or of a file."""
+    from lossselect.data.preprocessing.scaling import SCALINGS
     from lossselect.data.readers.suffixes import ARRAYS, LIBSVM
     from lossselect.data.toy import DATASETS
 
@@ -307,6 +313,8 @@ def check_data(data: Mapping[str, Any]) -> None:
         if (value := data[name]) is not None or name == "val_fraction" or is_file:
             is_inside = check_float(f"data.{name}", value, 0, 1) not in (0, 1)
             _require(is_inside, f"data.{name} must be > 0 and < 1, got {value}.")
+    if "scaling" in settings:
+        lookup(SCALINGS, data["scaling"], "data.scaling")
     if not is_file:
         return
     _require(data["path"] is not None, "A file is required. Set data.path=... to the file with the data.")

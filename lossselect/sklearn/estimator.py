@@ -21,13 +21,12 @@ from lossselect.sklearn.fitting import (
     check_trainer_settings,
     encode_labels,
     find_val_monitor,
-    fit_scale,
+    fit_scaling,
     make_net,
     make_trainer,
     merge_entries,
     net_name,
     restore_random_state,
-    scale_rows,
 )
 from lossselect.utils.checks import check_float, check_int, lookup
 
@@ -60,6 +59,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         net: "auto" for several nets, trained together and weighted by the held-out rows; "mlp", "tabm" or
             "linear", a mapping with options such as `{"name": "mlp", "hidden": [64]}`, or a function or class
             that returns a module with raw logits for (num_features, num_outputs).
+        scaling: Scaling of the features of a dense X: "standard", "robust" (median and quartiles) or
+            "quantile" (to a normal distribution), as data.scaling.
         max_epochs: Number of epochs, >= 1, or "auto": 50, or up to 200 in small tables for "auto" and "tabm".
         batch_size: Number of rows per step, >= 1.
         learning_rate: Initial learning rate of AdamW, >= 0.
@@ -86,9 +87,10 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     Attributes:
         classes_: The sorted class labels; for a multilabel task the column numbers of y.
         task_: The `Task` with the fitted decision: `task_.threshold`, `task_.temperature`.
-        module_: The trained `TaskModule`, on the CPU; its inputs are standardised features.
+        module_: The trained `TaskModule`, on the CPU; its inputs are scaled features.
         mean_, scale_: Mean and standard deviation of the features, each (n_features,); for a sparse X 0 and
             the largest absolute values.
+        scaling_: The scaling; `scaling_.transform(X)` returns the inputs of `module_`.
         n_features_in_, feature_names_in_: As in scikit-learn.
         n_iter_: Number of training epochs.
 
@@ -106,6 +108,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     _: KW_ONLY
     loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy"
     net: "str | Mapping[str, Any] | Callable[[int, int], nn.Module]" = "auto"
+    scaling: str = "standard"
     max_epochs: int | str = "auto"
     batch_size: int = 64
     learning_rate: float = 2e-3
@@ -281,14 +284,15 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 ) from None
             indices = {name: used[members] for name, members in split.items()}
         train = rows[indices["train"]].astype(np.float64)
-        self.mean_, self.scale_ = fit_scale(train)
+        self.scaling_ = fit_scaling(train, self.scaling)
+        self.mean_, self.scale_ = self.scaling_.mean, self.scaling_.scale
         return Splits(
             "X",
-            scale_rows(rows, self.mean_, self.scale_),
+            self.scaling_.transform(rows),
             labels,
             task.names,
             {split: torch.from_numpy(index) for split, index in indices.items()},
-            {"mean": torch.tensor(self.mean_).float(), "std": torch.tensor(self.scale_).float()},
+            self.scaling_.to_dict(),
             weights=None if weights is None else torch.from_numpy(weights).float(),
         )
 
@@ -366,7 +370,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
         from lossselect.utils.devices import parse_device
 
-        features = scale_rows(merge_entries(rows), self.mean_, self.scale_)
+        features = self.scaling_.transform(merge_entries(rows))
         size = max(1, min(PREDICTION_BATCH_SIZE, MAX_VALUES // features.shape[1]))
         device = parse_device(self.device)
         module = self.module_.to(device).eval()

@@ -6,7 +6,7 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from torch import Tensor, device, nn
 
+    from lossselect.data.preprocessing.scaling import Scale
     from lossselect.data.preprocessing.table_rows import TableRows
     from lossselect.data.splits import Splits
 
@@ -55,32 +56,68 @@ def merge_entries(rows: Any) -> Any:
     return matrix
 
 
-def fit_scale(train: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of the features, or 0 and the largest absolute value if sparse."""
-    from lossselect.data.preprocessing.standardizer import Standardizer
+class FittedScaling(NamedTuple):
+    """The scaling of X, fitted to the training rows.
+
+    Args:
+        mean: The means of the features (F,); 0 if X is sparse.
+        scale: Their standard deviations (F,); their largest absolute values if X is sparse.
+        scales: The scale of each feature.
+        is_sparse: Whether X is sparse.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    scales: "Sequence[Scale]"
+    is_sparse: bool = False
+
+    def transform(self, rows: Any) -> "Tensor | TableRows":
+        """Return the float32 features of rows of X, the inputs of the net."""
+        import torch
+
+        from lossselect.data.preprocessing.scaling import Scaler, check_range
+        from lossselect.data.preprocessing.sparse_features import SparseFeatures
+
+        if issparse(rows):
+            if not self.is_sparse:
+                raise DataError("Expected a dense X as in fit, got a sparse matrix. Pass X.toarray().")
+            return SparseFeatures(np.arange(len(self.scale)), self.scale).transform(rows, "X")[0]
+        features = torch.from_numpy(Scaler(self.scales)(rows))
+        check_range(features, range(features.shape[1]), owner=" of X")
+        return features
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors for a checkpoint."""
+        import torch
+
+        moments = {"mean": torch.tensor(self.mean).float(), "std": torch.tensor(self.scale).float()}
+        fields = [vars(scale) for scale in self.scales]
+        return moments if all("std" in values for values in fields) else {"scales": fields}
+
+
+def fit_scaling(train: Any, scaling: str) -> FittedScaling:
+    """Return the scaling of X.
+
+    Raises:
+        ConfigError: an unknown scaling, or another one than "standard" for a sparse X.
+    """
+    from lossselect.data.preprocessing.scaling import Standard, Standardizer, fit_scales, sampled_rows
 
     if issparse(train):
         from sklearn.preprocessing import MaxAbsScaler
 
-        return np.zeros(train.shape[1]), MaxAbsScaler().fit(train).scale_
+        if scaling != "standard":
+            raise ConfigError(
+                f"scaling={scaling!r} requires a dense X, got a sparse matrix, whose features are divided by "
+                "their largest absolute value so that zeros stay zeros. Set scaling='standard', or pass "
+                "X.toarray()."
+            )
+        largest = MaxAbsScaler().fit(train).scale_
+        scales = [Standard(0.0, value) for value in largest.tolist()]
+        return FittedScaling(np.zeros(train.shape[1]), largest, scales, is_sparse=True)
     standardizer = Standardizer(range(train.shape[1]), owner=" of X").partial_fit(train)
-    return standardizer.mean, standardizer.scale
-
-
-def scale_rows(rows: Any, mean: np.ndarray, scale: np.ndarray) -> "Tensor | TableRows":
-    """Return the float32 features of rows, with the statistics of the training rows."""
-    import torch
-
-    from lossselect.data.preprocessing.sparse_features import SparseFeatures
-    from lossselect.data.preprocessing.standardizer import check_range, standardize
-
-    if issparse(rows):
-        if mean.any():
-            raise DataError("Expected a dense X as in fit, got a sparse matrix. Pass X.toarray().")
-        return SparseFeatures(np.arange(len(scale)), scale).transform(rows, "X")[0]
-    features = torch.from_numpy(standardize(rows, mean, scale))
-    check_range(features, range(rows.shape[1]), owner=" of X")
-    return features
+    sample = train[sampled_rows(np.arange(len(train)))]
+    return FittedScaling(standardizer.mean, standardizer.scale, fit_scales(scaling, standardizer, sample.T))
 
 
 def encode_labels(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Checks of the structure of plain values that were read from a file: types, keys and lengths.
 
 A structure is a type or a tuple of types, a dict of required keys and their structures, a list with one
-structure for all entries or one per entry, `COUNT`, `DictOf` or `OptionalOf`.
+structure for all entries or one per entry, `COUNT`, `DictOf`, `OneOf` or `OptionalOf`.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,12 @@ class DictOf(NamedTuple):
     value: Any
 
 
+class OneOf(NamedTuple):
+    """A dict that has the first of several structures whose keys it contains, or else the first of all."""
+
+    structures: tuple[dict[str, Any], ...]
+
+
 class OptionalOf(NamedTuple):
     """None, or a value that has the structure `value`."""
 
@@ -29,6 +35,10 @@ def check_structure(value: Any, structure: Any, place: str) -> None:
     if isinstance(structure, OptionalOf):
         if value is not None:
             check_structure(value, structure.value, place)
+    elif isinstance(structure, OneOf):
+        keys = {*value} if isinstance(value, Mapping) else set()
+        matching = (inner for inner in structure.structures if inner.keys() <= keys)
+        check_structure(value, next(matching, structure.structures[0]), place)
     elif isinstance(structure, dict | DictOf):
         if not isinstance(value, Mapping):
             raise CheckpointError(f"{place} must be a dict, got {describe_value(value)}")

@@ -9,11 +9,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from lossselect.exceptions import ConfigError
 from lossselect.sklearn import TaskClassifier
 
 X, Y = load_iris(return_X_y=True)
@@ -226,3 +228,28 @@ def test_lightning_is_imported_by_fit():
         "assert not {'torch', 'lightning'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("scaling", ["robust", "quantile"])
+def test_scaling(scaling):
+    x = np.exp(np.random.default_rng(0).normal(size=(300, 3)))
+    y = (x[:, 0] > 1).astype(int)
+    model = TaskClassifier(scaling=scaling, max_epochs=3, random_state=0).fit(x, y)
+    features = model.scaling_.transform(x)
+    assert features.abs().max() <= (3 if scaling == "robust" else 5.2)
+    with torch.inference_mode():
+        logits = model.module_(features)
+    np.testing.assert_allclose(
+        model.predict_proba(x)[:, 1], model.task_.probabilities(logits)[:, 0], atol=1e-6
+    )
+    default = TaskClassifier(max_epochs=3, random_state=0).fit(x, y)
+    assert not np.allclose(model.predict_proba(x), default.predict_proba(x), atol=1e-3)
+    np.testing.assert_array_equal(default.mean_, model.mean_)  # statistics of the same rows
+
+
+def test_scaling_of_sparse_features():
+    x = csr_array(np.eye(20))
+    with pytest.raises(ConfigError, match=r"scaling='robust' requires a dense X"):
+        TaskClassifier(scaling="robust").fit(x, [0, 1] * 10)
+    with pytest.raises(ConfigError, match="Unknown scaling 'minmax'"):
+        TaskClassifier(scaling="minmax").fit(x.toarray(), [0, 1] * 10)

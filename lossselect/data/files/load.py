@@ -108,6 +108,7 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
         reason=labels.reason,
         starts=starts,
         columns=tuple(features.summary),
+        scaling="" if form == "sparse matrix" else settings.scaling,
         weights=weights,
         method=f"{method}; features in {folder}" if folder else method,
         in_chunks=table.is_mapped and not stays_in_memory(table.nbytes),
@@ -190,13 +191,18 @@ def _fit(
     columns, parser, inputs = settings.columns, settings.parser, source.features
     if isinstance(inputs, np.ndarray):
         warn_target_leakage(inputs, labels.values)
-        features = fit_array(inputs, train, parser)
+        features = fit_array(inputs, train, parser, settings.scaling)
         found = summarize(sample_array(inputs), parser, {})
         return features, describe_columns(source.uses, features, {**file.statistics, **found})
     if not settings.is_table:
         if parser.nan != "error":
             raise ConfigError(
                 "data.nan=missing cannot be used with sparse features, which must be finite. Remove it."
+            )
+        if settings.scaling != "standard":
+            raise ConfigError(
+                f"data.scaling={settings.scaling} cannot be used with sparse features, which are divided by "
+                "their largest absolute value so that zeros stay zeros. Remove it, or save dense features."
             )
         return SparseFeatures.fit(inputs, train, source.reading["first_index"]), ()
     has_groups = not columns.roles.keys().isdisjoint(("group", "time"))
@@ -212,8 +218,20 @@ def _fit(
             found.update(summarize(frame, parser, formats))
 
         features = Features.fit(
-            inputs, train, parser, columns.categorical, columns.text, settings.date_format, inspect
+            inputs,
+            train,
+            parser,
+            columns.categorical,
+            columns.text,
+            settings.date_format,
+            settings.scaling,
+            inspect,
         )
+        if settings.scaling != "standard" and not features.numbers:
+            raise ConfigError(
+                f"data.scaling={settings.scaling} has no effect: no feature of {source.path} is a number. "
+                "Remove it."
+            )
         for frame in inputs.groups(columns.text):
             found |= summarize(frame, parser, {})
         if settings.date_format is not None and not dates and "time" not in columns.roles:
@@ -227,7 +245,7 @@ def _fit(
         return fit()
     key = source.uses, inputs.columns, vars(parser), asdict(columns), settings.date_format, source.reading
     arrays = train, *([labels.values] if isinstance(labels.values, np.ndarray) else [])
-    return fit_large(source, cache, [*key, *arrays], fit)
+    return fit_large(source, cache, [*key, settings.scaling, *arrays], fit)
 
 
 def parse_labels(source: Source, options: LabelOptions, listed: bool) -> Labels:

@@ -27,6 +27,7 @@ class FileSettings:
         labels: The settings of the labels.
         markers: Markers in the labels that settings declare, by meaning.
         parser: The parser of the features' cells.
+        scaling: The scaling of numbers; see `fit_scales`.
         options: The settings for reading tables.
         folds: See `read_splits`.
         date_format: See `find_date_format`.
@@ -43,6 +44,7 @@ class FileSettings:
     labels: LabelOptions
     markers: Mapping[str, Sequence[Any]]
     parser: CellParser
+    scaling: str
     options: TableOptions
     folds: Mapping[str, Any]
     date_format: str | None
@@ -81,6 +83,7 @@ class FileSettings:
                 "data.uncertain declares": [] if data.get("uncertain") is None else [-1],
             },
             parser,
+            data.get("scaling", "standard"),
             TableOptions.select(data),
             {"test": data.get("test_fold"), "val": data.get("val_fold")},
             data.get("date_format"),

@@ -1,4 +1,4 @@
-"""Conversion of an array to the standardised features of a net, in two passes over blocks of rows.
+"""Conversion of an array to the scaled features of a net, in two passes over blocks of rows.
 
 `ArrayRows` corresponds to `TableRows` for a table, but the array may be larger than the memory.
 """
@@ -15,19 +15,21 @@ from torch import Tensor
 from lossselect.data.preprocessing.columns import (
     FEW,
     CellParser,
-    NumberFeatures,
-    fitted_numbers,
+    fit_numbers,
     warn_if_index,
 )
-from lossselect.data.preprocessing.standardizer import Standardizer, check_range
+from lossselect.data.preprocessing.scaling import FITTED_ROWS, Standardizer, check_range, sampled_rows
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.arrays import array_columns, as_polars_knows, blocks
 from lossselect.exceptions import DataError
 
+MIN_FITTED_ROWS, MAX_FITTED_CELLS = 1024, 1 << 26
+"""Limits of the sample from which quantiles are computed (512 MB, unless there are very many columns)."""
+
 
 class ArrayRows:
-    """Rows of an array (N, F), standardised when indexed; a mapped array is read only for these rows."""
+    """Rows of an array (N, F), scaled when indexed; a mapped array is read only for these rows."""
 
     def __init__(self, array: np.ndarray, features: Features) -> None:
         self.array, self.shape = array, (len(array), len(features.names))
@@ -36,7 +38,7 @@ class ArrayRows:
         names = array_columns(array.shape[1])
         positions = {name: position for position, name in enumerate(names)}
         places = [positions[number.name] for number in features.numbers]
-        self.features = NumberFeatures(features.numbers, places, len(names))
+        self.features = features.number_converter(places, len(names))
         self.nbytes = array.nbytes
         self.may_be_missing = array.dtype.kind == "f" and features.parser.nan == "missing"
 
@@ -44,18 +46,18 @@ class ArrayRows:
         return len(self.array)
 
     def __getitem__(self, rows: Any) -> Tensor:
-        """Return float32 (len(rows), num_features); for a single row (num_features,)."""
+        """Return the features (len(rows), num_features); for a single row (num_features,)."""
         if self.path and (now := _file_version(self.path)) != self.version and now[0] == self.version[0]:
             raise DataError(
                 f"{self.path} was modified after the run had opened it. Start again, and write new data to "
                 "another file: a run reads its file until it ends."
             )
         taken = np.asarray(self.array[np.asarray(rows)])
-        features = torch.from_numpy(self.standardized(np.atleast_2d(taken)))
+        features = torch.from_numpy(self.converted(np.atleast_2d(taken)))
         return features if taken.ndim > 1 else features[0]
 
-    def standardized(self, block: np.ndarray) -> np.ndarray:
-        """Return the float32 features of rows of the array."""
+    def converted(self, block: np.ndarray) -> np.ndarray:
+        """Return the features of rows of the array."""
         return self.features(block, self.may_be_missing)
 
 
@@ -74,12 +76,13 @@ def _file_version(path: Path) -> tuple[int, int, int]:
 def transform_array(array: np.ndarray, features: Features) -> tuple[TableRows, dict[str, int]]:
     """Return what `Features.transform` returns; the rows of a mapped array stay in the file."""
     rows, names = ArrayRows(array, features), array_columns(array.shape[1])
-    numbers: Any = rows if rows.path else torch.empty(rows.shape)
+    numbers: Any = rows if rows.path else torch.empty(rows.shape, dtype=rows.features.dtype)
     used = np.flatnonzero(np.isin(names, features.columns))
     hashes, missing = [], np.zeros(len(used), dtype=np.int64)
     for start, values in _read(array, features.parser):
-        block = torch.from_numpy(rows.standardized(values))
-        check_range(block, features.names, first_row=start)
+        block = torch.from_numpy(rows.converted(values))
+        if not features.raw:
+            check_range(block, features.names, first_row=start)
         if not rows.path:
             numbers[start : start + len(block)] = block
         hashes.append(_hash_rows(values[:, used]))
@@ -97,18 +100,24 @@ def _hash_rows(values: np.ndarray) -> pl.Series:
     return pl.Series(rows.ravel().tolist(), dtype=pl.Binary).hash()
 
 
-def fit_array(array: np.ndarray, train: np.ndarray, parser: CellParser) -> Features:
+def fit_array(
+    array: np.ndarray, train: np.ndarray, parser: CellParser, scaling: str = "standard"
+) -> Features:
     """Return what `Features.fit` returns, for an array (N, F) and the sorted training rows."""
     names = array_columns(array.shape[1])
     if array.dtype.kind in "iu":
         for place in np.flatnonzero((np.diff(array[: FEW + 2], axis=0) == 1).all(0)).tolist():
             warn_if_index(array_column(array, place))
-    standardizer = Standardizer(names)
+    standardizer, parts = Standardizer(names), [np.empty((0, len(names)))]
+    sample = sampled_rows(train, min(FITTED_ROWS, max(MIN_FITTED_ROWS, MAX_FITTED_CELLS // len(names))))
     for start, values in _read(array, parser):
         first, end = np.searchsorted(train, (start, start + len(values)))
         if first < end:
             standardizer.partial_fit(values[train[first:end] - start])
-    return Features.from_columns(fitted_numbers(standardizer), parser)
+        if scaling != "standard":
+            first, end = np.searchsorted(sample, (start, start + len(values)))
+            parts.append(values[sample[first:end] - start])
+    return Features.from_columns(fit_numbers(standardizer, scaling, np.concatenate(parts).T), parser)
 
 
 def _read(array: np.ndarray, parser: CellParser) -> Iterator[tuple[int, np.ndarray]]:

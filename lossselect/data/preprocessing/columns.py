@@ -2,18 +2,19 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from polars import selectors
 
-from lossselect.data.preprocessing.standardizer import Standardizer, standardize
+from lossselect.data.preprocessing.scaling import SCALINGS, Scale, Scaler, Standardizer, fit_scales
 from lossselect.exceptions import CheckpointError, DataError
 from lossselect.labels.values import as_number
-from lossselect.utils.checks import check_float, format_setting, lookup, show
+from lossselect.utils.checks import format_setting, lookup, show
 from lossselect.utils.warnings import warn
 
 FEW = 20
@@ -42,11 +43,10 @@ def column_error(column: str, problem: str, **fields: Any) -> DataError:
 
 @dataclass(frozen=True)
 class Number:
-    """A column of numbers: (x - mean) / std, 0 where missing; `missing` adds a feature that is 1 there."""
+    """A column of numbers, scaled, 0 where missing; `missing` adds a feature that is 1 there."""
 
     name: str
-    mean: float
-    std: float
+    scale: Scale
     missing: bool
 
     @property
@@ -55,14 +55,27 @@ class Number:
         return [self.name, f"{self.name} missing"] if self.missing else [self.name]
 
     def check(self) -> None:
-        """Raise an error unless mean and standard deviation are finite, the latter > 0."""
-        check_float(f"The mean of column {self.name!r}", self.mean)
-        if check_float(f"The standard deviation of column {self.name!r}", self.std, 0) == 0:
-            raise CheckpointError(f"The standard deviation of column {self.name!r} must be > 0.")
+        """Raise an error if the scale is damaged."""
+        self.scale.check(self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, with the fields of the scale, which `from_dict` accepts."""
+        scale = {
+            key: [*value] if isinstance(value, tuple) else value for key, value in vars(self.scale).items()
+        }
+        return {"name": self.name, **scale, "missing": self.missing}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Number":
+        """Create the column; its fields tell the kind of its scale."""
+        kind = next(kind for kind in SCALINGS.values() if kind.structure.keys() <= values.keys())
+        scale = {key: values[key] for key in kind.structure}
+        scale = {key: tuple(value) if isinstance(value, list) else value for key, value in scale.items()}
+        return cls(values["name"], kind(**scale), values["missing"])
 
 
 class NumberFeatures:
-    """Standardised features of fitted columns of numbers: 0 and an indicator where a number is missing.
+    """Scaled features of fitted columns of numbers: 0 and an indicator where a number is missing.
 
     Args:
         numbers: The columns.
@@ -73,27 +86,54 @@ class NumberFeatures:
     def __init__(self, numbers: Sequence[Number], places: Sequence[int], width: int) -> None:
         # a column with missing values becomes two features, the second of which is 1 where it is missing
         features = [
-            (number.mean, number.std, place, second)
+            (number.scale, place, second)
             for number, place in zip(numbers, places, strict=True)
             for second in (False, True)[: len(number.features)]
         ]
-        self.mean, self.std, columns, self.indicators = (
-            np.array([feature[i] for feature in features], dtype)
-            for i, dtype in enumerate((float, float, np.int64, bool))
-        )
+        self.scaler = Scaler([scale for scale, _, _ in features])
+        columns = np.array([place for _, place, _ in features], dtype=np.int64)
+        self.indicators = np.array([second for _, _, second in features], dtype=bool)
         self.columns = slice(None) if columns.tolist() == [*range(width)] else columns
+        self.dtype = torch.float32
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self.indicators)
 
     def __call__(self, rows: np.ndarray, may_be_missing: bool = True) -> np.ndarray:
         """Return the float32 features of rows (N, width), NaN where missing."""
-        features = standardize(rows[:, self.columns], self.mean, self.std)
+        features = self.scaler(rows[:, self.columns])
         if may_be_missing:
             missing = np.isnan(features)
             features[missing] = 0
             features[:, self.indicators] = missing[:, self.indicators]
         return features
+
+    def invert(self, features: np.ndarray) -> np.ndarray:
+        """Return float64 numbers (N, numbers), NaN where missing, whose features are these."""
+        numbers = self.scaler.invert(features)
+        rows, places = (features[:, self.indicators] > 0.5).nonzero()
+        numbers[rows, np.flatnonzero(self.indicators)[places] - 1] = np.nan
+        return numbers[:, ~self.indicators]
+
+
+class RawNumbers:
+    """The float64 numbers of columns as they are, NaN where missing, for a model that scales them.
+
+    Args:
+        places: The index of each column in the rows.
+    """
+
+    dtype = torch.float64
+
+    def __init__(self, places: Sequence[int]) -> None:
+        self.places = np.array(places, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __call__(self, rows: np.ndarray, may_be_missing: bool = True) -> np.ndarray:
+        """Return the numbers of rows (N, width)."""
+        return rows[:, self.places].astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -205,12 +245,17 @@ def numbered_frame(columns: Iterable[pl.Series]) -> pl.DataFrame:
     return pl.DataFrame({str(i): column for i, column in enumerate(columns)})
 
 
-def fitted_numbers(standardizer: Standardizer) -> dict[str, Number | None]:
-    """Return a `Number` for each column; None for a column with a single value, or no value, in all rows."""
+def fit_numbers(
+    standardizer: Standardizer, scaling: str = "standard", sample: Iterable[np.ndarray] = ()
+) -> dict[str, Number | None]:
+    """Fit a `Number` to each column; None for a column with a single value, or no value, in all rows.
+
+    `scaling` and `sample` are those of `fit_scales`.
+    """
     missing, known = standardizer.count < standardizer.num_rows, standardizer.count > 0
     varies = known & (missing | ~standardizer.constant)
-    moments = standardizer.mean.tolist(), standardizer.scale.tolist()
-    numbers = map(Number, standardizer.names, *moments, missing.tolist())
+    scales = fit_scales(scaling, standardizer, sample)
+    numbers = map(Number, standardizer.names, scales, missing.tolist())
     return {number.name: number if keep else None for number, keep in zip(numbers, varies, strict=True)}
 
 

@@ -15,9 +15,9 @@ from lossselect.data.preprocessing.columns import (
     CellParser,
     Number,
     column_error,
-    fitted_numbers,
+    fit_numbers,
 )
-from lossselect.data.preprocessing.standardizer import Standardizer
+from lossselect.data.preprocessing.scaling import Standardizer
 from lossselect.exceptions import CheckpointError, DataError
 from lossselect.utils.checks import format_setting, lookup, show
 
@@ -110,7 +110,7 @@ class Date:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Date":
         """Create the column from its fields as plain values."""
-        return cls(**{**values, "parts": tuple(Number(**part) for part in values["parts"])})
+        return cls(**{**values, "parts": tuple(map(Number.from_dict, values["parts"]))})
 
 
 def fit_date(
@@ -131,7 +131,7 @@ def fit_date(
     origin = int(dates.dt.timestamp("us").min())  # type: ignore[arg-type]
     parts = _parts(dates, origin, [*PARTS])
     standardizer = Standardizer([*PARTS]).partial_fit(pl.DataFrame(parts))
-    days, *others = fitted_numbers(standardizer).values()
+    days, *others = fit_numbers(standardizer).values()
     if days is None:
         return None
     varying = zip(others, standardizer.constant[1:], strict=True)

@@ -1,7 +1,7 @@
 """Preparation of a file's rows for the net, stored in checkpoints as plain values."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import polars as pl
 from polars.selectors import by_name
 
 from lossselect.data.preprocessing.columns import TEXT, parse_numbers
+from lossselect.data.preprocessing.scaling import SCALINGS
 from lossselect.data.preprocessing.sparse_features import SparseFeatures
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import array_columns, as_frame, read_features, read_sparse_features
@@ -20,11 +21,11 @@ from lossselect.data.readers.tables import Table, TableOptions, check_columns
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
 from lossselect.labels.values import as_number
 from lossselect.utils.checks import lookup, shorten, show
-from lossselect.utils.structure import COUNT, OptionalOf, check_structure
+from lossselect.utils.structure import COUNT, OneOf, OptionalOf, check_structure
 
 MAX_VALUES = 1 << 26
 """Maximum number of values of a batch of a sparse matrix, which becomes dense (256 MB)."""
-NUMBER = {"name": str, "mean": (int, float), "std": (int, float), "missing": bool}
+NUMBER = OneOf(tuple({"name": str, **kind.structure, "missing": bool} for kind in SCALINGS.values()))
 COLUMNS = {
     "numbers": [NUMBER],
     "dates": [{"name": str, "format": str, "origin": int, "parts": [NUMBER]}],
@@ -65,6 +66,10 @@ class Preparation:
     source: str
     features: Any  # Features, or SparseFeatures for a sparse matrix
     reading: Mapping[str, Any]
+
+    def raw(self) -> "Preparation":
+        """Return the same preparation for a model that takes raw numbers, see `Features`."""
+        return replace(self, features=replace(self.features, raw=True))
 
     def frames(self, path: str, size: int, keep: Sequence[str] = (), **reading: Any) -> Iterator[Any]:
         """Yield `size` rows at a time of a new file, with the columns of the features and the columns `keep`.

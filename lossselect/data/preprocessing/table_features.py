@@ -17,13 +17,14 @@ from lossselect.data.preprocessing.columns import (
     CellParser,
     Number,
     NumberFeatures,
-    fitted_numbers,
+    RawNumbers,
+    fit_numbers,
     numbered_frame,
     warn_if_index,
 )
 from lossselect.data.preprocessing.dates import Date, fit_date
 from lossselect.data.preprocessing.kinds import column_kind, join_errors, reject
-from lossselect.data.preprocessing.standardizer import Standardizer, check_range
+from lossselect.data.preprocessing.scaling import Standardizer, check_range, sampled_rows
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.preprocessing.text import MAX_FITTED, Text, fit_text, join_words, warn_if_long
 from lossselect.data.readers.tables import TableColumns, check_columns
@@ -42,13 +43,17 @@ ARRAY_COLUMN = re.compile(r"x(0|[1-9][0-9]*)")
 
 @dataclass(frozen=True)
 class Features:
-    """Conversion of a table's columns to features, fitted on the training rows."""
+    """Conversion of a table's columns to features, fitted on the training rows.
+
+    With `raw`, numbers are left as they are, NaN where missing, for a model that scales them.
+    """
 
     numbers: tuple[Number, ...]
     categories: tuple[Category, ...]
     parser: CellParser
     dates: tuple[Date, ...] = ()
     texts: tuple[Text, ...] = ()
+    raw: bool = False
 
     @classmethod
     def fit(
@@ -59,6 +64,7 @@ class Features:
         categorical: Sequence[str] = (),
         texts: Sequence[str] = (),
         date_format: str | None = None,
+        scaling: str = "standard",
         inspect: Callable[[pl.DataFrame, Mapping[str, str | None]], None] | None = None,
     ) -> "Features":
         """Fit to the training rows; only the kind of a column is determined from all rows.
@@ -71,6 +77,7 @@ class Features:
                 values.
             texts: Names of columns of free text.
             date_format: See `find_date_format`.
+            scaling: The scaling of numbers, see `fit_scales`. Dates are standardised.
             inspect: Function that is called with groups of the columns other than `texts`, with all rows, and
                 the formats of the dates among them, None for a constant one.
 
@@ -101,7 +108,7 @@ class Features:
                 continue
             for name in kinds["number"]:
                 warn_if_index(frame[name])
-            columns |= _fit_numbers(frame.select(kinds["number"]), train, parser)
+            columns |= _fit_numbers(frame.select(kinds["number"]), train, parser, scaling)
             columns |= {name: fit_date(frame[name], train, parser, date_format) for name in kinds["date"]}
             cells = {column.name: column for column in parsed}
             for name in kinds["category"]:
@@ -149,7 +156,21 @@ class Features:
     @property
     def names(self) -> list[str]:
         """Names of the features, in their order."""
+        if self.raw:
+            parts = [f"{date.name} {part.name}" for date in self.dates for part in date.parts]
+            categories = [name for category in self.categories for name in category.features]
+            words = [name for text in self.texts for name in text.features]
+            return [*(number.name for number in self.numbers), *parts, *categories, *words]
         return [name for column in self._columns for name in column.features]
+
+    @property
+    def fitted_numbers(self) -> list[Number]:
+        """The columns of numbers and the parts of dates, in the order of their features."""
+        return [*self.numbers, *(part for date in self.dates for part in date.parts)]
+
+    def number_converter(self, places: Sequence[int], width: int) -> NumberFeatures | RawNumbers:
+        """Return the conversion of rows (N, width) with the numbers, and parts of dates, at these places."""
+        return RawNumbers(places) if self.raw else NumberFeatures(self.fitted_numbers, places, width)
 
     @property
     def columns(self) -> list[str]:
@@ -183,10 +204,10 @@ class Features:
         categories = [self.parser.text(frame[category.name]) for category in self.categories]
         texts = [self.parser.text(frame[text.name]) for text in self.texts]
         columns = numbered_frame([*cells, *chain(*parts)])
-        fitted = [*self.numbers, *(part for date in self.dates for part in date.parts)]
-        convert = NumberFeatures(fitted, range(len(fitted)), len(fitted))
-        numbers = _to_tensor(columns, torch.empty(frame.height, len(convert)), convert)
-        check_range(numbers, self.names, first_row=first_row)
+        convert = self.number_converter(range(columns.width), columns.width)
+        numbers = _to_tensor(columns, torch.empty(frame.height, len(convert), dtype=convert.dtype), convert)
+        if not self.raw:
+            check_range(numbers, self.names, first_row=first_row)
         codes, unknown = self._encode(categories, first=len(convert))
         shape = frame.height, len(codes)
         coded = _to_tensor(numbered_frame(codes), torch.empty(shape, dtype=torch.int32), np.array)
@@ -241,7 +262,7 @@ class Features:
     def from_dict(cls, values: dict[str, Any]) -> "Features":
         """Create the features from the result of `to_dict`."""
         return cls(
-            tuple(Number(**column) for column in values["numbers"]),
+            tuple(map(Number.from_dict, values["numbers"])),
             tuple(Category(**_with_tuples(column)) for column in values["categories"]),
             CellParser(tuple(values["null_values"]), values["nan"]),
             tuple(Date.from_dict(column) for column in values["dates"]),
@@ -253,6 +274,8 @@ def _to_plain(value: Any) -> Any:
     """Return a column as a dict of its fields, and tuples as lists, faster than `asdict`."""
     if isinstance(value, tuple):
         return [*map(_to_plain, value)]
+    if isinstance(value, Number):
+        return value.to_dict()
     return {k: _to_plain(v) for k, v in vars(value).items()} if is_dataclass(value) else value
 
 
@@ -260,14 +283,18 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def _fit_numbers(frame: pl.DataFrame, train: np.ndarray, parser: CellParser) -> dict[str, Number | None]:
+def _fit_numbers(
+    frame: pl.DataFrame, train: np.ndarray, parser: CellParser, scaling: str
+) -> dict[str, Number | None]:
     if not frame.width:
         return {}
     numbers = parser.number_columns(frame)
     standardizer = Standardizer(numbers.columns)
     for start in range(0, len(train), BLOCK_ROWS):
         standardizer.partial_fit(numbers[train[start : start + BLOCK_ROWS]])
-    return fitted_numbers(standardizer)
+    rows = sampled_rows(train)
+    sample = (column.gather(rows).to_numpy() for column in numbers.iter_columns())
+    return fit_numbers(standardizer, scaling, sample)
 
 
 def _fit_category(text: pl.Series) -> Category | None:

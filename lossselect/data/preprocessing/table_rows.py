@@ -67,7 +67,7 @@ class TableRows:
         return int(self.numbers.nbytes + self.codes.nbytes)
 
     def __getitem__(self, rows: Any) -> Tensor:
-        """Return float32 (len(rows), num_features); for a single row (num_features,)."""
+        """Return (len(rows), num_features) of the dtype of `numbers`; for a single row (num_features,)."""
         if isinstance(rows, int):
             return self[torch.tensor([rows])][0]
         numbers = self.numbers[rows]
@@ -81,7 +81,7 @@ class TableRows:
             places = np.repeat(np.arange(len(numbers)), np.diff(words.indptr))
             first = self.shape[1] - words.shape[1]
             features[torch.from_numpy(places), torch.from_numpy(words.indices + first).long()] = (
-                torch.from_numpy(words.data)
+                torch.from_numpy(words.data).to(features.dtype)
             )
         features = features[:, :-1]
         features[:, : numbers.shape[1]] = numbers

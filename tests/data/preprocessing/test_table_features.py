@@ -91,7 +91,7 @@ class TestFeatures:
     def test_nan_may_mean_missing(self):
         features, _, _ = features_of({"x": [1.0, NAN, 3.0]}, nan="missing")
         assert features.numbers[0].missing
-        assert features.numbers[0].mean == 2
+        assert features.numbers[0].scale.mean == 2
 
     def test_finite_numbers_whose_sum_overflows(self):
         big = [1.7e308, 1.7e308, 0.0]

@@ -12,6 +12,7 @@ from lossselect.data.datamodule import TensorData
 from lossselect.data.preprocessing import text as text_module
 from lossselect.data.preprocessing.columns import Category, CellParser, Number
 from lossselect.data.preprocessing.preparation import Preparation
+from lossselect.data.preprocessing.scaling import Standard
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.readers.tables import TableColumns, TableOptions
@@ -165,7 +166,7 @@ class TestCheckpoints:
 
     @pytest.mark.parametrize("name", ["x3", "x01", "y0", "x", "x-1"])
     def test_an_unknown_column_of_an_array(self, name):
-        features = Features((Number("x2", 0.0, 1.0, False),), (), CellParser())
+        features = Features((Number("x2", Standard(0.0, 1.0), False),), (), CellParser())
         values = Preparation("arrays", features, {"features": None, "width": 3}).to_dict()
         Preparation.stored(values, "best.ckpt")
         values["features"]["numbers"][0]["name"] = name
