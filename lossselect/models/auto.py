@@ -11,6 +11,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp"},
     "tabm": {"name": "tabm"},
     "tabm_ple": {"name": "tabm", "encoding": "ple"},
+    "tabm_selected": {"name": "tabm"},
 }
 """Names and options of the nets that `model=auto` can train."""
 MAX_SAMPLED_VALUES = 5_000_000
@@ -18,7 +19,11 @@ MAX_SAMPLED_VALUES = 5_000_000
 MAX_ENCODED = 400
 """Maximum number of columns of numbers for which a net with an encoding is trained."""
 MAX_FEATURES, MAX_OUTPUTS = 4000, 200
-"""Maximum numbers of features and of outputs for which several nets are trained."""
+"""Maximum number of features of TabM, and of outputs for which several nets are trained."""
+SELECTED, MIN_WIDE = 128, 400
+"""Number of features of a net with selected features, and of features from which it is trained."""
+MAX_ROWS, BLOCK_ROWS = 100_000, 2048
+"""Maximum number of rows from which features are selected, and the number that is read at once."""
 
 EPOCHS, MAX_EPOCHS, MIN_STEPS = 50, 200, 1000
 """Default number of epochs, its maximum in small tables, and the minimum number of steps there."""
@@ -35,13 +40,11 @@ def choose_nets(num_features: int, num_outputs: int, num_numbers: int) -> Choice
     """Return the nets for a table with `num_numbers` columns of numbers (see `find_number_columns`)."""
     if num_outputs > MAX_OUTPUTS:
         return Choice(["mlp"], f"a single net for more than {MAX_OUTPUTS} outputs")
-    if num_features > MAX_FEATURES:
-        return Choice(["mlp"], f"a single net for more than {MAX_FEATURES} features")
-    if not num_numbers:
-        return Choice(["mlp", "tabm"], "no encoding: no feature has more than two values")
-    if num_numbers > MAX_ENCODED:
-        return Choice(["mlp", "tabm"], f"no encoding: more than {MAX_ENCODED} columns of numbers")
-    return Choice([*CANDIDATES], f"{num_numbers} of {num_features} features have more than two values")
+    names = ["mlp"]
+    names += ["tabm"] * (num_features <= MAX_FEATURES)
+    names += ["tabm_ple"] * (0 < num_numbers <= MAX_ENCODED)
+    names += ["tabm_selected"] * (num_features >= MIN_WIDE)
+    return Choice(names, f"{num_features} features, of which {num_numbers} have more than two values")
 
 
 def default_epochs(net: str, num_rows: int, batch_size: int) -> int:
@@ -61,6 +64,38 @@ def find_number_columns(features: Any, rows: Any) -> list[int]:
     values = features[rows[:: -(-len(rows) // size)]]
     between = (values != values.amin(0)) & (values != values.amax(0))
     return [int(column) for column in between.any(0).nonzero()]
+
+
+def select_features(features: Any, rows: Any, target: Any, count: int) -> list[int]:
+    """Return the indices of the `count` features with the highest correlation with an output.
+
+    The score of a feature is the highest square of its correlations with the outputs, over training rows.
+
+    Args:
+        features: The features (N, F), which are read in blocks of rows.
+        rows: The indices of the training rows.
+        target: The canonical target of all rows as floats (N, C), NaN where missing.
+        count: The number of features to select.
+    """
+    import torch
+
+    rows = torch.as_tensor(rows)[:: -(-len(rows) // MAX_ROWS)]
+    y = target[rows].double()
+    y = (y - y.nanmean(0)).nan_to_num(0)
+    products, sums, squares = (torch.zeros(1, dtype=torch.double) for _ in range(3))
+    for part, labels in zip(rows.split(BLOCK_ROWS), y.split(BLOCK_ROWS), strict=True):
+        x = features[part].double()
+        products, sums, squares = products + x.T @ labels, sums + x.sum(0), squares + x.square().sum(0)
+    variance = squares - sums.square() / len(rows)
+    scores = products.square().div(y.square().sum(0).clamp(min=1e-12)).amax(1) / variance.clamp(min=1e-12)
+    return sorted(scores.topk(min(count, len(scores))).indices.tolist())
+
+
+def _one_hot(task: Any, labels: Any) -> Any:
+    from lossselect.labels.sparse_labels import SparseLabels
+
+    target = labels.to_dense() if isinstance(labels, SparseLabels) else task.encode(labels)
+    return task.to_one_hot(target)
 
 
 def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,13 +118,13 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve_net(
-    spec: Mapping[str, Any], num_outputs: int, splits: Any, is_single: bool
+    spec: Mapping[str, Any], task: Any, splits: Any, is_single: bool
 ) -> tuple[dict[str, Any], str]:
     """Return the spec of a net for rows in memory, and the reason of the choice if its name is "auto".
 
     Args:
         spec: The name and options of a net; with the name "auto", the option `nets` may list `CANDIDATES`.
-        num_outputs: The number of outputs.
+        task: The task.
         splits: The `Splits` with features and training rows.
         is_single: Whether "auto" chooses a single net.
     """
@@ -98,7 +133,8 @@ def resolve_net(
     is_auto = spec["name"] == "auto"
     if not is_auto and spec.get("encoding", "none") == "none":
         return {**sized, **spec}, ""
-    columns = find_number_columns(splits.features, splits.rows["train"])
+    rows = splits.rows["train"]
+    columns = find_number_columns(splits.features, rows)
     if not is_auto:
         if not columns:
             raise ConfigError(
@@ -106,15 +142,17 @@ def resolve_net(
                 "training rows. Set encoding=none."
             )
         return {"columns": columns, **sized, **spec}, ""
-    names, reason = choose_nets(num_features, num_outputs, len(columns))
+    names, reason = choose_nets(num_features, task.num_outputs, len(columns))
     if spec.get("nets"):
         names, reason = [*spec["nets"]], "as configured"
     if is_single:
         return {**sized, **CANDIDATES["mlp"]}, "a single net"
     nets = {name: dict(CANDIDATES[name]) for name in names if columns or "encoding" not in CANDIDATES[name]}
-    for net in nets.values():
+    for name, net in nets.items():
         if "encoding" in net:
             net["columns"] = columns
+        if name == "tabm_selected":
+            net["features"] = select_features(splits.features, rows, _one_hot(task, splits.labels), SELECTED)
     if len(nets) == 1:
         return {**sized, **next(iter(nets.values()))}, reason
     return {"name": "ensemble", **sized, "nets": nets}, reason

@@ -5,7 +5,7 @@ Their statistics are buffers, so that checkpoints and exported models contain th
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -115,52 +115,74 @@ ENCODINGS: dict[str, type[PiecewiseLinearEncoding] | type[PeriodicEncoding] | No
 
 
 class InputLayer(nn.Module):
-    """The features after `base`, followed by an encoding of some of them: (N, F) -> (N, width).
+    """Some features after `base`, followed by an encoding of some of them: (N, F) -> (N, width).
 
     Args:
         num_features: The number of features F.
-        base: A layer (N, F) -> (N, F).
+        base: A function that returns a layer (N, n) -> (N, n) for the number n of the used features.
         encoding: A name of `ENCODINGS`.
         columns: The indices of the features to encode; None for all.
+        features: The indices of the used features; None for all.
     """
 
     def __init__(
-        self, num_features: int, base: nn.Module, encoding: str, columns: Sequence[int] | None = None
+        self,
+        num_features: int,
+        base: Callable[[int], nn.Module],
+        encoding: str = "none",
+        columns: Sequence[int] | None = None,
+        features: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.base, self.width = base, num_features
-        self.columns = _check_columns(columns, num_features)
-        self.encoding: PiecewiseLinearEncoding | PeriodicEncoding | None = None
+        self.used, self.width = _Columns.of(features, num_features, "features")
+        self.base = base(self.width)
+        self.encoded, self.encoding = None, None
         if (encode := lookup(ENCODINGS, encoding, "encoding")) is not None:
-            self.encoding = encode(num_features if self.columns is None else len(self.columns))
+            self.encoded, count = _Columns.of(columns, self.width, "columns")
+            self.encoding = encode(count)
             self.width += self.encoding.num_outputs
 
     def fit(self, rows: Tensor) -> None:
         """Fit base and encoding to training rows (N, F)."""
+        rows = rows if self.used is None else self.used(rows)
         if isinstance(self.base, FittedLayer):
             self.base.fit(rows)
         if isinstance(self.encoding, FittedLayer):
-            self.encoding.fit(self._take(rows))
-
-    def _take(self, x: Tensor) -> Tensor:
-        return x if self.columns is None else x[:, self.columns]
+            self.encoding.fit(rows if self.encoded is None else self.encoded(rows))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the inputs of the next layer."""
+        x = x if self.used is None else self.used(x)
         if self.encoding is None:
             return self.base(x)
-        return torch.cat([self.base(x), self.encoding(self._take(x))], dim=1)
+        encoded = self.encoding(x if self.encoded is None else self.encoded(x))
+        return torch.cat([self.base(x), encoded], dim=1)
 
 
-def _check_columns(columns: Sequence[int] | None, num_features: int) -> list[int] | None:
-    if columns is None:
-        return None
-    if isinstance(columns, str) or not isinstance(columns, Sequence):
-        raise OptionTypeError(f"columns must be a list of indices of features, got {columns!r}.")
-    indices = [check_int(f"columns[{i}]", column, 0, num_features - 1) for i, column in enumerate(columns)]
-    if not indices or len({*indices}) < len(indices):
-        raise ConfigError(f"columns must be different indices of features, got {columns!r}.")
-    return indices if len(indices) < num_features else None
+class _Columns(nn.Module):
+    """Selection of columns; the indices are a buffer, as a list would be copied to a GPU in each step."""
+
+    indices: Tensor
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("indices", torch.tensor(indices))
+
+    @classmethod
+    def of(cls, indices: Sequence[int] | None, num_features: int, name: str) -> "tuple[_Columns | None, int]":
+        """Return the selection and the number of its columns; None for all of them."""
+        if indices is None:
+            return None, num_features
+        if isinstance(indices, str) or not isinstance(indices, Sequence):
+            raise OptionTypeError(f"{name} must be a list of indices of features, got {indices!r}.")
+        checked = [check_int(f"{name}[{i}]", index, 0, num_features - 1) for i, index in enumerate(indices)]
+        if not checked or len({*checked}) < len(checked):
+            raise ConfigError(f"{name} must be different indices of features, got {indices!r}.")
+        return cls(checked), len(checked)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the columns, (N, len(indices))."""
+        return x.index_select(1, self.indices)
 
 
 def quantiles(rows: Tensor, bins: int) -> Tensor:

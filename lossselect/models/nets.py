@@ -42,7 +42,8 @@ def mlp(
     if encoding != "none":
         from lossselect.models.encodings import InputLayer
 
-        first = InputLayer(num_features, nn.Sequential(*layers), encoding, columns)
+        clipped = nn.Sequential(*layers)
+        first = InputLayer(num_features, lambda _: clipped, encoding, columns)
         layers, width = [first], first.width
     if input_dropout:
         layers.append(nn.Dropout(input_dropout))
@@ -68,7 +69,7 @@ def linear(
         return nn.Linear(num_features, num_outputs)
     from lossselect.models.encodings import InputLayer
 
-    first = InputLayer(num_features, nn.Identity(), encoding, columns)
+    first = InputLayer(num_features, nn.Identity, encoding, columns)
     return nn.Sequential(first, nn.Linear(first.width, num_outputs))
 
 
@@ -81,13 +82,15 @@ def tabm(
     scaling: str = "robust",
     encoding: str = "none",
     columns: Sequence[int] | None = None,
+    features: Sequence[int] | None = None,
     activation: str = "softmax",
 ) -> nn.Module:
     """Return TabM, an ensemble of `num_members` MLPs that share most weights: (N, num_features) -> logits.
 
     In training it returns the logits of all members, (N * num_members, num_outputs), otherwise those of their
     mean probability, (N, num_outputs). `activation` is that of the task. `scaling` is "robust" (see
-    `RobustScaling`) or "none"; `encoding` and `columns` are those of `mlp`.
+    `RobustScaling`) or "none"; `encoding` and `columns` are those of `mlp`. `features` lists the indices of
+    the features that are used; None uses all of them.
     """
     from torch import nn
 
@@ -97,7 +100,7 @@ def tabm(
     check_float("dropout", dropout, 0, 1)
     check_int("num_members", num_members, 1)
     base = lookup({"robust": RobustScaling, "none": nn.Identity}, scaling, "scaling")
-    first = InputLayer(num_features, base(num_features), encoding, columns)
+    first = InputLayer(num_features, base, encoding, columns, features)
     return TabM(first, first.width, _check_widths(hidden), num_outputs, num_members, dropout, activation)
 
 

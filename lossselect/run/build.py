@@ -273,7 +273,7 @@ def build_net(config: DictConfig, task: "Task", data: Any) -> "tuple[nn.Module |
             return {"num_features": derived["num_features"], **spec}, ""
         sharded = str(config.trainer.get("strategy")).startswith(("fsdp", "deepspeed"))
         chunked = resolve_head(to_plain(config), task)["name"] == "chunked"
-        return resolve_net(spec, task.num_outputs, splits, bool(sharded or chunked or config.get("module")))
+        return resolve_net(spec, task, splits, bool(sharded or chunked or config.get("module")))
     from torch import nn
 
     net: nn.Module = make_part(config.model, "model", nn.Module, **derived)

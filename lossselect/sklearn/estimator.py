@@ -323,7 +323,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         cosine = {"name": "CosineAnnealingLR", "T_max": epochs}
         module = TaskModule(
             task,
-            make_net(self.net, splits, task.num_outputs),
+            make_net(self.net, splits, task),
             deepcopy(self.loss),  # it may have parameters, which training would change
             optimizer if self.optimizer is None else self.optimizer,
             cosine if self.scheduler == "cosine" else self.scheduler,

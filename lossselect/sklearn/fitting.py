@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lossselect.data.preprocessing.scaling import Scale
     from lossselect.data.preprocessing.table_rows import TableRows
     from lossselect.data.splits import Splits
+    from lossselect.tasks.registry import Task
 
 LISTS = (
     "scikit-learn's scores and splits require a matrix of 0 and 1. Convert lists of labels with "
@@ -183,7 +184,7 @@ def net_name(net: Any) -> str:
     return str(net.get("name")) if isinstance(net, Mapping) else net if isinstance(net, str) else ""
 
 
-def make_net(net: Any, splits: "Splits", num_outputs: int) -> "nn.Module | dict[str, Any]":
+def make_net(net: Any, splits: "Splits", task: "Task") -> "nn.Module | dict[str, Any]":
     """Return the spec of a named net, or call the user's function."""
     from torch import nn
 
@@ -196,10 +197,10 @@ def make_net(net: Any, splits: "Splits", num_outputs: int) -> "nn.Module | dict[
     spec = {"name": net} if isinstance(net, str) else net
     if isinstance(spec, Mapping):
         check_spec(spec)
-        return resolve_net(spec, num_outputs, splits, is_single=False)[0]
+        return resolve_net(spec, task, splits, is_single=False)[0]
     if not callable(net):
         raise OptionTypeError(f"net must be a name, a dict with a name, or a function, got {net!r}.")
-    made = net(splits.features.shape[1], num_outputs)
+    made = net(splits.features.shape[1], task.num_outputs)
     if not isinstance(made, nn.Module):
         raise OptionTypeError(f"The function net must return a torch.nn.Module, got {type(made).__name__}.")
     return made

@@ -76,12 +76,22 @@ def test_periodic_encoding():
 
 
 def test_an_input_layer_encodes_only_its_columns(rows):
-    layer = InputLayer(4, nn.Identity(), "ple", columns=[2, 0])
+    layer = InputLayer(4, nn.Identity, "ple", columns=[2, 0])
     layer.fit(rows)
     alone = PiecewiseLinearEncoding(2)
     alone.fit(rows[:, [2, 0]])
     assert layer.width == 4 + 24
     assert torch.equal(layer(rows), torch.cat([rows, alone(rows[:, [2, 0]])], 1))
+
+
+def test_an_input_layer_uses_only_its_features(rows):
+    layer = InputLayer(4, RobustScaling, "ple", columns=[1], features=[3, 0])
+    layer.fit(rows)
+    scaling, encoding = RobustScaling(2), PiecewiseLinearEncoding(1)
+    scaling.fit(rows[:, [3, 0]])
+    encoding.fit(rows[:, [0]])
+    assert layer.width == 2 + 12
+    assert torch.equal(layer(rows), torch.cat([scaling(rows[:, [3, 0]]), encoding(rows[:, [0]])], 1))
 
 
 def test_fit_layers_fits_each_net_of_an_ensemble(rows):

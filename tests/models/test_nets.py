@@ -18,7 +18,7 @@ def test_defaults_equal_those_of_the_command_line(name):
     options = inspect.signature(NETS[name]).parameters.items()
     defaults = {option: p.default for option, p in options if p.default is not p.empty}
     defaults = {key: [*value] if isinstance(value, tuple) else value for key, value in defaults.items()}
-    for derived in ("columns", *DERIVED):
+    for derived in ("columns", "features", *DERIVED):
         defaults.pop(derived, None)
     assert OmegaConf.to_container(config) == {"name": name, **defaults}
 
@@ -62,13 +62,11 @@ def test_invalid_options(options, message):
 
 def test_options_of_auto():
     assert check_spec({"name": "auto", "nets": ["mlp", "tabm"]}) == {"nets": ["mlp", "tabm"]}
-    with pytest.raises(ConfigError, match="Net 'auto' has no option 'hidden'.*model=mlp"):
+    with pytest.raises(ConfigError, match=r"Net 'auto' has no option 'hidden'.*model=mlp"):
         check_spec({"name": "auto", "hidden": [64]})
     with pytest.raises(ConfigError, match="Unknown net to train 'forest'"):
         check_spec({"name": "auto", "nets": ["forest"]})
-    with pytest.raises(
-        OptionTypeError, match="nets must be a list of mlp, tabm, tabm_ple, or null, got 'mlp'"
-    ):
+    with pytest.raises(OptionTypeError, match=r"nets must be a list of mlp, tabm, .* or null, got 'mlp'"):
         check_spec({"name": "auto", "nets": "mlp"})
 
 

@@ -1,0 +1,112 @@
+"""The choice of nets by the table."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.feature_selection import f_classif
+
+import lossselect as ls
+from lossselect.data.splits import Splits
+from lossselect.exceptions import ConfigError
+from lossselect.models.auto import (
+    choose_nets,
+    default_epochs,
+    find_number_columns,
+    resolve_net,
+    select_features,
+)
+
+
+@pytest.mark.parametrize(
+    ("num_features", "num_outputs", "num_numbers", "names"),
+    [
+        (20, 3, 20, ["mlp", "tabm", "tabm_ple"]),
+        (20, 3, 0, ["mlp", "tabm"]),
+        (1000, 53, 0, ["mlp", "tabm", "tabm_selected"]),
+        (5000, 2, 5000, ["mlp", "tabm_selected"]),
+        (20, 1000, 20, ["mlp"]),
+    ],
+)
+def test_choose_nets(num_features, num_outputs, num_numbers, names):
+    assert choose_nets(num_features, num_outputs, num_numbers).names == names
+
+
+@pytest.mark.parametrize(
+    ("net", "rows", "epochs"),
+    [("auto", 10_000, 50), ("tabm", 640, 100), ("auto", 64, 200), ("mlp", 64, 50), ("", 64, 50)],
+)
+def test_default_epochs(net, rows, epochs):
+    assert default_epochs(net, rows, 64) == epochs
+
+
+def test_number_columns_have_more_than_two_values_in_training_rows():
+    features = torch.tensor([[0.0, 1.0, 5.0], [1.0, 1.0, 6.0], [0.0, 1.0, 7.0], [2.0, 2.0, 8.0]])
+    assert find_number_columns(features, torch.tensor([0, 1, 2])) == [2]
+    assert find_number_columns(features, torch.arange(4)) == [0, 2]
+
+
+def make_rows():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(3000, 30)), random.integers(0, 2, 3000)
+    x[:, [3, 17]] += y[:, None] * [0.5, 0.3]
+    return x, y
+
+
+def test_select_features_orders_two_classes_like_the_f_test():
+    x, y = make_rows()
+    target = torch.from_numpy(y).double()[:, None]
+    expected = np.argsort(-f_classif(x, y)[0])
+    for count in (1, 2, 5):
+        selected = select_features(torch.from_numpy(x), torch.arange(3000), target, count)
+        assert selected == sorted(expected[:count].tolist())
+
+
+def test_select_features_ignores_missing_labels_and_other_rows():
+    x, y = make_rows()
+    target = torch.from_numpy(y).double()[:, None].repeat(1, 2)
+    target[:, 1] = torch.nan  # a label without known values
+    target[:100, 0] = torch.nan
+    x[2000:, 5] = 100 * y[2000:]
+    selected = select_features(torch.from_numpy(x), torch.arange(2000), target, 2)
+    assert selected == [3, 17]
+
+
+def make_splits(features):
+    labels = (features[:, 0] > 0).long().numpy()
+    return Splits("test", features, labels, ("no", "yes"), {"train": torch.arange(len(features))}, {})
+
+
+def test_resolve_auto():
+    features = torch.randn(100, 3)
+    features[:, 1] = (features[:, 1] > 0).float()
+    task = ls.Binary()
+    spec, reason = resolve_net({"name": "auto", "nets": None}, task, make_splits(features), is_single=False)
+    assert spec == {
+        "name": "ensemble",
+        "num_features": 3,
+        "nets": {
+            "mlp": {"name": "mlp"},
+            "tabm": {"name": "tabm"},
+            "tabm_ple": {"name": "tabm", "encoding": "ple", "columns": [0, 2]},
+        },
+    }
+    assert reason == "3 features, of which 2 have more than two values"
+    spec, _ = resolve_net({"name": "auto", "nets": ["tabm"]}, task, make_splits(features), is_single=False)
+    assert spec == {"name": "tabm", "num_features": 3}
+    spec, _ = resolve_net({"name": "auto", "nets": None}, task, make_splits(features), is_single=True)
+    assert spec == {"name": "mlp", "num_features": 3}
+    wide = torch.randn(100, 500)
+    spec, _ = resolve_net({"name": "auto"}, task, make_splits(wide), is_single=False)
+    assert 0 in spec["nets"]["tabm_selected"]["features"]
+    assert len(spec["nets"]["tabm_selected"]["features"]) == 128
+
+
+def test_resolve_the_columns_of_an_encoding():
+    features = (torch.randn(50, 2) > 0).float()
+    with pytest.raises(ConfigError, match="encoding=ple has no effect"):
+        resolve_net({"name": "mlp", "encoding": "ple"}, ls.Binary(), make_splits(features), is_single=False)
+    features[:, 1] = torch.randn(50)
+    spec, _ = resolve_net(
+        {"name": "mlp", "encoding": "ple"}, ls.Binary(), make_splits(features), is_single=False
+    )
+    assert spec["columns"] == [1]
