@@ -1,8 +1,9 @@
 """Selection and weighting of the nets of an `Ensemble` by validation rows."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
@@ -29,14 +30,14 @@ MIN_WEIGHT = 0.02
 
 
 @dataclass
-class BestEpoch:
-    """The best epoch of a net on the validation rows, and its weights after that epoch.
+class NetEpoch:
+    """A net after an epoch.
 
     Attributes:
         epoch: The number of the epoch, from 1.
         loss: The loss on the validation rows.
         temperature: The temperature of the logits at which the loss is lowest.
-        log_likelihood: The log-likelihoods of validation labels (labels,).
+        log_likelihood: The log-likelihoods of validation labels, (rows, labels of a row).
         weights: The state of the net.
     """
 
@@ -56,16 +57,21 @@ class Rows(NamedTuple):
 
 
 class NetSelection(Callback):
-    """Keeps the best epoch of each net of an `Ensemble`, and weights the nets.
+    """Selects an epoch of each net of an `Ensemble`, and weights the nets.
 
     After each epoch, the loss of each net is computed on validation rows of `TensorData`, with the best of
-    several temperatures. The weights of the nets maximise the likelihood of the validation labels (see
-    `mixture_weights`). Checkpoints contain the nets of their best epochs, and so does the module after fit.
-    Without validation rows, the nets of the last epoch are kept with equal weights.
+    several temperatures. The latest epoch is selected unless the best one has a likelihood that is higher by
+    more than a standard error, because the best one is partly best by chance (the rule of Breiman, Friedman,
+    Olshen and Stone, Classification and regression trees, 1984). The weights of the nets maximise the
+    likelihood of the validation labels (see `mixture_weights`).
+
+    Checkpoints contain the nets of the selected epochs, and so does the module after fit. Without validation
+    rows, the nets of the last epoch are kept with equal weights.
     """
 
     def __init__(self) -> None:
-        self.best: dict[str, BestEpoch] = {}
+        self.best: dict[str, NetEpoch] = {}
+        self.selected: dict[str, NetEpoch] = {}
         self.mixture: list[float] = []
         self._net: Ensemble | None = None
         self._resumed: dict[str, Tensor] = {}  # the weights in training when the checkpoint was saved
@@ -78,75 +84,75 @@ class NetSelection(Callback):
             pl_module.net.load_state_dict(self._resumed)
             self._resumed = {}
         else:
-            self.best, self.mixture = {}, []
+            self.best, self.selected, self.mixture = {}, {}, []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         rows = _evaluate(trainer, pl_module)
         if rows is None:
             return
-        improved = False
         for (name, net), logits in zip(pl_module.net.nets.items(), rows.logits, strict=True):
             loss, temperature = _lowest_loss(pl_module, rows._replace(logits=logits))
-            if name in self.best and not loss < self.best[name].loss:
-                continue
-            improved = True
             log_likelihood = _log_likelihood(pl_module.task, logits / temperature, rows.target)
             weights = {key: value.detach().clone() for key, value in net.state_dict().items()}
-            self.best[name] = BestEpoch(trainer.current_epoch + 1, loss, temperature, log_likelihood, weights)
-        if improved:
-            self.mixture = mixture_weights(
-                torch.stack([self.best[name].log_likelihood for name in pl_module.net.nets], dim=1)
-            )
+            latest = NetEpoch(trainer.current_epoch + 1, loss, temperature, log_likelihood, weights)
+            if name not in self.best or latest.loss < self.best[name].loss:
+                self.best[name] = latest
+            self.selected[name] = self.best[name] if _is_worse(latest, self.best[name]) else latest
+        likelihoods = [self.selected[name].log_likelihood.flatten() for name in pl_module.net.nets]
+        self.mixture = mixture_weights(torch.stack(likelihoods, dim=1))
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if self.best:
-            pl_module.net.load_state_dict(self._selected())
+        if self.selected:
+            pl_module.net.load_state_dict(self._selected_state())
 
     def table(self) -> dict[str, list[Any]]:
-        """Return the columns of a table of the nets, and of all of them together if there are several.
+        """Return the columns of a table of the nets and of their mixture; {} without validation rows.
 
-        The log loss is that of the validation labels. It is 0 columns if there were no validation rows.
+        The log loss is that of the validation labels.
         """
-        if not self.best:
+        if not self.selected:
             return {}
-        likelihood = torch.stack([best.log_likelihood for best in self.best.values()], dim=1).double()
+        likelihoods = [selected.log_likelihood.flatten() for selected in self.selected.values()]
+        likelihood = torch.stack(likelihoods, dim=1).double()
         mixture = (likelihood.exp() @ torch.tensor(self.mixture).double()).log()
         losses = [*(-likelihood.mean(0)).tolist(), -float(mixture.mean())]
         return {
-            "net": [*self.best, "together"],
+            "net": [*self.selected, "together"],
             "log_loss": losses,
-            "epoch": [*(best.epoch for best in self.best.values()), None],
+            "epoch": [*(selected.epoch for selected in self.selected.values()), None],
             "weight": [*self.mixture, 1.0],
         }
 
-    def _selected(self) -> dict[str, Tensor]:
-        """Return the state of the `Ensemble` with each net of its best epoch."""
-        selected = {
+    def _selected_state(self) -> dict[str, Tensor]:
+        """Return the state of the `Ensemble` with the selected epoch of each net."""
+        state = {
             f"nets.{name}.{key}": value
-            for name, best in self.best.items()
-            for key, value in best.weights.items()
+            for name, selected in self.selected.items()
+            for key, value in selected.weights.items()
         }
-        temperatures = [best.temperature for best in self.best.values()]
-        return selected | {
-            "weights": torch.tensor(self.mixture),
-            "temperatures": torch.tensor(temperatures),
-        }
+        temperatures = [selected.temperature for selected in self.selected.values()]
+        return state | {"weights": torch.tensor(self.mixture), "temperatures": torch.tensor(temperatures)}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        if self.best:
-            selected = {f"net.{key}": value for key, value in self._selected().items()}
+        if self.selected:
+            selected = {f"net.{key}": value for key, value in self._selected_state().items()}
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **selected}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best epochs, and the weights in training, from which a resumed run continues."""
-        if not self.best or self._net is None:
+        """Return the epochs, and the weights in training, from which a resumed run continues."""
+        if not self.selected or self._net is None:
             return {}
-        best = {name: asdict(epoch) for name, epoch in self.best.items()}
-        return {"best": best, "mixture": self.mixture, "training": self._net.state_dict()}
+        epochs = {
+            part: {name: vars(epoch) for name, epoch in getattr(self, part).items()}
+            for part in ("best", "selected")
+        }
+        return {**epochs, "mixture": self.mixture, "training": self._net.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best epochs, and the weights in training when the next fit starts."""
-        self.best = {name: BestEpoch(**epoch) for name, epoch in state_dict["best"].items()}
+        """Restore the epochs, and the weights in training when the next fit starts."""
+        for part in ("best", "selected"):
+            epochs = {name: NetEpoch(**epoch) for name, epoch in state_dict[part].items()}
+            setattr(self, part, epochs)
         self.mixture, self._resumed = state_dict["mixture"], state_dict["training"]
 
 
@@ -157,16 +163,16 @@ def mixture_weights(log_likelihood: Tensor) -> list[float]:
     expectation maximisation (Dempster, Laird and Rubin, 1977). The problem is convex. Weights below 0.02
     become 0.
     """
-    shifted = log_likelihood.double() - log_likelihood.double().amax(1, keepdim=True)
-    likelihood, (count, width) = shifted.exp(), log_likelihood.shape
-    weights = likelihood.new_full((width,), 1 / width)
+    values = log_likelihood.double().numpy()
+    likelihood, (count, width) = np.exp(values - values.max(1, keepdims=True)), values.shape
+    weights = np.full(width, 1 / width)
     for _ in range(500):
-        share = likelihood * weights
-        share = (share / share.sum(1, keepdim=True)).sum(0)
+        mixed = likelihood * weights
+        share = (mixed / mixed.sum(1, keepdims=True)).sum(0)
         previous, weights = weights, (share + UNIFORM / width) / (count + UNIFORM)
-        if (weights - previous).abs().max() < 1e-5:
+        if np.abs(weights - previous).max() < 1e-5:
             break
-    weights[weights < MIN_WEIGHT] = 0
+    weights = np.where(weights < MIN_WEIGHT, 0, weights)
     return [float(weight) for weight in weights / weights.sum()]
 
 
@@ -213,5 +219,13 @@ def _lowest_loss(module: Any, rows: Rows) -> tuple[float, float]:
 
 
 def _log_likelihood(task: Any, logits: Tensor, target: Tensor) -> Tensor:
-    values = -select_loss(task, reduction="none")(logits, target).flatten().nan_to_num(0)
-    return values[:: -(-len(values) // MAX_LABELS)].cpu()
+    values = -select_loss(task, reduction="none")(logits, target).nan_to_num(0)
+    values = values.reshape(len(values), -1)
+    return values[:: -(-values.numel() // MAX_LABELS)].cpu()
+
+
+def _is_worse(latest: NetEpoch, best: NetEpoch) -> bool:
+    """Return whether the likelihood is lower than that of the best epoch by more than a standard error."""
+    difference = (best.log_likelihood - latest.log_likelihood).double().mean(1)
+    error = difference.std(correction=0) / len(difference) ** 0.5
+    return bool(difference.mean() > error)
