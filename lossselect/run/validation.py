@@ -39,7 +39,7 @@ PARTS = ("task", "loss", "data", "model", "optimizer", "trainer")
 SETTINGS = (
     *PARTS,
     *("scheduler", "callbacks", "logger", "experiment", "seed", "monitor", "resume", "on_nonfinite"),
-    *("trust", "check_only", "explain", "export", "export_raw", "report", "ignore_warnings"),
+    *("trust", "time_limit", "check_only", "explain", "export", "export_raw", "report", "ignore_warnings"),
     *("head", "bias_init", "mix", "decision", "metrics", "module"),
 )
 """The settings at the top level of a config, except `hydra`."""
