@@ -1,7 +1,7 @@
 """The parts of a run, built from its config."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -206,12 +206,13 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
     elif config.trainer.max_epochs == "auto":
         config.trainer.max_epochs = EPOCHS
     plain = to_plain(config)
-    monitor = resolve_monitor(plain, task)
-    config.monitor = monitor.metric
     custom = CustomModule(config.module) if config.get("module") else None
     net, net_reason = None, ""
     if custom is None or "net" in custom.accepted:
         net, net_reason = build_net(config, task, data)
+    selects_epochs = isinstance(net, Mapping) and net["name"] == "ensemble"
+    monitor = resolve_monitor(plain, task, selects_epochs)
+    config.monitor = monitor.metric
     arguments: dict[str, Any] = {
         "task": task,
         "net": net,

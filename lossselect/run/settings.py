@@ -135,12 +135,14 @@ def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     return {"name": "dense" if memory is None or dense <= memory / 4 else "chunked"}
 
 
-def resolve_monitor(config: Mapping[str, Any], task: "Task") -> "Monitor":
-    """Return the monitor, which selects the run's checkpoint."""
+def resolve_monitor(config: Mapping[str, Any], task: "Task", selects_epochs: bool = False) -> "Monitor":
+    """Return the monitor, which selects the run's checkpoint, unless each net `selects_epochs` itself."""
     from lossselect.reporting.plan import Monitor
 
     if config["monitor"]:
         return Monitor(str(config["monitor"]), "as configured")
+    if selects_epochs:
+        return Monitor("last", "it contains the selected epoch of each net")
     # the late epochs then differ only by noise, and the best of a small validation split is not better
     if _anneals(config):
         return Monitor("last", "the learning rate is 0 by then, so the last epochs hardly differ")
