@@ -1,5 +1,6 @@
 """The arguments of `train`: Hydra's flags, settings, and answers to common first guesses."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -8,6 +9,7 @@ from lossselect.cli.commands import COMMANDS
 from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, SEPARATORS
 from lossselect.exceptions import ConfigError
 from lossselect.losses.registry import LOSSES
+from lossselect.models.nets import NETS
 from lossselect.run.allowed_classes import OPTIMIZERS
 from lossselect.run.settings import list_variants
 from lossselect.run.validation import SETTINGS
@@ -120,6 +122,20 @@ def order_arguments(arguments: Sequence[str]) -> list[str]:
     if fixes:
         raise ConfigError(f"Settings are written KEY=VALUE: use {' '.join(fixes)}.")
     return [*flags, *settings]
+
+
+def choose_net(settings: Sequence[str]) -> list[str]:
+    """Return the settings, with model=mlp or model=tabm if they contain an option of that net, but no model.
+
+    The default, model=auto, has no such options.
+    """
+    chosen = re.compile(r"\+*(model|model\._target_|experiment|~model)(=|$)")
+    options = {match[1] for setting in settings if (match := re.match(r"\+*model\.(\w+)=", setting))}
+    if options and not any(chosen.match(setting) for setting in settings):
+        for name in ("mlp", "tabm"):
+            if options <= inspect.signature(NETS[name]).parameters.keys():
+                return [*settings, f"model={name}"]
+    return [*settings]
 
 
 def _flag_value(name: str, value: str, rest: list[str]) -> str:

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lossselect.cli.arguments import order_arguments
+from lossselect.cli.arguments import choose_net, order_arguments
 from lossselect.cli.console import (
     REWORDS_ERRORS,
     TRACEBACKS,
@@ -120,7 +120,7 @@ def main() -> None:
     if not TRACEBACKS:
         os.environ[REWORDS_ERRORS] = "1"
     with print_errors_in_one_line(sys.argv[1:]), print_warnings_in_one_line():
-        sys.argv[1:] = order_arguments(sys.argv[1:])
+        sys.argv[1:] = choose_net(order_arguments(sys.argv[1:]))
         if CHECK not in sys.argv:
             sys.argv.append(CHECK)
         trust(sys.argv[1:])

@@ -1,7 +1,8 @@
-"""Arguments of predict, export and report: KEY=VALUE and --KEY VALUE."""
+"""Arguments of predict, export and report, KEY=VALUE and --KEY VALUE, and options of nets in `train`."""
 
 import pytest
 
+from lossselect.cli.arguments import choose_net
 from lossselect.cli.console import Command, parse_arguments
 from lossselect.cli.predict import COMMAND
 from lossselect.exceptions import ConfigError
@@ -59,3 +60,22 @@ def test_mistakes(arguments, message):
 def test_a_name_that_is_part_of_another():
     command = Command(print, "x", "", {"a": ("A", "a"), "ab": ("B", "b")}, ())
     assert parse_arguments(command, ["ab=1", "a=2"]) == {"ab": "1", "a": "2"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "added"),
+    [
+        (["task=binary", "model.hidden=[16]"], ["model=mlp"]),
+        (["model.hidden=[16],[32]", "model.clip=null"], ["model=mlp"]),
+        (["model.num_members=4"], ["model=tabm"]),
+        (["model=tabm", "model.hidden=[16]"], []),
+        (["model.nets=[mlp]"], []),
+        (["model._target_=my.Net", "+model.hidden=3"], []),
+        (["experiment=own", "model.hidden=[16]"], []),
+        (["model.misspelt=3"], []),
+        (["task=binary"], []),
+    ],
+    ids=str,
+)
+def test_an_option_of_a_net_chooses_the_net(settings, added):
+    assert choose_net(settings) == [*settings, *added]
