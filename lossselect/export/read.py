@@ -173,6 +173,6 @@ def _read_safetensors(path: Path) -> ExportedModel:
     check_net(metadata["net"], task, weights, path)
     check_finite(weights, (), path)
     with torch.device("meta"):
-        net = make_net(metadata["net"], task.num_outputs, task.activation)
+        net = make_net(metadata["net"], task)
     net.load_state_dict(weights, assign=True)
     return ExportedModel(path, metadata, task, Outputs(net, task).eval())

@@ -22,8 +22,8 @@ MAX_FEATURES, MAX_OUTPUTS = 4000, 200
 """Maximum number of features of TabM, and of outputs for which several nets are trained."""
 SELECTED, MIN_WIDE = 128, 400
 """Number of features of a net with selected features, and of features from which it is trained."""
-MAX_ROWS, BLOCK_ROWS = 100_000, 2048
-"""Maximum number of rows from which features are selected, and the number that is read at once."""
+MAX_SCORED_ROWS, BLOCK_VALUES = 100_000, 1 << 22
+"""Maximum number of rows from which features are selected, and of their values that are read at once."""
 
 EPOCHS, MAX_EPOCHS, MIN_STEPS = 50, 200, 1000
 """Default number of epochs, its maximum in small tables, and the minimum number of steps there."""
@@ -42,14 +42,14 @@ def choose_nets(num_features: int, num_outputs: int, num_numbers: int) -> Choice
         return Choice(["mlp"], f"a single net for more than {MAX_OUTPUTS} outputs")
     names = ["mlp"]
     names += ["tabm"] * (num_features <= MAX_FEATURES)
-    names += ["tabm_ple"] * (0 < num_numbers <= MAX_ENCODED)
+    names += ["tabm_ple"] * (num_features <= MAX_FEATURES and 0 < num_numbers <= MAX_ENCODED)
     names += ["tabm_selected"] * (num_features >= MIN_WIDE)
     return Choice(names, f"{num_features} features, of which {num_numbers} have more than two values")
 
 
-def default_epochs(net: str, num_rows: int, batch_size: int) -> int:
+def default_epochs(net: Any, num_rows: int, batch_size: int) -> int:
     """Return the number of epochs for a net: 50, but up to 200 in small tables, for at least 1000 steps."""
-    if net not in ("auto", "tabm"):
+    if not isinstance(net, Mapping) or net["name"] not in ("ensemble", "tabm"):
         return EPOCHS
     steps = -(-num_rows // batch_size)
     return max(EPOCHS, min(MAX_EPOCHS, -(-MIN_STEPS // steps)))
@@ -66,7 +66,7 @@ def find_number_columns(features: Any, rows: Any) -> list[int]:
     return [int(column) for column in between.any(0).nonzero()]
 
 
-def select_features(features: Any, rows: Any, target: Any, count: int) -> list[int]:
+def select_features(features: Any, rows: Any, task: Any, labels: Any, count: int) -> list[int]:
     """Return the indices of the `count` features with the highest correlation with an output.
 
     The score of a feature is the highest square of its correlations with the outputs, over training rows.
@@ -74,34 +74,34 @@ def select_features(features: Any, rows: Any, target: Any, count: int) -> list[i
     Args:
         features: The features (N, F), which are read in blocks of rows.
         rows: The indices of the training rows.
-        target: The canonical target of all rows as floats (N, C), NaN where missing.
+        task: The task that encodes the labels.
+        labels: The labels of all rows.
         count: The number of features to select.
     """
     import torch
 
-    rows = torch.as_tensor(rows)[:: -(-len(rows) // MAX_ROWS)]
-    y = target[rows].double()
+    from lossselect.labels.sparse_labels import SparseLabels
+
+    rows = torch.as_tensor(rows)[:: -(-len(rows) // MAX_SCORED_ROWS)]
+    is_sparse = isinstance(labels, SparseLabels)
+    target = labels.select(rows).to_dense() if is_sparse else task.encode(labels[rows])
+    y = task.to_one_hot(target).double()  # NaN where missing
     y = (y - y.nanmean(0)).nan_to_num(0)
     products, sums, squares = (torch.zeros(1, dtype=torch.double) for _ in range(3))
-    for part, labels in zip(rows.split(BLOCK_ROWS), y.split(BLOCK_ROWS), strict=True):
+    size = max(1, BLOCK_VALUES // features.shape[1])
+    for part, block in zip(rows.split(size), y.split(size), strict=True):
         x = features[part].double()
-        products, sums, squares = products + x.T @ labels, sums + x.sum(0), squares + x.square().sum(0)
+        products, sums, squares = products + x.T @ block, sums + x.sum(0), squares + x.square().sum(0)
     variance = squares - sums.square() / len(rows)
     scores = products.square().div(y.square().sum(0).clamp(min=1e-12)).amax(1) / variance.clamp(min=1e-12)
     return sorted(scores.topk(min(count, len(scores))).indices.tolist())
 
 
-def _one_hot(task: Any, labels: Any) -> Any:
-    from lossselect.labels.sparse_labels import SparseLabels
-
-    target = labels.to_dense() if isinstance(labels, SparseLabels) else task.encode(labels)
-    return task.to_one_hot(target)
-
-
-def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked options of a net, whose name may be "auto"."""
+def check_spec(spec: Mapping[str, Any]) -> None:
+    """Check the name and the options of a net, whose name may be "auto"."""
     if spec.get("name") != "auto":
-        return net_options(spec)
+        net_options(spec)
+        return
     options = {key: value for key, value in spec.items() if key != "name"}
     try:
         check_options(options, ["nets"], "Net 'auto'")
@@ -114,7 +114,6 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
         raise OptionTypeError(f"nets must be a list of {', '.join(CANDIDATES)}, or null, got {nets!r}.")
     for name in nets or ():
         lookup(CANDIDATES, name, "net to train")
-    return options
 
 
 def resolve_net(
@@ -131,28 +130,32 @@ def resolve_net(
     num_features = splits.features.shape[1]
     sized = {"num_features": num_features}
     is_auto = spec["name"] == "auto"
+    if is_auto and is_single:
+        if spec.get("nets"):
+            raise ConfigError(
+                "model.nets requires a dense head, a built-in module and weights that are not sharded. Set "
+                "model=mlp."
+            )
+        return {**CANDIDATES["mlp"], **sized}, "a single net, because of the head, the module or the strategy"
     if not is_auto and spec.get("encoding", "none") == "none":
-        return {**sized, **spec}, ""
+        return {**spec, **sized}, ""
     rows = splits.rows["train"]
     columns = find_number_columns(splits.features, rows)
-    if not is_auto:
-        if not columns:
-            raise ConfigError(
-                f"encoding={spec['encoding']} has no effect: no feature has more than two values in the "
-                "training rows. Set encoding=none."
-            )
-        return {"columns": columns, **sized, **spec}, ""
     names, reason = choose_nets(num_features, task.num_outputs, len(columns))
-    if spec.get("nets"):
-        names, reason = [*spec["nets"]], "as configured"
-    if is_single:
-        return {**sized, **CANDIDATES["mlp"]}, "a single net"
-    nets = {name: dict(CANDIDATES[name]) for name in names if columns or "encoding" not in CANDIDATES[name]}
-    for name, net in nets.items():
-        if "encoding" in net:
-            net["columns"] = columns
-        if name == "tabm_selected":
-            net["features"] = select_features(splits.features, rows, _one_hot(task, splits.labels), SELECTED)
+    names, reason = ([*spec["nets"]], "as configured") if spec.get("nets") else (names, reason)
+    if not columns and ("tabm_ple" in names or not is_auto):
+        raise ConfigError(
+            f"{'The net tabm_ple' if is_auto else 'encoding=' + str(spec['encoding'])} has no effect: no "
+            "feature has more than two values in the training rows. Remove it."
+        )
+    if not is_auto:
+        return {"columns": columns, **spec, **sized}, ""
+    nets = {name: dict(CANDIDATES[name]) for name in names}
+    if "tabm_ple" in nets:
+        nets["tabm_ple"]["columns"] = columns
+    if "tabm_selected" in nets:
+        selected = select_features(splits.features, rows, task, splits.labels, SELECTED)
+        nets["tabm_selected"]["features"] = selected
     if len(nets) == 1:
-        return {**sized, **next(iter(nets.values()))}, reason
+        return {**next(iter(nets.values())), **sized}, reason
     return {"name": "ensemble", **sized, "nets": nets}, reason

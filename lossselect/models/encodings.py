@@ -6,19 +6,22 @@ Their statistics are buffers, so that checkpoints and exported models contain th
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lossselect.exceptions import ConfigError, OptionTypeError
+from lossselect.exceptions import CheckpointError, ConfigError, OptionTypeError
 from lossselect.utils.checks import check_int, lookup
 
 BINS = 12
 """Number of bins of the piecewise-linear encoding."""
 FREQUENCIES, COMPONENTS, SPREAD = 16, 4, 0.5
 """Numbers of frequencies and components of the periodic encoding, and the initial spread of frequencies."""
-MAX_FITTED_ROWS = 100_000
-"""Maximum number of training rows to which a fit fits layers, evenly spaced."""
+MAX_FITTED_ROWS, MAX_FITTED_VALUES = 100_000, 20_000_000
+"""Maximum numbers of evenly spaced training rows, and of their values, to which layers are fitted."""
+MAX_Z, MIN_WIDTH = 300.0, 1e-4
+"""Bounds that also prevent overflow in half precision."""
 
 
 class FittedLayer(nn.Module):
@@ -53,7 +56,7 @@ class RobustScaling(FittedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scaled features."""
-        z = (x - self.center) / self.scale
+        z = ((x - self.center) / self.scale).clamp(-MAX_Z, MAX_Z)  # its square must not overflow
         return z * torch.rsqrt(1 + (z / 3).square())
 
 
@@ -61,8 +64,8 @@ class PiecewiseLinearEncoding(FittedLayer):
     """Piecewise-linear encoding of numbers: (N, F) -> (N, F * 12).
 
     Component t of x is clip((x - b_t) / (b_{t+1} - b_t), 0, 1), with the quantiles b of the training rows, or
-    0 if these two are equal. See Gorishniy, Rubachev and Babenko, On embeddings for numerical features in
-    tabular deep learning, 2022.
+    0 if these two are almost equal. See Gorishniy, Rubachev and Babenko, On embeddings for numerical features
+    in tabular deep learning, 2022.
     """
 
     start: Tensor
@@ -79,7 +82,7 @@ class PiecewiseLinearEncoding(FittedLayer):
         edges = quantiles(rows, BINS).T
         width = edges.diff(dim=1)
         self.start.copy_(edges[:, :-1])
-        self.slope.copy_(torch.where(width > 0, 1 / width, 0))
+        self.slope.copy_(torch.where(width > MIN_WIDTH, 1 / width, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the encoded features."""
@@ -121,7 +124,7 @@ class InputLayer(nn.Module):
         num_features: The number of features F.
         base: A function that returns a layer (N, n) -> (N, n) for the number n of the used features.
         encoding: A name of `ENCODINGS`.
-        columns: The indices of the features to encode; None for all.
+        columns: The indices of the features to encode, among the used ones; None for all.
         features: The indices of the used features; None for all.
     """
 
@@ -141,14 +144,17 @@ class InputLayer(nn.Module):
             self.encoded, count = _Columns.of(columns, self.width, "columns")
             self.encoding = encode(count)
             self.width += self.encoding.num_outputs
+        self.is_fitted = False
+        self.register_load_state_dict_post_hook(_mark_fitted)
 
     def fit(self, rows: Tensor) -> None:
         """Fit base and encoding to training rows (N, F)."""
-        rows = rows if self.used is None else self.used(rows)
+        rows = rows if self.used is None else self.used.take(rows)
         if isinstance(self.base, FittedLayer):
             self.base.fit(rows)
         if isinstance(self.encoding, FittedLayer):
-            self.encoding.fit(rows if self.encoded is None else self.encoded(rows))
+            self.encoding.fit(rows if self.encoded is None else self.encoded.take(rows))
+        self.is_fitted = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the inputs of the next layer."""
@@ -159,6 +165,10 @@ class InputLayer(nn.Module):
         return torch.cat([self.base(x), encoded], dim=1)
 
 
+def _mark_fitted(layer: Any, _: Any) -> None:
+    layer.is_fitted = True
+
+
 class _Columns(nn.Module):
     """Selection of columns; the indices are a buffer, as a list would be copied to a GPU in each step."""
 
@@ -167,6 +177,8 @@ class _Columns(nn.Module):
     def __init__(self, indices: Sequence[int]) -> None:
         super().__init__()
         self.register_buffer("indices", torch.tensor(indices))
+        self.expected = [*indices]
+        self.register_load_state_dict_post_hook(_check_indices)
 
     @classmethod
     def of(cls, indices: Sequence[int] | None, num_features: int, name: str) -> "tuple[_Columns | None, int]":
@@ -180,9 +192,18 @@ class _Columns(nn.Module):
             raise ConfigError(f"{name} must be different indices of features, got {indices!r}.")
         return cls(checked), len(checked)
 
+    def take(self, rows: Tensor) -> Tensor:
+        """Return the columns of rows that may be on another device."""
+        return rows[:, self.expected]
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the columns, (N, len(indices))."""
         return x.index_select(1, self.indices)
+
+
+def _check_indices(columns: Any, _: Any) -> None:
+    if not columns.indices.is_meta and columns.indices.tolist() != columns.expected:
+        raise CheckpointError("The stored indices of columns differ from those of the net's options.")
 
 
 def quantiles(rows: Tensor, bins: int) -> Tensor:
@@ -196,7 +217,7 @@ def quantiles(rows: Tensor, bins: int) -> Tensor:
 
 
 def fit_layers(net: nn.Module, rows: Tensor) -> None:
-    """Fit the input layers of a net to training rows (N, F)."""
+    """Fit the input layers of a net to training rows (N, F), except those that were fitted or loaded."""
     for layer in net.modules():
-        if isinstance(layer, InputLayer):
+        if isinstance(layer, InputLayer) and not layer.is_fitted:
             layer.fit(rows)

@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 from lossselect.chunked.linear import ChunkedLinear
 from lossselect.compat.torch import has_forward_hooks
 from lossselect.exceptions import ConfigError
-from lossselect.models.ensemble import Ensemble
+from lossselect.models.ensemble import Ensemble, Members
 from lossselect.models.tabm import TabM
 from lossselect.tasks.registry import Task
 from lossselect.utils.warnings import warn
@@ -19,6 +19,11 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTr
 
 def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool:
     """Replace the head by a `ChunkedLinear` with the same weights; return False if there is no head yet."""
+    if any(isinstance(part, Members) for part in module.modules()):
+        raise ConfigError(
+            "head=chunked does not support nets with several members, such as model=tabm. Set model=mlp or "
+            "head=dense."
+        )
     if existing := [part for part in module.modules() if isinstance(part, ChunkedLinear)]:
         for part in existing:
             part.chunk = chunk or part.chunk

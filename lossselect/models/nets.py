@@ -12,10 +12,12 @@ from lossselect.utils.checks import check_float, check_int, check_options, first
 if TYPE_CHECKING:
     from torch import nn
 
+    from lossselect.tasks.registry import Task
+
 
 def mlp(
     num_features: int,
-    num_outputs: int,
+    task: Task,
     hidden: Sequence[int] = (1024,),
     dropout: float = 0.6,
     input_dropout: float = 0.2,
@@ -50,12 +52,12 @@ def mlp(
     for size in _check_widths(hidden):
         layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
         width = size
-    return nn.Sequential(*layers, nn.Linear(width, num_outputs))
+    return nn.Sequential(*layers, nn.Linear(width, task.num_outputs))
 
 
 def linear(
     num_features: int,
-    num_outputs: int,
+    task: Task,
     encoding: str = "none",
     columns: Sequence[int] | None = None,
 ) -> nn.Module:
@@ -66,16 +68,16 @@ def linear(
     from torch import nn
 
     if encoding == "none":
-        return nn.Linear(num_features, num_outputs)
+        return nn.Linear(num_features, task.num_outputs)
     from lossselect.models.encodings import InputLayer
 
     first = InputLayer(num_features, nn.Identity, encoding, columns)
-    return nn.Sequential(first, nn.Linear(first.width, num_outputs))
+    return nn.Sequential(first, nn.Linear(first.width, task.num_outputs))
 
 
 def tabm(
     num_features: int,
-    num_outputs: int,
+    task: Task,
     hidden: Sequence[int] = (128, 128, 128),
     dropout: float = 0.1,
     num_members: int = 8,
@@ -83,12 +85,11 @@ def tabm(
     encoding: str = "none",
     columns: Sequence[int] | None = None,
     features: Sequence[int] | None = None,
-    activation: str = "softmax",
 ) -> nn.Module:
     """Return TabM, an ensemble of `num_members` MLPs that share most weights: (N, num_features) -> logits.
 
     In training it returns the logits of all members, (N * num_members, num_outputs), otherwise those of their
-    mean probability, (N, num_outputs). `activation` is that of the task. `scaling` is "robust" (see
+    mean probability, (N, num_outputs). `scaling` is "robust" (see
     `RobustScaling`) or "none"; `encoding` and `columns` are those of `mlp`. `features` lists the indices of
     the features that are used; None uses all of them.
     """
@@ -101,14 +102,13 @@ def tabm(
     check_int("num_members", num_members, 1)
     base = lookup({"robust": RobustScaling, "none": nn.Identity}, scaling, "scaling")
     first = InputLayer(num_features, base, encoding, columns, features)
-    return TabM(first, first.width, _check_widths(hidden), num_outputs, num_members, dropout, activation)
+    return TabM(first, first.width, _check_widths(hidden), task, num_members, dropout)
 
 
 def ensemble(
     num_features: int,
-    num_outputs: int,
+    task: Task,
     nets: Mapping[str, Mapping[str, Any]],
-    activation: str = "softmax",
 ) -> nn.Module:
     """Return several nets that are trained at once: (N, num_features) -> (N, num_outputs) logits.
 
@@ -121,10 +121,12 @@ def ensemble(
         raise OptionTypeError(f"nets must be a mapping of names to nets, got {nets!r}.")
     built = {}
     for name, spec in nets.items():
-        if spec.get("name") == "ensemble":
-            raise ConfigError(f"nets.{name} must be a single net, got an ensemble.")
-        built[name] = make_net({**spec, "num_features": num_features}, num_outputs, activation)
-    return Ensemble(built, activation)
+        if not str(name).isidentifier():
+            raise ConfigError(f"The names of nets must be identifiers such as tabm_2, got {name!r}.")
+        if not isinstance(spec, Mapping) or spec.get("name") == "ensemble":
+            raise ConfigError(f"nets.{name} must be a mapping with the name of a single net, got {spec!r}.")
+        built[name] = make_net({**spec, "num_features": num_features}, task)
+    return Ensemble(built, task)
 
 
 def _check_widths(hidden: Sequence[int]) -> list[int]:
@@ -150,31 +152,27 @@ def head_options(head: str | Mapping[str, Any] | None, also: Sequence[str] = ())
 
 
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear, "tabm": tabm, "ensemble": ensemble}
-DERIVED = ("num_outputs", "activation")
-"""Parameters that follow from the task."""
 
 
 def net_options(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checked options of `{"name": "mlp", ...}`."""
     name, options = split_name(spec, "net")
     parameters = inspect.signature(lookup(NETS, name, "net")).parameters
-    check_options(options, [key for key in parameters if key not in DERIVED], f"Net {name!r}")
+    check_options(options, [key for key in parameters if key != "task"], f"Net {name!r}")
     return options
 
 
-def make_net(spec: Mapping[str, Any], num_outputs: int, activation: str) -> nn.Module:
+def make_net(spec: Mapping[str, Any], task: Task) -> nn.Module:
     """Build a net from its name and options, such as `{"name": "mlp", "num_features": 8}`.
 
     Example:
-        >>> make_net({"name": "linear", "num_features": 8}, 3, "softmax")
+        >>> from lossselect import Multiclass
+        >>> make_net({"name": "linear", "num_features": 8}, Multiclass(3))
         Linear(in_features=8, out_features=3, bias=True)
     """
     options = net_options(spec)
-    build = NETS[spec["name"]]
-    derived = {"num_outputs": num_outputs, "activation": activation}
-    derived = {key: value for key, value in derived.items() if key in inspect.signature(build).parameters}
     try:
-        return build(**options, **derived)
+        return NETS[spec["name"]](task=task, **options)
     except (RuntimeError, TypeError, ValueError) as error:
         shown = {key: value for key, value in options.items() if key != "num_features"}
         raise ConfigError(

@@ -71,15 +71,18 @@ def check_net(
     spec: Mapping[str, Any], task: Task, weights: Mapping[str, Any], source: Any, prefix: str = ""
 ) -> None:
     """Raise a CheckpointError unless weights with this prefix have the shapes of `make_net(spec, ...)`."""
-    hidden = spec.get("hidden", ())
-    if isinstance(hidden, list | tuple) and len(hidden) > len(weights):
+    nets = spec.get("nets")
+    specs = [spec, *(nets.values() if isinstance(nets, Mapping) else ())]
+    widths = (part.get("hidden", ()) for part in specs if isinstance(part, Mapping))
+    layers = len(specs) - 1 + sum(len(hidden) for hidden in widths if isinstance(hidden, list | tuple))
+    if layers > len(weights):
         raise CheckpointError(
-            f"{source} is damaged: it declares a net with {len(hidden)} hidden layers, but contains only "
-            f"{len(weights)} weights. {COPY}"
+            f"{source} is damaged: it declares nets with {layers} layers, but contains only {len(weights)} "
+            f"weights. {COPY}"
         )
     try:
         with torch.device("meta"):
-            net = make_net(spec, task.num_outputs, task.activation)
+            net = make_net(spec, task)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         problem = str(error).rstrip(".")
         raise CheckpointError(f"{source} is damaged: its net cannot be built: {problem}. {COPY}") from None

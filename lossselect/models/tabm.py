@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lossselect.models.ensemble import Members, check_activation
+from lossselect.models.ensemble import Members
+from lossselect.tasks.registry import Task
 
 
 class TabM(Members):
@@ -20,10 +21,9 @@ class TabM(Members):
         first: The input layer, (N, F) -> (N, width).
         width: The number of its outputs.
         hidden: The widths of the hidden layers.
-        num_outputs: The number of outputs C.
+        task: The task, with the number of outputs C.
         num_members: The number of members K.
         dropout: The dropout rate after each hidden layer.
-        activation: "softmax" or "sigmoid", of the task.
     """
 
     def __init__(
@@ -31,20 +31,19 @@ class TabM(Members):
         first: nn.Module,
         width: int,
         hidden: Sequence[int],
-        num_outputs: int,
+        task: Task,
         num_members: int,
         dropout: float,
-        activation: str,
     ) -> None:
         super().__init__()
-        self.num_members, self.activation = num_members, check_activation(activation)
+        self.num_members, self.task = num_members, task
         self.first = first
         layers: list[nn.Module] = []
         for size in hidden:
             layers += [SharedLinear(width, size, num_members, not layers), nn.ReLU(), nn.Dropout(dropout)]
             width = size
         self.hidden = nn.Sequential(*layers)
-        self.head = MemberLinear(width, num_outputs, num_members)
+        self.head = MemberLinear(width, task.num_outputs, num_members)
 
     def member_logits(self, x: Tensor) -> Tensor:
         x = self.first(x)[:, None].expand(-1, self.num_members, -1)

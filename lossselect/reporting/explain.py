@@ -101,10 +101,9 @@ def _model_line(module: Any) -> Line:
     cls, weights = type(module), sum(p.numel() for p in module.parameters())
     net = type(module.net).__name__
     if cls.__module__.startswith("lossselect."):
+        change = "model=mlp" if net in ("Linear", "Ensemble") else "model=linear"
         if isinstance(module.net, Ensemble):
             net = f"{', '.join(module.net.nets)}, trained together"
-        change = "model=linear" if net != "Linear" or module._net_reason else "model=mlp"
-        change = "model=mlp" if isinstance(module.net, Ensemble) else change
         return Line("model", f"{net}, {weights:,} parameters", module._net_reason, change)
     value = cls.__qualname__ + f" with {net}" * (module.net is not None)
     return Line(

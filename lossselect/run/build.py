@@ -199,17 +199,15 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
 
     The monitor's metric is also set as `config.monitor`.
     """
-    splits = getattr(data, "splits", None)
-    if config.trainer.max_epochs == "auto" and splits is not None:
-        rows, net = len(splits.rows["train"]), config.model.get("name", "")
-        config.trainer.max_epochs = default_epochs(net, rows, config.data.batch_size)
-    elif config.trainer.max_epochs == "auto":
-        config.trainer.max_epochs = EPOCHS
-    plain = to_plain(config)
     custom = CustomModule(config.module) if config.get("module") else None
     net, net_reason = None, ""
     if custom is None or "net" in custom.accepted:
         net, net_reason = build_net(config, task, data)
+    if config.trainer.max_epochs == "auto":
+        splits = getattr(data, "splits", None)
+        rows = len(splits.rows["train"]) if splits is not None else None
+        config.trainer.max_epochs = default_epochs(net, rows, config.data.batch_size) if rows else EPOCHS
+    plain = to_plain(config)
     selects_epochs = isinstance(net, Mapping) and net["name"] == "ensemble"
     monitor = resolve_monitor(plain, task, selects_epochs)
     config.monitor = monitor.metric

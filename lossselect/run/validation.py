@@ -49,6 +49,8 @@ MAX_SEED = 2**32 - 1  # NumPy's
 NOT_SETTINGS = {
     ("loss", "reduction"): "Training uses the mean over all elements that have a label.",
     ("model", "num_features"): "The number of features follows from the data.",
+    ("model", "columns"): "The columns that are encoded follow from the data.",
+    ("model", "features"): "The features of a net follow from the data.",
     ("task", "num_outputs"): "The number of classes follows from the data.",
     ("task", "num_classes"): "The number of classes follows from the data.",
     ("task", "num_labels"): "The number of labels follows from the data.",
@@ -142,7 +144,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     if config["task"].get("name") != "auto":  # which is resolved after the labels have been read
         check_task_settings(config, _placeholder_task(config))
     if "model" not in own and config["model"]["name"] != "auto":
-        make_net({"num_features": 1, **config["model"]}, 1, "sigmoid")
+        from lossselect.tasks.binary import Binary
+
+        make_net({"num_features": 1, **config["model"]}, Binary())
     if config.get("mix"):
         from lossselect.training.mixup import make_mix
 

@@ -318,12 +318,13 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         optimizer = {"name": "AdamW", "lr": self.learning_rate, "weight_decay": self.weight_decay}
         optimizer["fused"] = "auto"
         epochs: Any = self.max_epochs
+        net = make_net(self.net, splits, task)
         if epochs == "auto":
-            epochs = default_epochs(net_name(self.net), len(splits.rows["train"]), self.batch_size)
+            epochs = default_epochs(net, len(splits.rows["train"]), self.batch_size)
         cosine = {"name": "CosineAnnealingLR", "T_max": epochs}
         module = TaskModule(
             task,
-            make_net(self.net, splits, task),
+            net,
             deepcopy(self.loss),  # it may have parameters, which training would change
             optimizer if self.optimizer is None else self.optimizer,
             cosine if self.scheduler == "cosine" else self.scheduler,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from lossselect.exceptions import ConfigError, DataError, DataTypeError
 from lossselect.labels.targets import as_tensor
@@ -260,6 +261,25 @@ class Task(ABC):
         log_others = log_p.scatter(0, top, -math.inf).logsumexp(0, keepdim=True)
         log_q = log_p.exp().neg_().log1p_().scatter_(0, top, log_others)
         return log_p.sub_(log_q).movedim(0, 1).contiguous()
+
+    def mean_logits(self, logits: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the logits of the weighted mean probability of K nets, in float32 or wider.
+
+        Under softmax, the logarithm of sum_k w_k softmax(z_k); under sigmoid, the log-odds of
+        sum_k w_k sigmoid(z_k).
+
+        Args:
+            logits: The raw logits z of the nets, (N, K, num_outputs).
+            weights: The weights w (K,), which are > 0 and sum to 1; None for equal weights.
+        """
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if weights is None:
+            weights = logits.new_full((logits.shape[1],), 1 / logits.shape[1])
+        log_weights = weights.log()[:, None]
+        if self.activation == "softmax":
+            return (logits.log_softmax(-1) + log_weights).logsumexp(1)
+        positive, negative = (logsigmoid(z) + log_weights for z in (logits, -logits))
+        return positive.logsumexp(1) - negative.logsumexp(1)
 
     def predict(self, logits: Tensor) -> Tensor:
         """Return predictions (long): 0/1 (N, 1, ...), class indices (N, ...) or 0/1 per label (N, L, ...).

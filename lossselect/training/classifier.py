@@ -105,7 +105,7 @@ class Classifier(RecordsArguments, ModuleBase):
                 f"for a subclass that sets self.net, got {net!r}."
             )
         # Any, so that a subclass that sets its own net need not check for None to satisfy a type checker
-        self.net: Any = make_net(net, task.num_outputs, task.activation) if isinstance(net, Mapping) else net
+        self.net: Any = make_net(net, task) if isinstance(net, Mapping) else net
         self.criterion = make_criterion(loss, task)
         check_head_bias(bias_init)
         self._bias_init = bias_init

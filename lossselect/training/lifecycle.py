@@ -31,7 +31,7 @@ from lossselect.data.checks import check_counts
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import ConfigError
 from lossselect.losses.loss import Loss
-from lossselect.models.encodings import MAX_FITTED_ROWS, InputLayer, fit_layers
+from lossselect.models.encodings import MAX_FITTED_ROWS, MAX_FITTED_VALUES, fit_layers
 from lossselect.models.ensemble import Ensemble
 from lossselect.tasks.label_counts import LabelCounts, count_batches, warn_no_positives
 from lossselect.tasks.registry import Task
@@ -46,6 +46,7 @@ from lossselect.training.diagnostics.start_checks import check_epoch, check_labe
 from lossselect.training.distributed.eval_sampler import each_row_once, evaluate_apart, take_each_row_once
 from lossselect.utils.checks import SPLIT_NAMES, first_duplicate, shorten
 from lossselect.utils.distributed import all_gather
+from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:
     from lossselect.training.epoch import Epoch
@@ -268,10 +269,19 @@ def _check_trainer(trainer: Trainer, module: Any) -> None:
 def _fit_input_layers(trainer: Trainer, module: Any) -> None:
     """Fit scaling and encodings of a built-in net to training rows of `TensorData`."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    has_layers = any(isinstance(layer, InputLayer) for layer in module.modules())
-    if has_layers and isinstance(data, TensorData):
-        rows = data.batches["train"].rows
-        fit_layers(module, data.splits.features[rows[:: -(-len(rows) // MAX_FITTED_ROWS)]])
+    if all(getattr(layer, "is_fitted", True) for layer in module.modules()):
+        return
+    if not isinstance(data, TensorData):
+        warn(
+            "unfitted_layers",
+            "The scaling and the encoding of the net are fitted only to data=table, data=arrays and built-in "
+            "data. They now assume features of mean 0 and standard deviation 1. Standardise the features, "
+            "and call lossselect.models.encodings.fit_layers(module, rows) before fit.",
+        )
+        return
+    rows = data.batches["train"].rows
+    limit = max(1, min(MAX_FITTED_ROWS, MAX_FITTED_VALUES // data.num_features))
+    fit_layers(module, data.splits.features[rows[:: -(-len(rows) // limit)]])
 
 
 def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:

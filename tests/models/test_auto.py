@@ -24,6 +24,7 @@ from lossselect.models.auto import (
         (20, 3, 0, ["mlp", "tabm"]),
         (1000, 53, 0, ["mlp", "tabm", "tabm_selected"]),
         (5000, 2, 5000, ["mlp", "tabm_selected"]),
+        (5000, 2, 50, ["mlp", "tabm_selected"]),
         (20, 1000, 20, ["mlp"]),
     ],
 )
@@ -33,10 +34,11 @@ def test_choose_nets(num_features, num_outputs, num_numbers, names):
 
 @pytest.mark.parametrize(
     ("net", "rows", "epochs"),
-    [("auto", 10_000, 50), ("tabm", 640, 100), ("auto", 64, 200), ("mlp", 64, 50), ("", 64, 50)],
+    [("ensemble", 10_000, 50), ("tabm", 640, 100), ("ensemble", 64, 200), ("mlp", 64, 50)],
 )
 def test_default_epochs(net, rows, epochs):
-    assert default_epochs(net, rows, 64) == epochs
+    assert default_epochs({"name": net}, rows, 64) == epochs
+    assert default_epochs(torch.nn.Linear(1, 1), rows, 64) == 50
 
 
 def test_number_columns_have_more_than_two_values_in_training_rows():
@@ -54,20 +56,18 @@ def make_rows():
 
 def test_select_features_orders_two_classes_like_the_f_test():
     x, y = make_rows()
-    target = torch.from_numpy(y).double()[:, None]
     expected = np.argsort(-f_classif(x, y)[0])
     for count in (1, 2, 5):
-        selected = select_features(torch.from_numpy(x), torch.arange(3000), target, count)
+        selected = select_features(torch.from_numpy(x), torch.arange(3000), ls.Binary(), y, count)
         assert selected == sorted(expected[:count].tolist())
 
 
 def test_select_features_ignores_missing_labels_and_other_rows():
     x, y = make_rows()
-    target = torch.from_numpy(y).double()[:, None].repeat(1, 2)
-    target[:, 1] = torch.nan  # a label without known values
-    target[:100, 0] = torch.nan
+    labels = np.stack([y.astype(float), np.full(3000, np.nan)], 1)  # a label without known values
+    labels[:100, 0] = np.nan
     x[2000:, 5] = 100 * y[2000:]
-    selected = select_features(torch.from_numpy(x), torch.arange(2000), target, 2)
+    selected = select_features(torch.from_numpy(x), torch.arange(2000), ls.Multilabel(2), labels, 2)
     assert selected == [3, 17]
 
 
@@ -103,6 +103,12 @@ def test_resolve_auto():
 
 def test_resolve_the_columns_of_an_encoding():
     features = (torch.randn(50, 2) > 0).float()
+    with pytest.raises(ConfigError, match="The net tabm_ple has no effect"):
+        resolve_net(
+            {"name": "auto", "nets": ["mlp", "tabm_ple"]}, ls.Binary(), make_splits(features), is_single=False
+        )
+    with pytest.raises(ConfigError, match=r"model\.nets requires a dense head"):
+        resolve_net({"name": "auto", "nets": ["mlp"]}, ls.Binary(), make_splits(features), is_single=True)
     with pytest.raises(ConfigError, match="encoding=ple has no effect"):
         resolve_net({"name": "mlp", "encoding": "ple"}, ls.Binary(), make_splits(features), is_single=False)
     features[:, 1] = torch.randn(50)

@@ -6,6 +6,8 @@ import torch
 from sklearn.preprocessing import RobustScaler
 from torch import nn
 
+import lossselect as ls
+from lossselect.exceptions import CheckpointError
 from lossselect.models.encodings import (
     InputLayer,
     PeriodicEncoding,
@@ -40,7 +42,10 @@ def test_robust_scaling(rows):
     z = RobustScaler().fit_transform(rows.double().numpy())
     z[:, 3] = rows[:, 3]  # its interquartile range is 0
     np.testing.assert_allclose(layer(rows), z / np.sqrt(1 + (z / 3) ** 2), rtol=1e-4, atol=1e-6)
-    assert layer(torch.full((1, 4), 1e6)).abs().max() <= 3
+    for value in (1e6, 1e30, torch.inf, -torch.inf):
+        assert (layer(torch.full((1, 4), value)) * value > 0).all()
+        assert (layer(torch.full((1, 4), value)).abs() - 3).abs().max() < 1e-3
+    assert (layer.half()(torch.full((1, 4), 6e4).half()) > 2.9).all()
 
 
 def test_piecewise_linear_encoding(rows):
@@ -96,7 +101,7 @@ def test_an_input_layer_uses_only_its_features(rows):
 
 def test_fit_layers_fits_each_net_of_an_ensemble(rows):
     nets = {"a": {"name": "tabm"}, "b": {"name": "mlp", "encoding": "ple", "columns": [0, 1]}}
-    net = make_net({"name": "ensemble", "num_features": 4, "nets": nets}, 2, "softmax")
+    net = make_net({"name": "ensemble", "num_features": 4, "nets": nets}, ls.Multiclass(2))
     fit_layers(net, rows)
     medians = rows.median(dim=0).values[:3]
     torch.testing.assert_close(net.nets["a"].first.base.center[:3], medians)
@@ -105,7 +110,26 @@ def test_fit_layers_fits_each_net_of_an_ensemble(rows):
 
 def test_the_statistics_are_part_of_the_state(rows):
     spec = {"name": "tabm", "num_features": 4, "encoding": "ple"}
-    net, other = (make_net(spec, 2, "softmax").eval() for _ in range(2))
+    net, other = (make_net(spec, ls.Multiclass(2)).eval() for _ in range(2))
     fit_layers(net, rows)
     other.load_state_dict(net.state_dict())
     assert torch.equal(other(rows), net(rows))
+
+
+def test_layers_are_fitted_once(rows):
+    net = make_net({"name": "tabm", "num_features": 4}, ls.Multiclass(2))
+    fit_layers(net, rows)
+    fit_layers(net, 100 * rows)
+    torch.testing.assert_close(net.first.base.center[0], rows[:, 0].median())
+    loaded = make_net({"name": "tabm", "num_features": 4}, ls.Multiclass(2))
+    loaded.load_state_dict(net.state_dict())
+    fit_layers(loaded, 100 * rows)
+    assert torch.equal(loaded.first.base.center, net.first.base.center)
+
+
+def test_other_indices_in_a_file_are_rejected():
+    net = make_net({"name": "tabm", "num_features": 4, "features": [0, 2]}, ls.Multiclass(2))
+    state = net.state_dict()
+    state["first.used.indices"] = torch.tensor([0, 9])
+    with pytest.raises(CheckpointError, match="indices of columns differ"):
+        net.load_state_dict(state)

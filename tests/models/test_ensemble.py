@@ -4,51 +4,24 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from lossselect.exceptions import ConfigError
-from lossselect.models.ensemble import Ensemble, mean_logits
+import lossselect as ls
+from lossselect.exceptions import CheckpointError
+from lossselect.models.ensemble import _scale_gradient
 from lossselect.models.nets import make_net
 from lossselect.models.tabm import MemberLinear, SharedLinear
 
+TASK = ls.Multiclass(3)
 NETS = {
     "mlp": {"name": "mlp", "dropout": 0.0, "input_dropout": 0.0},
     "tabm": {"name": "tabm", "dropout": 0.0},
 }
 
 
-def make_ensemble(activation="softmax", num_outputs=3):
+def make_ensemble(task=TASK):
     torch.manual_seed(0)
-    return make_net({"name": "ensemble", "num_features": 5, "nets": NETS}, num_outputs, activation)
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_mean_logits_are_those_of_the_mean_probability(activation):
-    torch.manual_seed(0)
-    logits, weights = 3 * torch.randn(6, 4, 3), torch.tensor([0.1, 0.2, 0.3, 0.4])
-    activate = torch.sigmoid if activation == "sigmoid" else lambda z: z.softmax(-1)
-    expected = (activate(logits.double()) * weights.double()[:, None]).sum(1)
-    result = mean_logits(logits, activation, weights).double()
-    torch.testing.assert_close(activate(result), expected, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_mean_logits_and_gradients_are_finite_for_extreme_logits(activation):
-    logits = torch.tensor([[[1e4, -1e4, 0.0], [-1e4, 1e4, 50.0]]], requires_grad=True)
-    result = mean_logits(logits, activation)
-    assert result.isfinite().all()
-    result.sum().backward()
-    assert logits.grad.isfinite().all()
-
-
-def test_mean_logits_of_half_precision_are_float32():
-    assert mean_logits(torch.randn(2, 3, 4).bfloat16(), "softmax").dtype == torch.float32
-
-
-def test_unknown_activation():
-    with pytest.raises(ConfigError, match="Unknown activation 'tanh'"):
-        Ensemble({"a": nn.Linear(2, 2)}, "tanh")
+    return make_net({"name": "ensemble", "num_features": 5, "nets": NETS}, task)
 
 
 def test_shared_linear_is_a_linear_layer_for_each_member():
@@ -66,7 +39,7 @@ def test_member_linear_is_a_linear_layer_for_each_member():
 
 
 def test_members_are_rows_in_training_and_averaged_in_evaluation():
-    net, x = make_net({"name": "tabm", "num_features": 5, "dropout": 0.0}, 3, "softmax"), torch.randn(4, 5)
+    net, x = make_net({"name": "tabm", "num_features": 5, "dropout": 0.0}, TASK), torch.randn(4, 5)
     members = net.member_logits(x)
     assert members.shape == (4, 8, 3)
     assert torch.equal(net(x), members.reshape(32, 3))
@@ -102,14 +75,36 @@ def test_a_copy_follows_its_own_weights():
     assert not torch.allclose(net(x), other(x))
 
 
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_each_net_gets_the_gradient_that_it_would_get_alone(activation):
-    net, x = make_ensemble(activation), torch.randn(16, 5)
+@pytest.mark.parametrize("task", [TASK, ls.Multilabel(3)], ids=["softmax", "sigmoid"])
+def test_each_net_gets_the_gradient_that_it_would_get_alone(task):
+    net, x = make_ensemble(task), torch.randn(16, 5)
     alone = copy.deepcopy(net.nets)
-    target = torch.randint(3, (16,)) if activation == "softmax" else torch.rand(16, 3)
-    loss = F.cross_entropy if activation == "softmax" else F.binary_cross_entropy_with_logits
+    target = torch.randint(3, (16,)) if task is TASK else torch.rand(16, 3)
+    loss = F.cross_entropy if task is TASK else F.binary_cross_entropy_with_logits
     loss(net(x), target.repeat_interleave(9, 0)).backward()
     for name, members in (("mlp", 1), ("tabm", 8)):
         loss(alone[name](x), target.repeat_interleave(members, 0)).backward()
         for joint, single in zip(net.nets[name].parameters(), alone[name].parameters(), strict=True):
             torch.testing.assert_close(joint.grad, single.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"weights": torch.zeros(2)},
+        {"weights": torch.tensor([-1.0, 2.0])},
+        {"weights": torch.tensor([torch.nan, 1.0])},
+        {"temperatures": torch.tensor([0.0, 1.0])},
+    ],
+)
+def test_invalid_buffers_of_a_file_are_rejected(entry):
+    net = make_ensemble()
+    with pytest.raises(CheckpointError, match="The weights of the nets must be >= 0"):
+        net.load_state_dict(net.state_dict() | entry)
+
+
+def test_the_gradient_scale_does_not_change_half_precision():
+    x = torch.randn(1000).bfloat16().requires_grad_()
+    assert torch.equal(_scale_gradient(x, 17), x)
+    large = torch.tensor([4000.0], dtype=torch.float16)
+    assert torch.equal(_scale_gradient(large, 17), large)

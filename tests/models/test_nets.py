@@ -6,9 +6,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+import lossselect as ls
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.models.auto import check_spec
-from lossselect.models.nets import DERIVED, NETS, make_net
+from lossselect.models.nets import NETS, make_net
 from lossselect.utils.checks import first_line
 
 
@@ -18,7 +19,7 @@ def test_defaults_equal_those_of_the_command_line(name):
     options = inspect.signature(NETS[name]).parameters.items()
     defaults = {option: p.default for option, p in options if p.default is not p.empty}
     defaults = {key: [*value] if isinstance(value, tuple) else value for key, value in defaults.items()}
-    for derived in ("columns", "features", *DERIVED):
+    for derived in ("columns", "features"):
         defaults.pop(derived, None)
     assert OmegaConf.to_container(config) == {"name": name, **defaults}
 
@@ -28,12 +29,12 @@ def test_defaults_equal_those_of_the_command_line(name):
 @pytest.mark.parametrize("columns", [None, [0, 2]])
 def test_every_net_supports_every_encoding(name, encoding, columns):
     options = {"encoding": encoding, "columns": columns}
-    net = make_net({"name": name, "num_features": 3, **options}, 4, "softmax").eval()
+    net = make_net({"name": name, "num_features": 3, **options}, ls.Multiclass(4)).eval()
     assert net(torch.randn(5, 3)).shape == (5, 4)
 
 
 def test_an_encoding_adds_its_outputs_to_the_features():
-    net = make_net({"name": "linear", "num_features": 3, "encoding": "ple", "columns": [1]}, 2, "softmax")
+    net = make_net({"name": "linear", "num_features": 3, "encoding": "ple", "columns": [1]}, ls.Multiclass(2))
     (head,) = (layer for layer in net.modules() if isinstance(layer, nn.Linear))
     assert head.in_features == 3 + 12
 
@@ -51,17 +52,17 @@ def test_an_encoding_adds_its_outputs_to_the_features():
         ({"name": "ensemble", "nets": ["mlp"]}, "nets must be a mapping"),
         (
             {"name": "ensemble", "nets": {"a": {"name": "ensemble", "nets": {}}}},
-            "nets.a must be a single net",
+            "nets.a must be a mapping with the name of a single net",
         ),
     ],
 )
 def test_invalid_options(options, message):
     with pytest.raises((ConfigError, OptionTypeError), match=message):
-        make_net({"num_features": 3, **options}, 2, "softmax")
+        make_net({"num_features": 3, **options}, ls.Multiclass(2))
 
 
 def test_options_of_auto():
-    assert check_spec({"name": "auto", "nets": ["mlp", "tabm"]}) == {"nets": ["mlp", "tabm"]}
+    check_spec({"name": "auto", "nets": ["mlp", "tabm"]})
     with pytest.raises(ConfigError, match=r"Net 'auto' has no option 'hidden'.*model=mlp"):
         check_spec({"name": "auto", "hidden": [64]})
     with pytest.raises(ConfigError, match="Unknown net to train 'forest'"):

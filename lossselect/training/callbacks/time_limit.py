@@ -6,16 +6,20 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from lossselect.exceptions import ConfigError
 from lossselect.utils.checks import check_float
+
+CHECK_BATCHES = 16
+"""Number of batches after which several processes compare their times."""
 
 
 class TimeLimit(Callback):
     """Ends training after some seconds.
 
-    After the first epoch, the number of epochs is reduced to those that fit into the time, and with it the
-    length of a `CosineAnnealingLR` over all epochs, so that the learning rate still reaches 0. If epochs take
-    longer than the first one, training stops within an epoch. A resumed run gets the time again, but keeps
-    the reduced number of epochs.
+    From the second epoch on, the number of epochs is reduced to those that fit into the time, and with it the
+    length of a `CosineAnnealingLR` over all epochs, so that the learning rate still reaches 0. If the time is
+    over within an epoch, training stops there. A resumed run gets the time again, but keeps the reduced
+    number of epochs.
 
     Args:
         seconds: The time from the first step, > 0.
@@ -27,30 +31,43 @@ class TimeLimit(Callback):
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = check_float("time_limit", seconds, 0)
+        if check_float("time_limit", seconds, 0) == 0:
+            raise ConfigError("time_limit must be > 0, got 0.")
+        self.seconds = float(seconds)
         self.epochs: int | None = None
-        self._start = 0.0
+        self._start = self._first_end = 0.0
+        self._count = 0  # epochs since the start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start = time.monotonic()
+        self._start, self._count = time.monotonic(), 0
         if self.epochs is not None:
             trainer.fit_loop.max_epochs = self.epochs
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        batch_idx = args[-1]
+        if trainer.world_size > 1 and batch_idx % CHECK_BATCHES:
+            return
         if trainer.strategy.broadcast(self._elapsed() > self.seconds):
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        previous = trainer.max_epochs
-        if self.epochs is not None or previous is None:
+        self._count += 1
+        elapsed, previous = self._elapsed(), trainer.max_epochs
+        if self._count == 1:
+            self._first_end = elapsed
+        # the first epoch contains a warm-up, so it counts only if there is no time for a second one
+        duration = elapsed if self._count == 1 else (elapsed - self._first_end) / (self._count - 1)
+        remaining = int((self.seconds - elapsed) / max(duration, 1e-9))
+        if self._count == 1 and remaining > 1:
             return
-        fitting = int(self.seconds / max(self._elapsed(), 1e-9))
-        self.epochs = max(1, min(previous, trainer.strategy.broadcast(fitting)))
-        trainer.fit_loop.max_epochs = self.epochs
+        epochs = trainer.current_epoch + 1 + max(0, trainer.strategy.broadcast(remaining))
+        if previous is None or previous == -1 or epochs >= previous:
+            return
+        self.epochs = trainer.fit_loop.max_epochs = epochs
         for config in trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if isinstance(scheduler, CosineAnnealingLR) and scheduler.T_max == previous:
-                scheduler.T_max = self.epochs
+                scheduler.T_max = epochs
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._start
@@ -61,4 +78,5 @@ class TimeLimit(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the reduced number of epochs."""
-        self.epochs = state_dict["epochs"]
+        epochs = state_dict["epochs"]
+        self.epochs = epochs if isinstance(epochs, int) else None

@@ -1,32 +1,39 @@
 """Selection and weighting of the nets of an `Ensemble` by validation rows."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lossselect.data.batches import TensorBatches
 from lossselect.data.datamodule import TensorData
+from lossselect.decision.temperature import PRIOR, weight_shift
+from lossselect.labels.values import IGNORE_INDEX
 from lossselect.losses.loss import select_loss
 from lossselect.models.ensemble import Ensemble
+from lossselect.utils.structure import DictOf, check_structure
 
 MAX_ROWS = 20_000
 """Maximum number of validation rows on which the nets are compared, evenly spaced."""
-MAX_OUTPUTS = 4_000_000
-"""Maximum number of logits of a net that are in memory for the comparison."""
 MAX_LABELS = 50_000
-"""Maximum number of labels whose likelihood determines the weights, evenly spaced."""
-BATCH_SIZE = 2048
+"""Maximum number of labels whose likelihood is stored, of evenly spaced rows."""
+MAX_LOGITS = 4_000_000
+"""Maximum number of logits of a net that are in memory for the comparison."""
+BATCH_ROWS, BATCH_VALUES = 2048, 1 << 24
+"""Maximum numbers of rows and of features of a batch."""
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 2.8)
-PRIOR = 30.0
-"""The precision of the prior of 1 / T, in nats, as in `decision.temperature`."""
-UNIFORM = 0.5
+PRIOR_LABELS = 0.5
 """The number of labels that count for equal weights."""
 MIN_WEIGHT = 0.02
 """Nets with a lower weight are left out."""
+WORST = -100.0
+"""Log-likelihood of a label for which a net returns NaN."""
 
 
 @dataclass
@@ -35,9 +42,9 @@ class NetEpoch:
 
     Attributes:
         epoch: The number of the epoch, from 1.
-        loss: The loss on the validation rows.
-        temperature: The temperature of the logits at which the loss is lowest.
-        log_likelihood: The log-likelihoods of validation labels, (rows, labels of a row).
+        loss: The log loss on the validation rows, with a penalty for the temperature.
+        temperature: The divisor of the logits at which the loss is lowest.
+        log_likelihood: The log-likelihoods of validation labels (rows, labels of a row), NaN where missing.
         weights: The state of the net.
     """
 
@@ -48,30 +55,49 @@ class NetEpoch:
     weights: dict[str, Tensor]
 
 
+EPOCH = {
+    "epoch": int,
+    "loss": float,
+    "temperature": float,
+    "log_likelihood": Tensor,
+    "weights": DictOf(Tensor),
+}
+STATE = {
+    "best": DictOf(EPOCH),
+    "selected": DictOf(EPOCH),
+    "row_weights": Tensor,
+    "mixture": [float],
+    "training": DictOf(Tensor),
+}
+"""Structure of the state of `NetSelection`."""
+
+
 class Rows(NamedTuple):
-    """Logits (nets, N, C), canonical target and sample weights of validation rows."""
+    """Logits (nets, N, C), canonical target (N, ...) and sample weights (N,) of validation rows."""
 
     logits: Tensor
     target: Tensor
-    weight: Tensor | None
+    weights: Tensor
 
 
 class NetSelection(Callback):
     """Selects an epoch of each net of an `Ensemble`, and weights the nets.
 
-    After each epoch, the loss of each net is computed on validation rows of `TensorData`, with the best of
-    several temperatures. The latest epoch is selected unless the best one has a likelihood that is higher by
-    more than a standard error, because the best one is partly best by chance (the rule of Breiman, Friedman,
-    Olshen and Stone, Classification and regression trees, 1984). The weights of the nets maximise the
-    likelihood of the validation labels (see `mixture_weights`).
+    After each epoch, the log loss of each net is computed on validation rows of `TensorData`, with the best
+    of several temperatures. The latest epoch is selected unless the best one has a likelihood that is higher
+    by more than a standard error, because the best one is partly best by chance (the rule of Breiman,
+    Friedman, Olshen and Stone, Classification and regression trees, 1984). The weights of the nets maximise
+    the likelihood of the validation labels (see `mixture_weights`).
 
-    Checkpoints contain the nets of the selected epochs, and so does the module after fit. Without validation
-    rows, the nets of the last epoch are kept with equal weights.
+    Checkpoints contain the nets of the selected epochs, except those with save_weights_only=True, and so does
+    the module after fit. Without validation rows, or if a `ModelCheckpoint` monitors a metric, which then
+    selects the epoch, the nets keep equal weights and the weights in training.
     """
 
     def __init__(self) -> None:
         self.best: dict[str, NetEpoch] = {}
         self.selected: dict[str, NetEpoch] = {}
+        self.row_weights = torch.empty(0)
         self.mixture: list[float] = []
         self._net: Ensemble | None = None
         self._resumed: dict[str, Tensor] = {}  # the weights in training when the checkpoint was saved
@@ -87,39 +113,47 @@ class NetSelection(Callback):
             self.best, self.selected, self.mixture = {}, {}, []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        rows = _evaluate(trainer, pl_module)
+        rows = None if _monitors_metric(trainer) else _evaluate(trainer, pl_module)
         if rows is None:
             return
+        shift = weight_shift(pl_module.task, pl_module.criterion)
         for (name, net), logits in zip(pl_module.net.nets.items(), rows.logits, strict=True):
-            loss, temperature = _lowest_loss(pl_module, rows._replace(logits=logits))
-            log_likelihood = _log_likelihood(pl_module.task, logits / temperature, rows.target)
+            if shift is not None and len(shift) == logits.shape[1]:
+                logits = logits - logits.new_tensor(shift)
+            loss, temperature, likelihood, self.row_weights = _lowest_loss(pl_module.task, logits, rows)
             weights = {key: value.detach().clone() for key, value in net.state_dict().items()}
-            latest = NetEpoch(trainer.current_epoch + 1, loss, temperature, log_likelihood, weights)
+            latest = NetEpoch(trainer.current_epoch + 1, loss, temperature, likelihood, weights)
             if name not in self.best or latest.loss < self.best[name].loss:
                 self.best[name] = latest
-            self.selected[name] = self.best[name] if _is_worse(latest, self.best[name]) else latest
-        likelihoods = [self.selected[name].log_likelihood.flatten() for name in pl_module.net.nets]
-        self.mixture = mixture_weights(torch.stack(likelihoods, dim=1))
+            is_worse = _is_worse(latest, self.best[name], self.row_weights)
+            self.selected[name] = self.best[name] if is_worse else latest
+        self.mixture = mixture_weights(*self._labels())
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         if self.selected:
             pl_module.net.load_state_dict(self._selected_state())
 
-    def table(self) -> dict[str, list[Any]]:
-        """Return the columns of a table of the nets and of their mixture; {} without validation rows.
+    def _labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the log-likelihoods of the known labels (labels, nets) and their weights (labels,)."""
+        likelihood = torch.stack([epoch.log_likelihood for epoch in self.selected.values()], dim=-1)
+        weights = self.row_weights[:, None].expand(likelihood.shape[:2])
+        known = ~likelihood.isnan().any(-1) & (weights > 0)
+        return likelihood[known].double().numpy(), weights[known].double().numpy()
 
-        The log loss is that of the validation labels.
+    def table(self) -> dict[str, list[Any]]:
+        """Return the columns of a table of the nets and of their mixture; {} without a selection.
+
+        The log loss is the mean over the known labels of the validation rows.
         """
         if not self.selected:
             return {}
-        likelihoods = [selected.log_likelihood.flatten() for selected in self.selected.values()]
-        likelihood = torch.stack(likelihoods, dim=1).double()
-        mixture = (likelihood.exp() @ torch.tensor(self.mixture).double()).log()
-        losses = [*(-likelihood.mean(0)).tolist(), -float(mixture.mean())]
+        likelihood, weights = self._labels()
+        mixed = np.log(np.maximum(np.exp(likelihood) @ np.array(self.mixture), math.exp(WORST)))
+        losses = [-float(np.average(column, weights=weights)) for column in (*likelihood.T, mixed)]
         return {
             "net": [*self.selected, "together"],
             "log_loss": losses,
-            "epoch": [*(selected.epoch for selected in self.selected.values()), None],
+            "epoch": [*(epoch.epoch for epoch in self.selected.values()), None],
             "weight": [*self.mixture, 1.0],
         }
 
@@ -143,37 +177,46 @@ class NetSelection(Callback):
         if not self.selected or self._net is None:
             return {}
         epochs = {
-            part: {name: vars(epoch) for name, epoch in getattr(self, part).items()}
+            part: {name: dict(vars(epoch)) for name, epoch in getattr(self, part).items()}
             for part in ("best", "selected")
         }
-        return {**epochs, "mixture": self.mixture, "training": self._net.state_dict()}
+        others = {"row_weights": self.row_weights, "mixture": self.mixture}
+        return {**epochs, **others, "training": self._net.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the epochs, and the weights in training when the next fit starts."""
+        check_structure(state_dict, STATE, "the state of NetSelection")
         for part in ("best", "selected"):
             epochs = {name: NetEpoch(**epoch) for name, epoch in state_dict[part].items()}
             setattr(self, part, epochs)
-        self.mixture, self._resumed = state_dict["mixture"], state_dict["training"]
+        self.row_weights, self.mixture = state_dict["row_weights"], state_dict["mixture"]
+        self._resumed = state_dict["training"]
 
 
-def mixture_weights(log_likelihood: Tensor) -> list[float]:
+def mixture_weights(log_likelihood: np.ndarray, label_weights: np.ndarray | None = None) -> list[float]:
     """Return weights w >= 0 of K nets, which sum to 1, from log-likelihoods (labels, K) of labels.
 
-    They maximise sum_i log(sum_k w_k p_ik) + a / K sum_k log w_k, a Dirichlet prior with a = 0.5 labels, by
-    expectation maximisation (Dempster, Laird and Rubin, 1977). The problem is convex. Weights below 0.02
-    become 0.
+    They maximise sum_i v_i log(sum_k w_k p_ik) + a / K sum_k log w_k, with weights v of the labels and a
+    Dirichlet prior of a = 0.5 labels, by expectation maximisation (Dempster, Laird and Rubin, 1977). The
+    problem is convex. Weights below 0.02 become 0.
     """
-    values = log_likelihood.double().numpy()
-    likelihood, (count, width) = np.exp(values - values.max(1, keepdims=True)), values.shape
+    count, width = log_likelihood.shape
+    v = np.ones(count) if label_weights is None else label_weights
+    likelihood = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True, initial=WORST))
     weights = np.full(width, 1 / width)
     for _ in range(500):
         mixed = likelihood * weights
-        share = (mixed / mixed.sum(1, keepdims=True)).sum(0)
-        previous, weights = weights, (share + UNIFORM / width) / (count + UNIFORM)
+        share = v @ (mixed / mixed.sum(1, keepdims=True))
+        previous, weights = weights, (share + PRIOR_LABELS / width) / (v.sum() + PRIOR_LABELS)
         if np.abs(weights - previous).max() < 1e-5:
             break
     weights = np.where(weights < MIN_WEIGHT, 0, weights)
     return [float(weight) for weight in weights / weights.sum()]
+
+
+def _monitors_metric(trainer: Trainer) -> bool:
+    monitors = (c.monitor for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
+    return any(monitor not in (None, "epoch") for monitor in monitors)
 
 
 def _evaluate(trainer: Trainer, module: Any) -> Rows | None:
@@ -189,43 +232,57 @@ def _evaluate(trainer: Trainer, module: Any) -> Rows | None:
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         for batch in _take_rows(batches, module.task.num_outputs):
             encoded = module._encode_batch(module._to_device(batch))
-            logits = torch.stack([part(encoded.inputs) for part in net.nets.values()])
+            logits = torch.stack([part(encoded.inputs) for part in net.nets.values()]).float()
             target = module._fit_target(encoded.target, logits[0])
-            parts.append(Rows(logits.float(), target, encoded.weight))
+            weights = logits.new_ones(len(target)) if encoded.weight is None else encoded.weight
+            parts.append(Rows(logits, target, weights))
     net.train(was_training)
-    weights = [part.weight for part in parts if part.weight is not None]
     return Rows(
         torch.cat([part.logits for part in parts], 1),
         torch.cat([part.target for part in parts]),
-        torch.cat(weights) if weights else None,
+        torch.cat([part.weights for part in parts]),
     )
 
 
-def _take_rows(batches: TensorBatches, num_outputs: int) -> list[Any]:
-    limit = max(1, min(MAX_ROWS, MAX_OUTPUTS // num_outputs))
-    step = -(-len(batches) // limit)
-    return [batches[rows] for rows in torch.arange(0, len(batches), step).split(BATCH_SIZE)]
+def _take_rows(batches: TensorBatches, num_outputs: int) -> Iterator[Any]:
+    limit = max(1, min(MAX_ROWS, MAX_LOGITS // num_outputs))
+    rows = torch.arange(0, len(batches), -(-len(batches) // limit))
+    size = max(1, min(BATCH_ROWS, BATCH_VALUES // batches.inputs.shape[1]))
+    for part in rows.split(size):
+        yield batches[part]
 
 
-def _lowest_loss(module: Any, rows: Rows) -> tuple[float, float]:
-    """Return the lowest loss of the rows over `TEMPERATURES`, with the prior, and its temperature."""
-    losses = []
+def _lowest_loss(task: Any, logits: Tensor, rows: Rows) -> tuple[float, float, Tensor, Tensor]:
+    """Return the lowest log loss over `TEMPERATURES`, the temperature, the likelihoods and row weights.
+
+    The loss contains the penalty PRIOR / 2 (1 / T - 1)^2, divided by the number of labels. The likelihoods
+    are those of at most `MAX_LABELS` labels, and the row weights belong to their rows.
+    """
+    loss = select_loss(task, reduction="none")
+    known = (task.to_hard_labels(rows.target) != IGNORE_INDEX).reshape(len(rows.target), -1)
+    weights = rows.weights[:, None] * known
+    count = weights.sum().clamp(min=1e-12)
+    losses, likelihoods = [], []
     for t in TEMPERATURES:
-        loss = module._compute_loss(rows.logits / t, rows.target, rows.weight)[0]
-        losses.append(loss + PRIOR * (1 / t - 1) ** 2 / (2 * rows.target.numel()))
-    values = torch.stack(losses).tolist()
-    lowest = min(range(len(values)), key=values.__getitem__)
-    return values[lowest], TEMPERATURES[lowest]
+        values = (-loss(logits / t, rows.target)).reshape(len(logits), -1).nan_to_num(WORST)
+        penalty = PRIOR * (1 / t - 1) ** 2 / (2 * known.sum().clamp(min=1))
+        losses.append(penalty - (values * weights).sum() / count)
+        likelihoods.append(values)
+    numbers = torch.stack(losses).tolist()
+    lowest = min(range(len(numbers)), key=numbers.__getitem__)
+    likelihood = likelihoods[lowest].clamp(min=WORST).masked_fill(~known, torch.nan)
+    step = -(-likelihood.numel() // MAX_LABELS)
+    return numbers[lowest], TEMPERATURES[lowest], likelihood[::step].cpu(), rows.weights[::step].cpu()
 
 
-def _log_likelihood(task: Any, logits: Tensor, target: Tensor) -> Tensor:
-    values = -select_loss(task, reduction="none")(logits, target).nan_to_num(0)
-    values = values.reshape(len(values), -1)
-    return values[:: -(-values.numel() // MAX_LABELS)].cpu()
-
-
-def _is_worse(latest: NetEpoch, best: NetEpoch) -> bool:
+def _is_worse(latest: NetEpoch, best: NetEpoch, row_weights: Tensor) -> bool:
     """Return whether the likelihood is lower than that of the best epoch by more than a standard error."""
-    difference = (best.log_likelihood - latest.log_likelihood).double().mean(1)
-    error = difference.std(correction=0) / len(difference) ** 0.5
-    return bool(difference.mean() > error)
+    difference = (best.log_likelihood - latest.log_likelihood).double().nanmean(1)
+    used = ~difference.isnan() & (row_weights > 0)
+    difference, weights = difference[used], row_weights[used].double()
+    if not len(difference):
+        return False
+    weights = weights / weights.sum()
+    mean = weights @ difference
+    error = (weights.square() @ (difference - mean).square()).sqrt()
+    return bool(mean > error)

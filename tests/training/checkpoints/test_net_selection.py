@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from scipy.optimize import minimize
 from torch import nn
 
 import lossselect as ls
 from lossselect.data.datamodule import TensorData
 from lossselect.data.splits import Splits
+from lossselect.exceptions import CheckpointError
 from lossselect.training.checkpoints.net_selection import (
     NetEpoch,
     NetSelection,
@@ -83,12 +85,16 @@ def test_the_last_epoch_is_kept_unless_an_earlier_one_is_clearly_better(task):
 
 def test_an_epoch_that_is_better_by_chance_is_not_kept():
     generator = torch.Generator().manual_seed(0)
+    weights = torch.ones(50)
     better = torch.randn(50, 2, generator=generator).double()
     noise = torch.randn(50, 2, generator=generator).double()
     noise -= noise.mean()
     for difference, expected in ((0.01, False), (1.0, True)):
         best, latest = (NetEpoch(1, 0.0, 1.0, values, {}) for values in (better + difference, better + noise))
-        assert _is_worse(latest, best) is expected
+        assert _is_worse(latest, best, weights) is expected
+        best.log_likelihood[:10], latest.log_likelihood[10:20, 0] = torch.nan, torch.nan  # missing labels
+        assert _is_worse(latest, best, weights) is expected
+        assert not _is_worse(latest, best, torch.zeros(50))
 
 
 def test_the_table_of_the_nets():
@@ -178,24 +184,84 @@ def test_a_second_fit_selects_again():
     assert {best.epoch for best in find_selection(trainer).best.values()} == {1}
 
 
-def test_mixture_weights_maximise_the_likelihood():
-    log_likelihood = torch.from_numpy(np.random.default_rng(0).normal(-1, 0.8, (100, 3)))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_mixture_weights_maximise_the_likelihood(weighted):
+    random = np.random.default_rng(0)
+    log_likelihood = random.normal(-1, 0.8, (100, 3))
     log_likelihood[:, 1] += 0.05
+    label_weights = random.uniform(0, 2, 100) if weighted else None
+    v = np.ones(100) if label_weights is None else label_weights
 
     def objective(free):
         logits = np.append(free, 0)
         weights = np.exp(logits) / np.exp(logits).sum()
-        return -np.log(np.exp(log_likelihood.numpy()) @ weights).sum() - 0.5 / 3 * np.log(weights).sum()
+        return -v @ np.log(np.exp(log_likelihood) @ weights) - 0.5 / 3 * np.log(weights).sum()
 
     free = np.append(minimize(objective, np.zeros(2), tol=1e-10).x, 0)
     expected = np.exp(free) / np.exp(free).sum()
     assert (expected > 0.02).all()
-    np.testing.assert_allclose(mixture_weights(log_likelihood), expected, atol=1e-3)
+    np.testing.assert_allclose(mixture_weights(log_likelihood, label_weights), expected, atol=1e-3)
 
 
 def test_mixture_weights_leave_out_bad_nets_and_are_equal_for_equal_nets():
-    likelihood = torch.zeros(1000, 3)
+    likelihood = np.zeros((1000, 3))
     assert mixture_weights(likelihood) == pytest.approx([1 / 3] * 3)
     likelihood[:, 2] = -5
     assert mixture_weights(likelihood) == pytest.approx([0.5, 0.5, 0])
-    assert mixture_weights(torch.tensor([[-1e4, -1.0]])) == pytest.approx([1 / 6, 5 / 6], abs=1e-3)
+    assert mixture_weights(np.array([[-99, -1.0]])) == pytest.approx([1 / 6, 5 / 6], abs=1e-3)
+    assert mixture_weights(np.empty((0, 2))) == pytest.approx([0.5, 0.5])
+
+
+def test_missing_labels_and_rows_of_weight_0_do_not_count():
+    task = ls.Multilabel(3)
+    weights = torch.ones(160)
+    weights[120:] = 0
+    runs = []
+    for corrupted in (False, True):
+        data = make_data(task, noise=1.5, weights=weights)
+        labels = data.batches["val"].target
+        labels[100, 1] = torch.nan
+        if corrupted:
+            labels[120:] = 1 - labels[120:]
+            data.batches["val"].inputs[120:] = 100
+        trainer = quiet_trainer(max_epochs=3, enable_checkpointing=False)
+        trainer.fit(make_module(task), datamodule=data)
+        runs.append(find_selection(trainer))
+    assert runs[0].mixture == pytest.approx(runs[1].mixture)
+    assert runs[0].table()["log_loss"] == pytest.approx(runs[1].table()["log_loss"])
+    assert np.isfinite(runs[0].table()["log_loss"]).all()
+
+
+def test_a_net_that_returns_nan_gets_no_weight():
+    class Diverge(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            with torch.no_grad():
+                pl_module.net.nets["mlp"][-1].bias.fill_(torch.nan)
+
+    task = TASKS["multiclass"]
+    module, data = make_module(task, on_nonfinite="skip"), make_data(task)
+    callback = NetSelection()
+    trainer = quiet_trainer(max_epochs=1, enable_checkpointing=False)
+    trainer.fit(module, datamodule=data)
+    module.net._used = [0, 1]
+    Diverge().on_train_epoch_end(trainer, module)
+    callback.on_train_epoch_end(trainer, module)
+    assert callback.mixture == pytest.approx([0, 1], abs=1e-3)
+
+
+def test_a_monitored_metric_selects_the_epoch_instead(tmp_path):
+    task = TASKS["multiclass"]
+    module, data = make_module(task), make_data(task)
+    monitor = ModelCheckpoint(tmp_path, monitor="val/loss")
+    trainer = quiet_trainer(max_epochs=3, callbacks=[monitor])
+    trainer.fit(module, datamodule=data)
+    assert find_selection(trainer).table() == {}
+    loaded = ls.TaskModule.load_from_checkpoint(monitor.best_model_path)
+    assert loaded.net.weights.tolist() == [0.5, 0.5]
+    (results,) = quiet_trainer().validate(loaded, datamodule=data, verbose=False)
+    assert results["val/loss"] == pytest.approx(float(monitor.best_model_score), rel=1e-5)
+
+
+def test_a_damaged_state_is_rejected():
+    with pytest.raises(CheckpointError, match="the state of NetSelection"):
+        NetSelection().load_state_dict({"best": {}, "selected": 3})
