@@ -2,8 +2,8 @@
 
     python benchmarks/choices.py [--seeds 5] [--only yeast]
 
-Trains the default net with each row of `CHOICES` on each data set with each seed, and evaluates several
-decisions of each net on test rows. Runs stored in benchmarks/results/choices.json are not repeated. Writes
+Trains the net of `model=mlp` with each row of `CHOICES` on each data set with each seed, and evaluates
+several decisions of each net on test rows. Runs stored in benchmarks/results/choices.json are not repeated. Writes
 tables and a figure for docs/choosing-results.md.
 
 The five multilabel data sets are read from ../shared/data. They are not included, as they state no licence.
@@ -36,7 +36,7 @@ SHARED = ROOT.parent / "shared" / "data"
 RESULTS = ROOT / "benchmarks" / "results" / "choices.json"
 EPOCHS = 50
 NET = {"name": "mlp", "hidden": [1024], "dropout": 0.6, "input_dropout": 0.2, "clip": 3.0}
-"""As in configs/model/mlp.yaml; optimizer and schedule below are as in adamw.yaml and cosine.yaml."""
+"""As in configs/model/mlp.yaml. The optimizer is AdamW with lr=1e-3, the schedule that of cosine.yaml."""
 
 CHOICES: dict[str, dict[str, Any]] = {
     "cross_entropy": {},

@@ -62,6 +62,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         scaling: Scaling of the features of a dense X: "standard", "robust" (median and quartiles) or
             "quantile" (to a normal distribution), as data.scaling.
         max_epochs: Number of epochs, >= 1, or "auto": 50, or up to 200 in small tables for "auto" and "tabm".
+        time_limit: Seconds of training after which it ends, > 0; fewer epochs are trained if not all fit into
+            it. None for no limit.
         batch_size: Number of rows per step, >= 1.
         learning_rate: Initial learning rate of AdamW, >= 0.
         weight_decay: Weight decay of AdamW, >= 0.
@@ -74,8 +76,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             copies of them.
         trainer_options: A mapping of other arguments of Lightning's Trainer, such as
             `{"gradient_clip_val": 1.0}`.
-        validation_fraction: Fraction of the rows, in [0, 1), that is held out to fit the decision, and for
-            callbacks and schedulers that monitor a metric such as val/loss. Otherwise no rows are held out.
+        validation_fraction: Fraction of the rows, in [0, 1), that is held out to fit the decision, to weight the
+            nets of "auto", and for callbacks and schedulers that monitor a metric such as val/loss.
         decision: "tuned" for the defaults of `fit_decision` (thresholds for the expected F1, and temperature,
             in multilabel tasks; only the temperature in binary and multiclass tasks), a mapping with other
             options such as `{"metric": "f1_macro"}`, or None for the threshold 0.5 or most probable class.
@@ -110,6 +112,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     net: "str | Mapping[str, Any] | Callable[[int, int], nn.Module]" = "auto"
     scaling: str = "standard"
     max_epochs: int | str = "auto"
+    time_limit: float | None = None
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -222,6 +225,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         lookup({"auto": None, **TASKS}, self.task, "task")
         if self.max_epochs != "auto":
             check_int("max_epochs", self.max_epochs, 1)
+        if self.time_limit is not None:
+            check_float("time_limit", self.time_limit, 0)
         check_int("batch_size", self.batch_size, 1)
         check_float("learning_rate", self.learning_rate, 0)
         check_float("weight_decay", self.weight_decay, 0)
@@ -280,7 +285,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             except ValueError:
                 raise DataError(
                     f"n_samples={len(used)} is too small to hold out validation_fraction={held_out:g} of the "
-                    "rows for the decision. Pass more rows, or set decision=None."
+                    "rows. Pass more rows, or set validation_fraction=0."
                 ) from None
             indices = {name: used[members] for name, members in split.items()}
         train = rows[indices["train"]].astype(np.float64)
@@ -310,6 +315,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         from lossselect.data.datamodule import TensorData
         from lossselect.training.callbacks.progress import ProgressBar
         from lossselect.training.callbacks.steps_per_execution import StepsPerExecution
+        from lossselect.training.callbacks.time_limit import TimeLimit
         from lossselect.training.module import TaskModule
         from lossselect.training.tune import tune_decision
 
@@ -333,6 +339,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         module.set_label_counts(data.counts["train"])
         callbacks = [*deepcopy(self.callbacks or ()), *([ProgressBar()] if self.verbose else [])]
         is_default = not self.callbacks and not self.trainer_options and self.scheduler in ("cosine", None)
+        if self.time_limit is not None:
+            callbacks.append(TimeLimit(self.time_limit))
         if is_default and isinstance(splits.features, torch.Tensor):
             callbacks.append(StepsPerExecution(STEPS_PER_EXECUTION))
         settings = {

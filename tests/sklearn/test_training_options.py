@@ -220,6 +220,25 @@ def test_invalid_arguments(arguments, kind, message):
     assert message in str(raised.value)
 
 
+def test_several_nets_by_default():
+    x, y = load_iris(return_X_y=True)
+    model = TaskClassifier(max_epochs=5, random_state=0).fit(x, y)
+    assert [*model.module_.net.nets] == ["mlp", "tabm", "tabm_ple"]
+    assert float(model.module_.net.weights.sum()) == pytest.approx(1)
+    again = TaskClassifier(max_epochs=5, random_state=0).fit(x, y)
+    np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))
+    equal = TaskClassifier(max_epochs=5, random_state=0, validation_fraction=0).fit(x, y)
+    assert equal.module_.net.weights.tolist() == pytest.approx([1 / 3] * 3)
+    single = TaskClassifier(net={"name": "auto", "nets": ["tabm"]}, max_epochs=1, random_state=0).fit(x, y)
+    assert type(single.module_.net).__name__ == "TabM"
+
+
+def test_a_time_limit():
+    x, y = load_iris(return_X_y=True)
+    model = TaskClassifier(max_epochs=100_000, time_limit=1, random_state=0).fit(x, y)
+    assert model.n_iter_ < 10_000
+
+
 def test_lightning_is_imported_by_fit():
     code = (
         "import sys; from lossselect.sklearn import TaskClassifier\n"

@@ -297,6 +297,28 @@ def test_no_step_waits_with_tensor_data(gpu, kind, steps, monkeypatch):
     assert watch.steps == (10 if steps == 1 else 4)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("task", TASKS)
+def test_no_step_waits_with_several_nets(gpu, task, steps):
+    task, rows = TASKS[task], 160
+    nets = {
+        "mlp": {"name": "mlp", "hidden": [8], "encoding": "periodic"},
+        "tabm": {"name": "tabm", "hidden": [8], "encoding": "ple", "columns": [0, 2], "features": [1, 3, 5]},
+    }
+    labels = labels_of(task, rows, ())
+    labels = labels.numpy() if isinstance(labels, torch.Tensor) else labels
+    parts = {"train": torch.arange(rows), "val": torch.arange(rows)}
+    weights = torch.rand(rows)
+    splits = Splits("data", torch.randn(rows, 8), labels, task.names, parts, {}, weights=weights)
+    module = ls.TaskModule(task, {"name": "ensemble", "num_features": 8, "nets": nets}, bias_init="prior")
+    watch = (WaitsOfValidation if steps == 1 else WaitsOfSteps)(gpu)
+    data = TensorData(splits, task, 16)
+    run(module, None, None, data, callbacks=[watch, ls.StepsPerExecution(steps)], max_epochs=1)
+    assert watch.train == {}
+    assert watch.val == {}
+    assert module.net.weights.sum().item() == pytest.approx(1)
+
+
 def test_no_step_waits_with_a_custom_loss(gpu):
     task = ls.Multilabel(14)
     own = torch.nn.functional.binary_cross_entropy_with_logits
