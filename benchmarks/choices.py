@@ -3,8 +3,8 @@
     python benchmarks/choices.py [--seeds 5] [--only yeast]
 
 Trains the net of `model=mlp` with each row of `CHOICES` on each data set with each seed, and evaluates
-several decisions of each net on test rows. Runs stored in benchmarks/results/choices.json are not repeated. Writes
-tables and a figure for docs/choosing-results.md.
+several decisions of each net on test rows. Runs stored in benchmarks/results/choices.json are not repeated.
+Writes tables and a figure for docs/choosing-results.md.
 
 The five multilabel data sets are read from ../shared/data. They are not included, as they state no licence.
 shuttle requires `pip install river`. Data sets that are not available are skipped with a message.
