@@ -79,6 +79,10 @@ def _parse_packaged_configs_once(monkeypatch):
         key = self.provider, self.path, config_path
         if key not in _CONFIGS:
             _CONFIGS[key] = load(self, config_path)
+            # a single net trains faster; tests of several nets set model=auto
+            for default in _CONFIGS[key].config.get("defaults", ()) if config_path == "train" else ():
+                if "model" in default:
+                    default.model = "mlp"
         return copy.deepcopy(_CONFIGS[key])
 
     monkeypatch.setattr(Source, "load_config", load_once)
@@ -108,7 +112,8 @@ def call(monkeypatch, capsys):
 def command(request, monkeypatch, tmp_path, call):
     """Return a function that runs the command in an empty folder and returns exit code, stdout and stderr.
 
-    Reports have figures only in tests marked `figures`, because drawing takes longer than most runs.
+    The default is model=mlp, and reports have figures only in tests marked `figures`, because several nets and
+    drawing take longer than most runs.
     """
     # imported here, because tests of the core run without Hydra
     from lossselect.cli import train

@@ -77,7 +77,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         trainer_options: A mapping of other arguments of Lightning's Trainer, such as
             `{"gradient_clip_val": 1.0}`.
         validation_fraction: Fraction of the rows, in [0, 1), that is held out to fit the decision and the
-            weights of the nets of "auto", and for callbacks and schedulers that monitor a metric such as val/loss.
+            weights of the nets of "auto", and for callbacks and schedulers that monitor a metric such as
+            val/loss.
         decision: "tuned" for the defaults of `fit_decision` (thresholds for the expected F1, and temperature,
             in multilabel tasks; only the temperature in binary and multiclass tasks), a mapping with other
             options such as `{"metric": "f1_macro"}`, or None for the threshold 0.5 or most probable class.

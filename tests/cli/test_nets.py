@@ -29,6 +29,7 @@ def folder(tmp_path_factory):
         "data.target=label",
         "trainer.accelerator=cpu",
     ]
+    settings.append("model=auto")
     train_in(folder, *settings, "trainer.max_epochs=6", "hydra.run.dir=whole", "export=onnx")
     train_in(folder, *settings, "trainer.max_epochs=6", "hydra.run.dir=part", "+trainer.max_steps=12")
     last = folder / "part/checkpoints/last.ckpt"
@@ -110,7 +111,7 @@ def test_wide_tables_get_a_net_with_selected_features(tmp_path):
     y = (x[:, 7] > 0).astype(int)
     np.savez(tmp_path / "data.npz", x=x, y=y)
     settings = ["task=binary", "data=arrays", "data.path=data.npz", "hydra.run.dir=run", "report=false"]
-    train_in(tmp_path, *SHORT, *settings, "ignore_warnings=[duplicate_rows]")
+    train_in(tmp_path, *SHORT, *settings, "model=auto", "ignore_warnings=[duplicate_rows]")
     net = ls.TaskModule.load_from_checkpoint(tmp_path / "run").net
     assert 7 in net.nets["tabm_selected"].first.used.indices
 

@@ -10,11 +10,16 @@ SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu"]
 
 
 def train_in(folder, *settings):
-    """Run the command in a folder, within this process; for module fixtures."""
+    """Run the command in a folder, within this process; for module fixtures.
+
+    It trains model=mlp, which is faster, unless there is a setting of the model.
+    """
     from lossselect.cli import train
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        if not any(setting.startswith(("model", "module.")) for setting in settings):
+            settings = (*settings, "model=mlp")
         patch.setattr(sys, "argv", ["train.py", *settings])
         train.main()
 
