@@ -2,8 +2,8 @@ import copy
 import functools
 import gc
 import importlib.metadata
+import re
 import sys
-from functools import partial
 
 import pytest
 import torch
@@ -79,10 +79,6 @@ def _parse_packaged_configs_once(monkeypatch):
         key = self.provider, self.path, config_path
         if key not in _CONFIGS:
             _CONFIGS[key] = load(self, config_path)
-            # a single net trains faster; tests of several nets set model=auto
-            for default in _CONFIGS[key].config.get("defaults", ()) if config_path == "train" else ():
-                if "model" in default:
-                    default.model = "mlp"
         return copy.deepcopy(_CONFIGS[key])
 
     monkeypatch.setattr(Source, "load_config", load_once)
@@ -112,8 +108,8 @@ def call(monkeypatch, capsys):
 def command(request, monkeypatch, tmp_path, call):
     """Return a function that runs the command in an empty folder and returns exit code, stdout and stderr.
 
-    The default is model=mlp, and reports have figures only in tests marked `figures`, because several nets and
-    drawing take longer than most runs.
+    Reports have figures only in tests marked `figures`, because drawing takes longer than most runs. For the
+    same reason, model=mlp is added unless a setting is about the model or the test is marked `default_net`.
     """
     # imported here, because tests of the core run without Hydra
     from lossselect.cli import train
@@ -127,4 +123,12 @@ def command(request, monkeypatch, tmp_path, call):
     monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *args, **kwargs: None)
     _parse_packaged_configs_once(monkeypatch)
     build._load_data.cache_clear()  # cached data would not issue warnings again
-    return partial(call, train.main, "train.py")
+    adds_net = "default_net" not in request.keywords
+
+    def run(*words):
+        about_model = re.compile(r"[+~]*(model|module|experiment|data\._target_)|-h|--(help|cfg|info)")
+        if adds_net and not any(map(about_model.match, words)) and any("task=" in word for word in words):
+            words = (*words, "model=mlp")
+        return call(train.main, "train.py", *words)
+
+    return run

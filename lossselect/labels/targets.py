@@ -29,6 +29,16 @@ class EncodedBatch(NamedTuple):
     target: Any
     weight: Tensor | None = None
 
+    def repeat_targets(self, count: int) -> "EncodedBatch":
+        """Return the batch with target and weight of each row repeated, for nets with several members."""
+        if count == 1:
+            return self
+        target = self.target if isinstance(self.target, Tensor) else self.target.to_dense()
+        target, weight = (
+            part if part is None else part.repeat_interleave(count, 0) for part in (target, self.weight)
+        )
+        return EncodedBatch(self.inputs, target, weight)
+
 
 Encoded = EncodedPair | EncodedBatch
 """A batch of `TensorData`, whose target need not be encoded."""

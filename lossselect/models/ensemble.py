@@ -31,6 +31,11 @@ class Members(nn.Module):
         return logits.flatten(0, 1) if self.training else self.task.mean_logits(logits)
 
 
+def output_rows(net: Any) -> int:
+    """Return the number of rows of logits that a net returns for each row of features."""
+    return net.num_members if isinstance(net, Members) and net.training else 1
+
+
 class Ensemble(Members):
     """Several nets that are trained at once, each with the gradient that it would have alone.
 

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
-from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.labels.targets import EncodedBatch
 from lossselect.losses.options import check_sample_weight
-from lossselect.models.ensemble import Members
 from lossselect.training.forward import Parameters, describe
 from lossselect.utils.checks import check_options, first_duplicate
 
@@ -28,18 +25,6 @@ class Parts(NamedTuple):
     inputs: Any
     target: Any = None
     weight: Any = None
-
-
-def repeat_for_members(batch: EncodedBatch, net: Any) -> EncodedBatch:
-    """Repeat each row's target and weight if a net returns logits of several members for it, in training."""
-    if not isinstance(net, Members) or not net.training:
-        return batch
-    target = batch.target.to_dense() if isinstance(batch.target, SparseLabels) else batch.target
-    target, weight = (
-        part if part is None else part.repeat_interleave(net.num_members, 0)
-        for part in (target, batch.weight)
-    )
-    return EncodedBatch(batch.inputs, target, weight)
 
 
 def check_batch_keys(keys: BatchKeys) -> dict[str, Any]:

@@ -20,19 +20,12 @@ from lossselect.labels.targets import Encoded, EncodedBatch
 from lossselect.losses.auto import AutoLoss
 from lossselect.losses.loss import Loss, select_loss
 from lossselect.losses.torch_compat import check_mixes
-from lossselect.models.ensemble import Members
+from lossselect.models.ensemble import Members, output_rows
 from lossselect.models.head import set_head_bias, use_chunked
 from lossselect.models.nets import check_head_bias, head_options, make_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task
-from lossselect.training.batches import (
-    BatchKeys,
-    TargetTransfer,
-    as_weight,
-    check_batch_keys,
-    repeat_for_members,
-    split_batch,
-)
+from lossselect.training.batches import BatchKeys, TargetTransfer, as_weight, check_batch_keys, split_batch
 from lossselect.training.checkpoints.content import read_best_checkpoint
 from lossselect.training.checkpoints.load import RecordsArguments, rebuild
 from lossselect.training.criterion import check_fits, compute_loss, make_criterion
@@ -280,16 +273,12 @@ class Classifier(RecordsArguments, ModuleBase):
         return batch._replace(target=self.task.settle(batch.target, self._trailing_dims))
 
     def check_batch(self, batch: Any) -> Tensor:
-        """Return the loss of a batch of a data loader.
-
-        Raises:
-            ConfigError, DataError: the same errors as in training on this batch.
-        """
+        """Return the loss of a batch of a data loader; raise the same errors as in training on this batch."""
         self._build_head()
         encoded = self._encode_batch(batch)
         if self._mix is not None:
             encoded = self._mix(self._settle(encoded), self.task)
-        return self._compute_loss(*self._compute_outputs(repeat_for_members(encoded, self.net)))[0]
+        return self._compute_loss(*self._compute_outputs(encoded.repeat_targets(output_rows(self.net))))[0]
 
     def set_label_counts(self, counts: LabelCounts) -> None:
         """Set the weights, the prior and the initial bias that are computed from label counts.

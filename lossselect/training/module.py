@@ -17,8 +17,9 @@ from lossselect.data.batches import Block
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import Encoded
 from lossselect.metrics.collection import expand
+from lossselect.models.ensemble import output_rows
 from lossselect.tasks.registry import Task, make_task
-from lossselect.training.batches import BatchKeys, repeat_for_members, split_batch
+from lossselect.training.batches import BatchKeys, split_batch
 from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_best_checkpoint
 from lossselect.training.checkpoints.load import rebuild
 from lossselect.training.classifier import Classifier
@@ -242,7 +243,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             if self._mix is not None:
                 encoded = self._mix(self._settle(encoded), self.task)
             self._finite_check.start_batch(self, encoded, batch_idx)
-            encoded = repeat_for_members(encoded, self.net)
+            encoded = encoded.repeat_targets(output_rows(self.net))
         if self._compiled_step and self._output_checks.graph_checked:
             inputs, target, weight = self._settle(encoded)
             arguments = bind_inputs(self._called(), inputs)
@@ -263,13 +264,10 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         """Compile forward and loss with torch.compile, in place, for all steps except the first.
 
         If compilation fails, for example without a compiler for the platform, the warning `not_compiled` is
-        issued and training continues without it.
+        issued and training continues without it. A chunked head raises a ConfigError.
 
         Args:
             options: Arguments of torch.compile, such as mode="reduce-overhead" for CUDA graphs.
-
-        Raises:
-            ConfigError: the head is chunked.
         """
         if self._chunked:
             raise ConfigError(_COMPILED_CHUNKED)

@@ -17,7 +17,8 @@ from lightning.pytorch import Trainer
 from lossselect.cli import main as cli
 from lossselect.utils.warnings import LossSelectWarning
 
-pytestmark = pytest.mark.xdist_group("errors page")  # the examples start from the same runs
+# the examples start from the same runs
+pytestmark = [pytest.mark.xdist_group("errors page"), pytest.mark.default_net]
 
 PAGE = errors_page.load_page()
 ENTRIES = [entry for section in PAGE["sections"] for entry in section["entries"]]

@@ -268,6 +268,7 @@ class TestExplain:
             "the most probable class, with probabilities multiplied by 1, 2, 30; logits are divided by 3"
         )
 
+    @pytest.mark.default_net
     def test_a_run_leaves_its_plan(self, command, tmp_path):
         assert command("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run")[0] == 0
         lines = {

@@ -80,7 +80,7 @@ def test_tensorboard_shows_the_values_of_the_csv_log_and_the_test_metrics(comman
     for key, value in logged.items():
         assert shown[key] == pytest.approx(value, rel=1e-6)
     settings = OmegaConf.load("run/logs/tensorboard/hparams.yaml")
-    assert settings["optimizer.lr"] == 1e-3
+    assert settings["optimizer.lr"] == 2e-3
     assert not [*Path().glob("lightning_logs")]
 
 

@@ -85,7 +85,8 @@ def test_defaults_equal_those_of_the_command_line():
         assert defaults["batch_size"] == data.batch_size
         assert defaults["validation_fraction"] == data.val_fraction
     usual = config("model/mlp.yaml")
-    net = TaskClassifier(max_epochs=1, decision=None).fit(X, Y).module_.net
+    assert defaults["net"] == config("model/auto.yaml").name
+    net = TaskClassifier(net="mlp", max_epochs=1, decision=None).fit(X, Y).module_.net
     widths = [layer.out_features for layer in net if isinstance(layer, nn.Linear)]
     dropouts = [layer.p for layer in net if isinstance(layer, nn.Dropout)]
     assert widths == [*usual.hidden, 3]
