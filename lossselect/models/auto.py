@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.models.nets import net_options
-from lossselect.utils.checks import check_options, lookup
+from lossselect.utils.checks import check_options, first_duplicate, lookup
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp"},
@@ -106,14 +106,14 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     try:
         check_options(options, ["nets"], "Net 'auto'")
     except ConfigError as error:
-        raise ConfigError(
-            f"{error} To set options of a net, choose it, for example with model=mlp."
-        ) from None
+        raise ConfigError(f"{error} To set options of a net, choose it, such as mlp.") from None
     nets = options.get("nets")
     if nets is not None and (isinstance(nets, str) or not isinstance(nets, Sequence) or not nets):
         raise OptionTypeError(f"nets must be a list of {', '.join(CANDIDATES)}, or null, got {nets!r}.")
     for name in nets or ():
         lookup(CANDIDATES, name, "net to train")
+    if (twice := first_duplicate(nets or ())) is not None:
+        raise ConfigError(f"nets contains {twice!r} twice. Remove one.")
 
 
 def resolve_net(

@@ -61,6 +61,12 @@ class Ensemble(Members):
         self._used = [*range(len(nets))]  # indices of the nets whose weight is not 0, known without a sync
         self.register_load_state_dict_post_hook(_find_used)
 
+    def reset_weights(self) -> None:
+        """Set equal weights, and temperatures of 1."""
+        self.weights.fill_(1 / len(self.nets))
+        self.temperatures.fill_(1)
+        self._used = [*range(len(self.nets))]
+
     def member_logits(self, x: Tensor) -> Tensor:
         logits = [_members(net, x) for net in self.nets.values()]
         # the loss is a mean over all members, in which the gradient of a net would be smaller than alone

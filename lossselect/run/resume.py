@@ -71,6 +71,13 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
 def _check_shapes(checkpoint: Mapping[str, Any], module: TaskModule) -> None:
     """Raise a ConfigError if the data's number of features, or the shape of a weight, has changed."""
     nets = [arguments.get("net") for arguments in (checkpoint["arguments"], module._arguments)]
+    names = [net.get("name") if isinstance(net, Mapping) else "" for net in nets]
+    if all(names) and names[0] != names[1]:
+        old, new = ("auto" if name == "ensemble" else name for name in names)
+        raise ConfigError(
+            f"The checkpoint does not fit the net: it was trained with model={old}, and this run has "
+            f"model={new}. Set model={old}, or start a new run without resume."
+        )
     before, now = (net.get("num_features") if isinstance(net, Mapping) else None for net in nets)
     if before != now and isinstance(before, int) and isinstance(now, int):
         raise ConfigError(

@@ -63,7 +63,7 @@ def test_invalid_options(options, message):
 
 def test_options_of_auto():
     check_spec({"name": "auto", "nets": ["mlp", "tabm"]})
-    with pytest.raises(ConfigError, match=r"Net 'auto' has no option 'hidden'.*model=mlp"):
+    with pytest.raises(ConfigError, match=r"Net 'auto' has no option 'hidden'.*such as mlp"):
         check_spec({"name": "auto", "hidden": [64]})
     with pytest.raises(ConfigError, match="Unknown net to train 'forest'"):
         check_spec({"name": "auto", "nets": ["forest"]})

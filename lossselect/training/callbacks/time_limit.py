@@ -18,8 +18,8 @@ class TimeLimit(Callback):
 
     From the second epoch on, the number of epochs is reduced to those that fit into the time, and with it the
     length of a `CosineAnnealingLR` over all epochs, so that the learning rate still reaches 0. If the time is
-    over within an epoch, training stops there. A resumed run gets the time again, but keeps the reduced
-    number of epochs.
+    over within an epoch, training stops there. A resumed run gets the time again, and keeps the reduced
+    number of epochs unless the time or `max_epochs` has changed.
 
     Args:
         seconds: The time from the first step, > 0.
@@ -35,13 +35,18 @@ class TimeLimit(Callback):
             raise ConfigError("time_limit must be > 0, got 0.")
         self.seconds = float(seconds)
         self.epochs: int | None = None
+        self._max_epochs: int | None = None  # before the reduction
+        self._resumed: dict[str, Any] = {}
         self._start = self._first_end = 0.0
         self._count = 0  # epochs since the start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start, self._count = time.monotonic(), 0
-        if self.epochs is not None:
+        if self._resumed == {"seconds": self.seconds, "max_epochs": trainer.max_epochs}:
             trainer.fit_loop.max_epochs = self.epochs
+        else:
+            self.epochs = None
+        self._resumed = {}
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         batch_idx = args[-1]
@@ -57,12 +62,14 @@ class TimeLimit(Callback):
             self._first_end = elapsed
         # the first epoch contains a warm-up, so it counts only if there is no time for a second one
         duration = elapsed if self._count == 1 else (elapsed - self._first_end) / (self._count - 1)
-        remaining = int((self.seconds - elapsed) / max(duration, 1e-9))
+        # the same on all processes, whose clocks differ
+        remaining = trainer.strategy.broadcast(int((self.seconds - elapsed) / max(duration, 1e-9)))
         if self._count == 1 and remaining > 1:
             return
-        epochs = trainer.current_epoch + 1 + max(0, trainer.strategy.broadcast(remaining))
+        epochs = trainer.current_epoch + 1 + max(0, remaining)
         if previous is None or previous == -1 or epochs >= previous:
             return
+        self._max_epochs = previous if self.epochs is None else self._max_epochs
         self.epochs = trainer.fit_loop.max_epochs = epochs
         for config in trainer.lr_scheduler_configs:
             scheduler = config.scheduler
@@ -73,10 +80,11 @@ class TimeLimit(Callback):
         return time.monotonic() - self._start
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the reduced number of epochs."""
-        return {"epochs": self.epochs}
+        """Return the reduced number of epochs, and the settings for which it holds."""
+        return {"epochs": self.epochs, "seconds": self.seconds, "max_epochs": self._max_epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the reduced number of epochs."""
-        epochs = state_dict["epochs"]
-        self.epochs = epochs if isinstance(epochs, int) else None
+        self.epochs, self._max_epochs = state_dict["epochs"], state_dict["max_epochs"]
+        if self.epochs is not None:
+            self._resumed = {key: state_dict[key] for key in ("seconds", "max_epochs")}

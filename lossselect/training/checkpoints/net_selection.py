@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from lossselect.data.batches import TensorBatches
 from lossselect.data.datamodule import TensorData
@@ -44,7 +45,7 @@ class NetEpoch:
         epoch: The number of the epoch, from 1.
         loss: The log loss on the validation rows, with a penalty for the temperature.
         temperature: The divisor of the logits at which the loss is lowest.
-        log_likelihood: The log-likelihoods of validation labels (rows, labels of a row), NaN where missing.
+        log_likelihood: The log-likelihoods of validation labels, (rows, labels of a row).
         weights: The state of the net.
     """
 
@@ -65,7 +66,7 @@ EPOCH = {
 STATE = {
     "best": DictOf(EPOCH),
     "selected": DictOf(EPOCH),
-    "row_weights": Tensor,
+    "label_weights": Tensor,
     "mixture": [float],
     "training": DictOf(Tensor),
 }
@@ -97,7 +98,7 @@ class NetSelection(Callback):
     def __init__(self) -> None:
         self.best: dict[str, NetEpoch] = {}
         self.selected: dict[str, NetEpoch] = {}
-        self.row_weights = torch.empty(0)
+        self.label_weights = torch.empty(0)  # like the log-likelihoods; 0 where missing
         self.mixture: list[float] = []
         self._net: Ensemble | None = None
         self._resumed: dict[str, Tensor] = {}  # the weights in training when the checkpoint was saved
@@ -111,6 +112,7 @@ class NetSelection(Callback):
             self._resumed = {}
         else:
             self.best, self.selected, self.mixture = {}, {}, []
+            pl_module.net.reset_weights()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         rows = None if _monitors_metric(trainer) else _evaluate(trainer, pl_module)
@@ -120,12 +122,12 @@ class NetSelection(Callback):
         for (name, net), logits in zip(pl_module.net.nets.items(), rows.logits, strict=True):
             if shift is not None and len(shift) == logits.shape[1]:
                 logits = logits - logits.new_tensor(shift)
-            loss, temperature, likelihood, self.row_weights = _lowest_loss(pl_module.task, logits, rows)
+            loss, temperature, likelihood, self.label_weights = _lowest_loss(pl_module.task, logits, rows)
             weights = {key: value.detach().clone() for key, value in net.state_dict().items()}
             latest = NetEpoch(trainer.current_epoch + 1, loss, temperature, likelihood, weights)
             if name not in self.best or latest.loss < self.best[name].loss:
                 self.best[name] = latest
-            is_worse = _is_worse(latest, self.best[name], self.row_weights)
+            is_worse = _is_worse(latest, self.best[name], self.label_weights)
             self.selected[name] = self.best[name] if is_worse else latest
         self.mixture = mixture_weights(*self._labels())
 
@@ -136,18 +138,17 @@ class NetSelection(Callback):
     def _labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the log-likelihoods of the known labels (labels, nets) and their weights (labels,)."""
         likelihood = torch.stack([epoch.log_likelihood for epoch in self.selected.values()], dim=-1)
-        weights = self.row_weights[:, None].expand(likelihood.shape[:2])
-        known = ~likelihood.isnan().any(-1) & (weights > 0)
-        return likelihood[known].double().numpy(), weights[known].double().numpy()
+        known = self.label_weights > 0
+        return likelihood[known].double().numpy(), self.label_weights[known].double().numpy()
 
     def table(self) -> dict[str, list[Any]]:
         """Return the columns of a table of the nets and of their mixture; {} without a selection.
 
         The log loss is the mean over the known labels of the validation rows.
         """
-        if not self.selected:
+        likelihood, weights = self._labels() if self.selected else (np.empty(0), np.empty(0))
+        if not len(weights):
             return {}
-        likelihood, weights = self._labels()
         mixed = np.log(np.maximum(np.exp(likelihood) @ np.array(self.mixture), math.exp(WORST)))
         losses = [-float(np.average(column, weights=weights)) for column in (*likelihood.T, mixed)]
         return {
@@ -180,7 +181,7 @@ class NetSelection(Callback):
             part: {name: dict(vars(epoch)) for name, epoch in getattr(self, part).items()}
             for part in ("best", "selected")
         }
-        others = {"row_weights": self.row_weights, "mixture": self.mixture}
+        others = {"label_weights": self.label_weights, "mixture": self.mixture}
         return {**epochs, **others, "training": self._net.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -189,19 +190,19 @@ class NetSelection(Callback):
         for part in ("best", "selected"):
             epochs = {name: NetEpoch(**epoch) for name, epoch in state_dict[part].items()}
             setattr(self, part, epochs)
-        self.row_weights, self.mixture = state_dict["row_weights"], state_dict["mixture"]
+        self.label_weights, self.mixture = state_dict["label_weights"], state_dict["mixture"]
         self._resumed = state_dict["training"]
 
 
 def mixture_weights(log_likelihood: np.ndarray, label_weights: np.ndarray | None = None) -> list[float]:
     """Return weights w >= 0 of K nets, which sum to 1, from log-likelihoods (labels, K) of labels.
 
-    They maximise sum_i v_i log(sum_k w_k p_ik) + a / K sum_k log w_k, with weights v of the labels and a
-    Dirichlet prior of a = 0.5 labels, by expectation maximisation (Dempster, Laird and Rubin, 1977). The
-    problem is convex. Weights below 0.02 become 0.
+    They maximise sum_i v_i log(sum_k w_k p_ik) + a / K sum_k log w_k, with weights v of the labels, scaled to
+    a mean of 1, and a Dirichlet prior of a = 0.5 labels, by expectation maximisation (Dempster, Laird and
+    Rubin, 1977). The problem is convex. Weights below 0.02 become 0.
     """
     count, width = log_likelihood.shape
-    v = np.ones(count) if label_weights is None else label_weights
+    v = np.ones(count) if label_weights is None else label_weights / max(label_weights.sum(), 1e-300) * count
     likelihood = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True, initial=WORST))
     weights = np.full(width, 1 / width)
     for _ in range(500):
@@ -253,36 +254,53 @@ def _take_rows(batches: TensorBatches, num_outputs: int) -> Iterator[Any]:
 
 
 def _lowest_loss(task: Any, logits: Tensor, rows: Rows) -> tuple[float, float, Tensor, Tensor]:
-    """Return the lowest log loss over `TEMPERATURES`, the temperature, the likelihoods and row weights.
+    """Return the lowest log loss over `TEMPERATURES`, the temperature, the likelihoods and their weights.
 
     The loss contains the penalty PRIOR / 2 (1 / T - 1)^2, divided by the number of labels. The likelihoods
-    are those of at most `MAX_LABELS` labels, and the row weights belong to their rows.
+    are those of at most `MAX_LABELS` labels.
     """
-    loss = select_loss(task, reduction="none")
-    known = (task.to_hard_labels(rows.target) != IGNORE_INDEX).reshape(len(rows.target), -1)
-    weights = rows.weights[:, None] * known
-    count = weights.sum().clamp(min=1e-12)
-    losses, likelihoods = [], []
-    for t in TEMPERATURES:
-        values = (-loss(logits / t, rows.target)).reshape(len(logits), -1).nan_to_num(WORST)
-        penalty = PRIOR * (1 / t - 1) ** 2 / (2 * known.sum().clamp(min=1))
-        losses.append(penalty - (values * weights).sum() / count)
-        likelihoods.append(values)
+    labels = [_likelihoods(task, logits / t, rows.target) for t in TEMPERATURES]
+    weights = rows.weights[:, None] * labels[0][1]
+    total, count = weights.sum().clamp(min=1e-12), labels[0][1].sum().clamp(min=1)
+    losses = [
+        PRIOR * (1 / t - 1) ** 2 / (2 * count) - (values * weights).sum() / total
+        for t, (values, _) in zip(TEMPERATURES, labels, strict=True)
+    ]
     numbers = torch.stack(losses).tolist()
     lowest = min(range(len(numbers)), key=numbers.__getitem__)
-    likelihood = likelihoods[lowest].clamp(min=WORST).masked_fill(~known, torch.nan)
-    step = -(-likelihood.numel() // MAX_LABELS)
-    return numbers[lowest], TEMPERATURES[lowest], likelihood[::step].cpu(), rows.weights[::step].cpu()
+    step = -(-weights.numel() // MAX_LABELS)
+    return numbers[lowest], TEMPERATURES[lowest], labels[lowest][0][::step].cpu(), weights[::step].cpu()
 
 
-def _is_worse(latest: NetEpoch, best: NetEpoch, row_weights: Tensor) -> bool:
+def _likelihoods(task: Any, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log-likelihoods of the labels of each row, (N, labels), and weights, which are 0 where missing.
+
+    A soft label counts as one label for each class, weighted with its probability.
+    """
+    if target.is_floating_point() and bool(((target > 0) & (target < 1)).any()):
+        scores = task.class_logits(logits)
+        if task.exclusive:
+            values, weights = scores.log_softmax(1), target
+        else:
+            values = torch.cat([logsigmoid(scores), logsigmoid(-scores)], 1)
+            weights = torch.cat([target, 1 - target], 1)
+        weights = weights.nan_to_num(0)
+    else:
+        values = -select_loss(task, reduction="none")(logits, target)
+        weights = (task.to_hard_labels(target) != IGNORE_INDEX).float()
+    values, weights = (part.reshape(len(logits), -1) for part in (values, weights))
+    return values.nan_to_num(WORST).clamp(min=WORST), weights
+
+
+def _is_worse(latest: NetEpoch, best: NetEpoch, label_weights: Tensor) -> bool:
     """Return whether the likelihood is lower than that of the best epoch by more than a standard error."""
-    difference = (best.log_likelihood - latest.log_likelihood).double().nanmean(1)
-    used = ~difference.isnan() & (row_weights > 0)
-    difference, weights = difference[used], row_weights[used].double()
-    if not len(difference):
+    difference = (best.log_likelihood - latest.log_likelihood).double() * label_weights
+    rows = label_weights.double().sum(1)
+    used = rows > 0
+    if not used.any():
         return False
-    weights = weights / weights.sum()
+    weights = rows[used] / rows.sum()
+    difference = difference.sum(1)[used] / rows[used]
     mean = weights @ difference
     error = (weights.square() @ (difference - mean).square()).sqrt()
     return bool(mean > error)

@@ -70,10 +70,12 @@ def test_training_stops_if_later_epochs_take_longer(module):
     assert fit(module, Slower(20)).global_step < 4 + 8
 
 
-def test_the_number_of_epochs_is_restored():
-    callback = TimeLimit(10)
-    callback.load_state_dict({"epochs": 3})
-    assert callback.state_dict() == {"epochs": 3}
+@pytest.mark.parametrize(("seconds", "epochs"), [(21, 5), (41, 10)])
+def test_the_number_of_epochs_is_restored_unless_the_limit_changes(module, seconds, epochs):
+    first, second = TimeLimit(21), TimeLimit(seconds)
+    fit(module, first)
+    second.load_state_dict(first.state_dict())
+    assert fit(module, second).max_epochs == epochs
 
 
 @pytest.mark.parametrize("seconds", [-1, 0, float("inf")])

@@ -85,16 +85,18 @@ def test_the_last_epoch_is_kept_unless_an_earlier_one_is_clearly_better(task):
 
 def test_an_epoch_that_is_better_by_chance_is_not_kept():
     generator = torch.Generator().manual_seed(0)
-    weights = torch.ones(50)
+    weights = torch.ones(50, 2)
     better = torch.randn(50, 2, generator=generator).double()
     noise = torch.randn(50, 2, generator=generator).double()
     noise -= noise.mean()
     for difference, expected in ((0.01, False), (1.0, True)):
         best, latest = (NetEpoch(1, 0.0, 1.0, values, {}) for values in (better + difference, better + noise))
         assert _is_worse(latest, best, weights) is expected
-        best.log_likelihood[:10], latest.log_likelihood[10:20, 0] = torch.nan, torch.nan  # missing labels
-        assert _is_worse(latest, best, weights) is expected
-        assert not _is_worse(latest, best, torch.zeros(50))
+        latest.log_likelihood[10:20, 0] = -100  # of missing labels
+        some = weights.clone()
+        some[10:20, 0] = 0
+        assert _is_worse(latest, best, 1e-4 * some) is expected
+        assert not _is_worse(latest, best, torch.zeros(50, 2))
 
 
 def test_the_table_of_the_nets():
@@ -190,7 +192,7 @@ def test_mixture_weights_maximise_the_likelihood(weighted):
     log_likelihood = random.normal(-1, 0.8, (100, 3))
     log_likelihood[:, 1] += 0.05
     label_weights = random.uniform(0, 2, 100) if weighted else None
-    v = np.ones(100) if label_weights is None else label_weights
+    v = np.ones(100) if label_weights is None else label_weights / label_weights.mean()
 
     def objective(free):
         logits = np.append(free, 0)
@@ -201,6 +203,9 @@ def test_mixture_weights_maximise_the_likelihood(weighted):
     expected = np.exp(free) / np.exp(free).sum()
     assert (expected > 0.02).all()
     np.testing.assert_allclose(mixture_weights(log_likelihood, label_weights), expected, atol=1e-3)
+    if weighted:  # their scale does not matter
+        scaled = mixture_weights(log_likelihood, 1e-4 * label_weights)
+        np.testing.assert_allclose(scaled, expected, atol=1e-3)
 
 
 def test_mixture_weights_leave_out_bad_nets_and_are_equal_for_equal_nets():
@@ -265,3 +270,28 @@ def test_a_monitored_metric_selects_the_epoch_instead(tmp_path):
 def test_a_damaged_state_is_rejected():
     with pytest.raises(CheckpointError, match="the state of NetSelection"):
         NetSelection().load_state_dict({"best": {}, "selected": 3})
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_soft_labels(task):
+    data = make_data(task, noise=1.5)
+    target = torch.rand(160, task.num_outputs)
+    target = target / target.sum(1, keepdim=True) if task.exclusive else target
+    for batches in data.batches.values():
+        batches.target = target
+    module, trainer = make_module(task), quiet_trainer(max_epochs=2, enable_checkpointing=False)
+    trainer.fit(module, datamodule=data)
+    table = find_selection(trainer).table()
+    rows = data.batches["val"][torch.arange(80)]
+    loss = ls.select_loss(task)(module.eval()(rows.inputs), rows.target)
+    assert table["log_loss"][-1] == pytest.approx(float(loss.detach()), rel=1e-4)
+
+
+def test_validation_rows_of_weight_0():
+    task = TASKS["binary"]
+    weights = torch.ones(160)
+    weights[80:] = 0
+    module, trainer = make_module(task), quiet_trainer(max_epochs=2, enable_checkpointing=False)
+    trainer.fit(module, datamodule=make_data(task, weights=weights))
+    assert find_selection(trainer).table() == {}
+    assert module.net.weights.tolist() == pytest.approx([0.5, 0.5])
