@@ -126,7 +126,7 @@ def command(request, monkeypatch, tmp_path, call):
     adds_net = "default_net" not in request.keywords
 
     def run(*words):
-        about_model = re.compile(r"[+~]*(model|module|experiment|data\._target_)|-h|--(help|cfg|info)")
+        about_model = re.compile(r"[+~]*(model|module|experiment|data\._target_)|--")
         if adds_net and not any(map(about_model.match, words)) and any("task=" in word for word in words):
             words = (*words, "model=mlp")
         return call(train.main, "train.py", *words)
