@@ -75,7 +75,7 @@ def show_data(arguments: Sequence[str]) -> None:
         LossSelectError: an error that training would raise.
     """
     from lossselect.reporting.overview import print_overview
-    from lossselect.run.build import to_plain
+    from lossselect.run.settings import to_plain
 
     output = find_value("output", arguments)
     config = _compose([argument for argument in arguments if not argument.startswith("output=")])

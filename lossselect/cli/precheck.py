@@ -18,10 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from lossselect.cli.arguments import find_value, guess
 from lossselect.cli.console import is_first_process, print_errors_in_one_line
 from lossselect.exceptions import ConfigError
-from lossselect.run.build import build_metrics, load_data, to_plain
+from lossselect.run.build import build_metrics, load_data
 from lossselect.run.lock import check_unlocked, lock_folder
 from lossselect.run.loggers import check_loggers
-from lossselect.run.settings import needs_trainer, resolve_head, resolve_monitor
+from lossselect.run.settings import needs_trainer, resolve_head, resolve_monitor, to_plain
 from lossselect.run.trust import check_targets
 from lossselect.run.validation import (
     SETTINGS,

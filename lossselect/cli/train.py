@@ -27,7 +27,7 @@ from lossselect.cli.console import (
 )
 from lossselect.losses.registry import LOSSES
 from lossselect.run.lock import lock_folder, unlock_folders
-from lossselect.run.settings import list_variants, task_monitor
+from lossselect.run.settings import list_variants, task_monitor, to_plain
 from lossselect.run.trust import trust
 from lossselect.utils.checks import as_list
 from lossselect.utils.redaction import record_environment
@@ -201,7 +201,7 @@ def train(config: DictConfig) -> float | None:
         print_renderable,
         print_table,
     )
-    from lossselect.run.build import decision_settings, describe_training, prepare, to_plain
+    from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare
     from lossselect.run.loggers import finish_loggers, log_results, log_settings
     from lossselect.run.results import (
         best_checkpoint,
@@ -211,7 +211,7 @@ def train(config: DictConfig) -> float | None:
         save_predictions,
     )
     from lossselect.run.resume import check_start, continue_log, resume_path
-    from lossselect.run.trainer import convert_start_errors, make_trainer
+    from lossselect.run.trainer import convert_start_errors
     from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.utils.atomic_write import atomic_write
 

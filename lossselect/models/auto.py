@@ -47,11 +47,17 @@ def choose_nets(num_features: int, num_outputs: int, num_numbers: int) -> Choice
     return Choice(names, f"{num_features} features, of which {num_numbers} have more than two values")
 
 
-def default_epochs(net: Any, num_rows: int, batch_size: int) -> int:
-    """Return the number of epochs for a net: 50, but up to 200 in small tables, for at least 1000 steps."""
-    if not isinstance(net, Mapping) or net["name"] not in ("ensemble", "tabm"):
+def default_epochs(net: Any, splits: Any, batch_size: Any) -> int:
+    """Return the number of epochs for a net: 50, but up to 200 in small tables, for at least 1000 steps.
+
+    Args:
+        net: The spec of a built-in net, or any other net.
+        splits: The `Splits` of rows in memory; None for the user's own data.
+        batch_size: The number of rows of a step.
+    """
+    if splits is None or not isinstance(net, Mapping) or net["name"] not in ("ensemble", "tabm"):
         return EPOCHS
-    steps = -(-num_rows // batch_size)
+    steps = -(-len(splits.rows["train"]) // batch_size)
     return max(EPOCHS, min(MAX_EPOCHS, -(-MIN_STEPS // steps)))
 
 

@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig
 
 from lossselect.exceptions import ConfigError
-from lossselect.models.auto import EPOCHS, default_epochs, resolve_net
+from lossselect.metrics.direction import best_mode
+from lossselect.models.auto import default_epochs, resolve_net
 from lossselect.run.custom_module import CustomModule
 from lossselect.run.settings import (
     FILE_DATA,
     drop_none,
+    is_stopping_callback,
     loss_options,
     needs_trainer,
     resolve_head,
     resolve_monitor,
     stopping_callbacks,
+    to_plain,
 )
 from lossselect.run.trust import make_part
 
@@ -33,18 +36,8 @@ if TYPE_CHECKING:
     from lossselect.reporting.plan import Line, Monitor
     from lossselect.tasks.label_counts import LabelCounts
     from lossselect.tasks.registry import Task
+    from lossselect.training.checkpoints.saving import BestCheckpoint
     from lossselect.training.module import TaskModule
-
-
-def to_plain(config: DictConfig) -> Any:
-    """Return the config's values, resolved, without Hydra's own."""
-    config = config.copy()
-    with open_dict(config):
-        if OmegaConf.select(config, "trainer.max_epochs") == "auto":  # the number of rows is not known yet
-            config.trainer.max_epochs = EPOCHS
-        config.pop("hydra", None)
-        config.pop("logger", None)  # may refer to the folder, which is not known before the run
-    return OmegaConf.to_container(config, resolve=True)
 
 
 def component_spec(config: DictConfig, place: str) -> Any:
@@ -200,13 +193,11 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
     The monitor's metric is also set as `config.monitor`.
     """
     custom = CustomModule(config.module) if config.get("module") else None
-    net, net_reason = None, ""
-    if custom is None or "net" in custom.accepted:
-        net, net_reason = build_net(config, task, data)
+    takes_net = custom is None or "net" in custom.accepted
+    net, net_reason = build_net(config, task, data) if takes_net else (None, "")
     if config.trainer.max_epochs == "auto":
         splits = getattr(data, "splits", None)
-        rows = len(splits.rows["train"]) if splits is not None else None
-        config.trainer.max_epochs = default_epochs(net, rows, config.data.batch_size) if rows else EPOCHS
+        config.trainer.max_epochs = default_epochs(net, splits, config.data.get("batch_size"))
     plain = to_plain(config)
     selects_epochs = isinstance(net, Mapping) and net["name"] == "ensemble"
     monitor = resolve_monitor(plain, task, selects_epochs)
@@ -341,3 +332,70 @@ def describe_training(
     value += f", precision {trainer.precision if trainer else options['precision']}"
     value += f", {processes} processes" if processes > 1 else ""
     yield Line("device", value, "", "trainer=gpu, trainer=ddp, trainer.precision=bf16-mixed")
+
+
+def make_trainer(
+    config: DictConfig, folder: Path, directions: Mapping[str, Any]
+) -> "tuple[Trainer, BestCheckpoint]":
+    """Build Lightning's trainer with callbacks and loggers, and the callback for the best checkpoint.
+
+    `directions` has those of the run's metrics, as in `best_mode`.
+    """
+    from lossselect.run.loggers import make_loggers
+    from lossselect.run.trainer import build_trainer
+    from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
+    from lossselect.training.callbacks.progress import ProgressBar, ProgressLines, is_terminal
+    from lossselect.training.callbacks.steps_per_execution import StepsPerExecution
+    from lossselect.training.callbacks.time_limit import TimeLimit
+    from lossselect.training.checkpoints.saving import (
+        LAST,
+        BestCheckpoint,
+        LastCheckpoint,
+        Preflight,
+        saves_at_epoch_end,
+    )
+
+    options, checkpoints = to_plain(config.trainer), folder / "checkpoints"
+    at_epoch_end = saves_at_epoch_end(config.monitor, options)
+    mode = best_mode(config.monitor, directions)
+    best = BestCheckpoint(checkpoints, config.monitor, mode, at_epoch_end)
+    saves = not options.get("fast_dev_run")  # a smoke test must not change the run folder
+    callbacks: list[Any] = [best, Preflight(checkpoints)] if saves else []
+    for name, entry in (config.get("callbacks") or {}).items():
+        # with monitor=last all epochs are trained
+        if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
+            callbacks.append(
+                make_part(entry, f"callbacks.{name}", **_callback_arguments(name, entry, directions))
+            )
+    if config.time_limit is not None:
+        callbacks.append(TimeLimit(config.time_limit))
+    if saves:  # LastCheckpoint must come after the user's checkpoint callbacks
+        callbacks += [CheckpointOnSignal(checkpoints / LAST), LastCheckpoint(best)]
+    if (steps := options.get("steps_per_execution", 1)) > 1:
+        callbacks.append(StepsPerExecution(steps))
+    if options.get("enable_progress_bar", True):
+        # in a file or a pipe a progress bar would write each of its states
+        options["enable_progress_bar"] = is_terminal()
+        callbacks.append(ProgressBar() if is_terminal() else ProgressLines())
+    trainer = build_trainer(
+        options,
+        callbacks=callbacks,
+        enable_checkpointing=saves,
+        logger=make_loggers(config, folder) or False,
+        default_root_dir=folder,
+    )
+    return trainer, best
+
+
+def _callback_arguments(name: str, entry: DictConfig, directions: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments that follow from a callback's metric: its direction, and when it is computed."""
+    if "monitor" not in entry:
+        return {}
+    if not isinstance(entry.monitor, str):
+        raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
+    derived: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor, directions)}
+    if entry.monitor == "last":
+        derived["monitor"] = "epoch"  # Lightning logs the number of the epoch
+    if "check_on_train_epoch_end" not in entry:
+        derived["check_on_train_epoch_end"] = entry.monitor.startswith("train/")
+    return derived

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lossselect.chunked.options import check_topk_task, top_metric_names, topk_monitor
 from lossselect.exceptions import ConfigError
 from lossselect.losses.registry import row_options
+from lossselect.models.auto import EPOCHS
 from lossselect.models.nets import head_options
 from lossselect.run.allowed_classes import public_name
 from lossselect.utils.checks import as_list
@@ -38,6 +39,17 @@ def packaged_config(group: str, name: str) -> Any:
     return OmegaConf.create(
         (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
     )
+
+
+def to_plain(config: DictConfig) -> Any:
+    """Return the config's values, resolved, without Hydra's own."""
+    config = config.copy()
+    with open_dict(config):
+        if OmegaConf.select(config, "trainer.max_epochs") == "auto":  # the number of rows is not known yet
+            config.trainer.max_epochs = EPOCHS
+        config.pop("hydra", None)
+        config.pop("logger", None)  # may refer to the folder, which is not known before the run
+    return OmegaConf.to_container(config, resolve=True)
 
 
 def list_variants(group: str = "") -> list[str]:

@@ -6,31 +6,15 @@ import types
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
-from lossselect.metrics.direction import best_mode
-from lossselect.run.settings import RESERVED, STEP_OPTIONS, is_stopping_callback
-from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
-from lossselect.training.callbacks.progress import ProgressBar, ProgressLines, is_terminal
-from lossselect.training.callbacks.steps_per_execution import StepsPerExecution
-from lossselect.training.callbacks.time_limit import TimeLimit
-from lossselect.training.checkpoints.saving import (
-    LAST,
-    BestCheckpoint,
-    LastCheckpoint,
-    Preflight,
-    saves_at_epoch_end,
-)
+from lossselect.run.settings import RESERVED, STEP_OPTIONS
 from lossselect.utils.checks import check_options, first_line
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 DIVISORS = ("val_check_interval", "check_val_every_n_epoch")
 """Settings that Lightning divides by if they are integers; a fraction of an epoch is a float."""
@@ -109,64 +93,6 @@ def _describe_type(expected: Any) -> str:
     if choices:
         names.insert(0, f"one of {', '.join(dict.fromkeys(choices))}")
     return ", or ".join(names)
-
-
-def make_trainer(
-    config: "DictConfig", folder: Path, directions: Mapping[str, Any]
-) -> tuple[Trainer, BestCheckpoint]:
-    """Build Lightning's trainer with callbacks and loggers, and the callback for the best checkpoint.
-
-    `directions` has those of the run's metrics, as in `best_mode`.
-    """
-    # Hydra is not needed for the rest of this module
-    from lossselect.run.build import to_plain
-    from lossselect.run.loggers import make_loggers
-    from lossselect.run.trust import make_part
-
-    options, checkpoints = to_plain(config.trainer), folder / "checkpoints"
-    at_epoch_end = saves_at_epoch_end(config.monitor, options)
-    mode = best_mode(config.monitor, directions)
-    best = BestCheckpoint(checkpoints, config.monitor, mode, at_epoch_end)
-    saves = not options.get("fast_dev_run")  # a smoke test must not change the run folder
-    callbacks: list[Any] = [best, Preflight(checkpoints)] if saves else []
-    for name, entry in (config.get("callbacks") or {}).items():
-        # with monitor=last all epochs are trained
-        if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
-            callbacks.append(
-                make_part(entry, f"callbacks.{name}", **_callback_arguments(name, entry, directions))
-            )
-    if config.time_limit is not None:
-        callbacks.append(TimeLimit(config.time_limit))
-    if saves:  # LastCheckpoint must come after the user's checkpoint callbacks
-        callbacks += [CheckpointOnSignal(checkpoints / LAST), LastCheckpoint(best)]
-    if (steps := options.get("steps_per_execution", 1)) > 1:
-        callbacks.append(StepsPerExecution(steps))
-    if options.get("enable_progress_bar", True):
-        # in a file or a pipe a progress bar would write each of its states
-        options["enable_progress_bar"] = is_terminal()
-        callbacks.append(ProgressBar() if is_terminal() else ProgressLines())
-    trainer = build_trainer(
-        options,
-        callbacks=callbacks,
-        enable_checkpointing=saves,
-        logger=make_loggers(config, folder) or False,
-        default_root_dir=folder,
-    )
-    return trainer, best
-
-
-def _callback_arguments(name: str, entry: "DictConfig", directions: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments that follow from a callback's metric: its direction, and when it is computed."""
-    if "monitor" not in entry:
-        return {}
-    if not isinstance(entry.monitor, str):
-        raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
-    derived: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor, directions)}
-    if entry.monitor == "last":
-        derived["monitor"] = "epoch"  # Lightning logs the number of the epoch
-    if "check_on_train_epoch_end" not in entry:
-        derived["check_on_train_epoch_end"] = entry.monitor.startswith("train/")
-    return derived
 
 
 class StageRecorder(Callback):

@@ -327,7 +327,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         epochs: Any = self.max_epochs
         net = make_net(self.net, splits, task)
         if epochs == "auto":
-            epochs = default_epochs(net, len(splits.rows["train"]), self.batch_size)
+            epochs = default_epochs(net, splits, self.batch_size)
         cosine = {"name": "CosineAnnealingLR", "T_max": epochs}
         module = TaskModule(
             task,

@@ -37,8 +37,10 @@ def test_choose_nets(num_features, num_outputs, num_numbers, names):
     [("ensemble", 10_000, 50), ("tabm", 640, 100), ("ensemble", 64, 200), ("mlp", 64, 50)],
 )
 def test_default_epochs(net, rows, epochs):
-    assert default_epochs({"name": net}, rows, 64) == epochs
-    assert default_epochs(torch.nn.Linear(1, 1), rows, 64) == 50
+    splits = make_splits(torch.randn(rows, 1))
+    assert default_epochs({"name": net}, splits, 64) == epochs
+    assert default_epochs({"name": net}, None, None) == 50
+    assert default_epochs(torch.nn.Linear(1, 1), splits, 64) == 50
 
 
 def test_number_columns_have_more_than_two_values_in_training_rows():

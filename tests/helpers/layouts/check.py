@@ -21,6 +21,7 @@ from lossselect.exceptions import LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import sorted_values
 from lossselect.run import build
+from lossselect.run.settings import to_plain
 from lossselect.run.validation import check_config
 from lossselect.utils.warnings import LossSelectWarning
 
@@ -53,7 +54,7 @@ def try_command(settings: str) -> Outcome:
         warnings.simplefilter("always", LossSelectWarning)
         try:
             config = _compose(arguments)
-            check_config(build.to_plain(config))
+            check_config(to_plain(config))
             data, message = build.load_data(config), ""
         except (LossSelectError, HydraException) as error:
             data, message = None, str(error)
