@@ -1,19 +1,12 @@
 """model=auto: the nets that are trained together, chosen by the size and the columns of a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.models.nets import net_options
 from lossselect.utils.checks import check_options, first_duplicate, lookup
 
-CANDIDATES: dict[str, dict[str, Any]] = {
-    "mlp": {"name": "mlp"},
-    "tabm": {"name": "tabm"},
-    "tabm_ple": {"name": "tabm", "encoding": "ple"},
-    "tabm_selected": {"name": "tabm"},
-}
-"""Names and options of the nets that `model=auto` can train."""
 MAX_SAMPLED_VALUES = 5_000_000
 """Maximum number of values from which the kinds of the columns are recognised."""
 MAX_ENCODED = 400
@@ -29,22 +22,48 @@ EPOCHS, MAX_EPOCHS, MIN_STEPS = 50, 200, 1000
 """Default number of epochs, its maximum in small tables, and the minimum number of steps there."""
 
 
-class Choice(NamedTuple):
-    """The names of the chosen nets, and the reason."""
+class Candidate(NamedTuple):
+    """A net that `model=auto` can train.
 
-    names: list[str]
-    reason: str
+    Args:
+        options: Its name and options.
+        suits: Whether it suits a table with (num_features, num_numbers); see `choose_nets`.
+        encodes: Whether it needs the option `columns`, the columns of numbers.
+        selects: Whether it needs the option `features`, the features that correlate most with a label.
+    """
+
+    options: Mapping[str, Any]
+    suits: Callable[[int, int], bool]
+    encodes: bool = False
+    selects: bool = False
 
 
-def choose_nets(num_features: int, num_outputs: int, num_numbers: int) -> Choice:
-    """Return the nets for a table with `num_numbers` columns of numbers (see `find_number_columns`)."""
+CANDIDATES = {
+    "mlp": Candidate({"name": "mlp"}, lambda features, numbers: True),
+    "tabm": Candidate({"name": "tabm"}, lambda features, numbers: features <= MAX_FEATURES),
+    "tabm_ple": Candidate(
+        {"name": "tabm", "encoding": "ple"},
+        lambda features, numbers: features <= MAX_FEATURES and 0 < numbers <= MAX_ENCODED,
+        encodes=True,
+    ),
+    "tabm_selected": Candidate(
+        {"name": "tabm"}, lambda features, numbers: features >= MIN_WIDE, selects=True
+    ),
+}
+"""The nets that `model=auto` can train."""
+SINGLE = "mlp"
+"""The net that is trained if there can be only one."""
+
+
+def choose_nets(num_features: int, num_outputs: int, num_numbers: int) -> tuple[list[str], str]:
+    """Return the names of the nets for a table, and the reason.
+
+    `num_numbers` is the number of columns of numbers (see `find_number_columns`).
+    """
     if num_outputs > MAX_OUTPUTS:
-        return Choice(["mlp"], f"a single net for more than {MAX_OUTPUTS} outputs")
-    names = ["mlp"]
-    names += ["tabm"] * (num_features <= MAX_FEATURES)
-    names += ["tabm_ple"] * (num_features <= MAX_FEATURES and 0 < num_numbers <= MAX_ENCODED)
-    names += ["tabm_selected"] * (num_features >= MIN_WIDE)
-    return Choice(names, f"{num_features} features, of which {num_numbers} have more than two values")
+        return [SINGLE], f"a single net for more than {MAX_OUTPUTS} outputs"
+    names = [name for name, net in CANDIDATES.items() if net.suits(num_features, num_numbers)]
+    return names, f"{num_features} features, of which {num_numbers} have more than two values"
 
 
 def default_epochs(net: Any, splits: Any, batch_size: Any) -> int:
@@ -135,33 +154,43 @@ def resolve_net(
     """
     num_features = splits.features.shape[1]
     sized = {"num_features": num_features}
-    is_auto = spec["name"] == "auto"
+    is_auto, listed = spec["name"] == "auto", spec.get("nets")
     if is_auto and is_single:
-        if spec.get("nets"):
+        if listed:
             raise ConfigError(
                 "model.nets requires a dense head, a built-in module and weights that are not sharded. Set "
                 "model=mlp."
             )
-        return {**CANDIDATES["mlp"], **sized}, "a single net, because of the head, the module or the strategy"
+        reason = "a single net, because of the head, the module or the strategy"
+        return {**CANDIDATES[SINGLE].options, **sized}, reason
     if not is_auto and spec.get("encoding", "none") == "none":
         return {**spec, **sized}, ""
     rows = splits.rows["train"]
     columns = find_number_columns(splits.features, rows)
-    names, reason = choose_nets(num_features, task.num_outputs, len(columns))
-    names, reason = ([*spec["nets"]], "as configured") if spec.get("nets") else (names, reason)
-    if not columns and ("tabm_ple" in names or not is_auto):
-        raise ConfigError(
-            f"{'The net tabm_ple' if is_auto else 'encoding=' + str(spec['encoding'])} has no effect: no "
-            "feature has more than two values in the training rows. Remove it."
-        )
     if not is_auto:
+        _check_columns(columns, f"encoding={spec['encoding']}")
         return {"columns": columns, **spec, **sized}, ""
-    nets = {name: dict(CANDIDATES[name]) for name in names}
-    if "tabm_ple" in nets:
-        nets["tabm_ple"]["columns"] = columns
-    if "tabm_selected" in nets:
-        selected = select_features(splits.features, rows, task, splits.labels, SELECTED)
-        nets["tabm_selected"]["features"] = selected
+    names, reason = choose_nets(num_features, task.num_outputs, len(columns))
+    if listed:
+        names, reason = [*listed], "as configured"
+    nets: dict[str, dict[str, Any]] = {}
+    for name in names:
+        candidate = CANDIDATES[name]
+        nets[name] = dict(candidate.options)
+        if candidate.encodes:
+            _check_columns(columns, f"The net {name}")
+            nets[name]["columns"] = columns
+        if candidate.selects:
+            selected = select_features(splits.features, rows, task, splits.labels, SELECTED)
+            nets[name]["features"] = selected
     if len(nets) == 1:
-        return {**next(iter(nets.values())), **sized}, reason
+        return {**nets[names[0]], **sized}, reason
     return {"name": "ensemble", **sized, "nets": nets}, reason
+
+
+def _check_columns(columns: Sequence[int], owner: str) -> None:
+    """Raise a ConfigError if there is nothing to encode."""
+    if not columns:
+        raise ConfigError(
+            f"{owner} has no effect: no feature has more than two values in the training rows. Remove it."
+        )

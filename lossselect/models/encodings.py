@@ -137,32 +137,31 @@ class InputLayer(nn.Module):
         features: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.used, self.width = _Columns.of(features, num_features, "features")
+        self.used, self.width = _select(features, num_features, "features")
         self.base = base(self.width)
-        self.encoded, self.encoding = None, None
+        self.encoded: nn.Module = nn.Identity()
+        self.encoding: PiecewiseLinearEncoding | PeriodicEncoding | None = None
         if (encode := lookup(ENCODINGS, encoding, "encoding")) is not None:
-            self.encoded, count = _Columns.of(columns, self.width, "columns")
+            self.encoded, count = _select(columns, self.width, "columns")
             self.encoding = encode(count)
             self.width += self.encoding.num_outputs
         self.is_fitted = False
         self.register_load_state_dict_post_hook(_mark_fitted)
 
     def fit(self, rows: Tensor) -> None:
-        """Fit base and encoding to training rows (N, F)."""
-        rows = rows if self.used is None else self.used.take(rows)
+        """Fit base and encoding to training rows (N, F) on the same device."""
+        rows = self.used(rows)
         if isinstance(self.base, FittedLayer):
             self.base.fit(rows)
         if isinstance(self.encoding, FittedLayer):
-            self.encoding.fit(rows if self.encoded is None else self.encoded.take(rows))
+            self.encoding.fit(self.encoded(rows))
         self.is_fitted = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the inputs of the next layer."""
-        x = x if self.used is None else self.used(x)
-        if self.encoding is None:
-            return self.base(x)
-        encoded = self.encoding(x if self.encoded is None else self.encoded(x))
-        return torch.cat([self.base(x), encoded], dim=1)
+        x = self.used(x)
+        base: Tensor = self.base(x)
+        return torch.cat([base, self.encoding(self.encoded(x))], dim=1) if self.encoding else base
 
 
 def _mark_fitted(layer: Any, _: Any) -> None:
@@ -180,25 +179,21 @@ class _Columns(nn.Module):
         self.expected = [*indices]
         self.register_load_state_dict_post_hook(_check_indices)
 
-    @classmethod
-    def of(cls, indices: Sequence[int] | None, num_features: int, name: str) -> "tuple[_Columns | None, int]":
-        """Return the selection and the number of its columns; None for all of them."""
-        if indices is None:
-            return None, num_features
-        if isinstance(indices, str) or not isinstance(indices, Sequence):
-            raise OptionTypeError(f"{name} must be a list of indices of features, got {indices!r}.")
-        checked = [check_int(f"{name}[{i}]", index, 0, num_features - 1) for i, index in enumerate(indices)]
-        if not checked or len({*checked}) < len(checked):
-            raise ConfigError(f"{name} must be different indices of features, got {indices!r}.")
-        return cls(checked), len(checked)
-
-    def take(self, rows: Tensor) -> Tensor:
-        """Return the columns of rows that may be on another device."""
-        return rows[:, self.expected]
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the columns, (N, len(indices))."""
         return x.index_select(1, self.indices)
+
+
+def _select(indices: Sequence[int] | None, num_features: int, name: str) -> tuple[nn.Module, int]:
+    """Return a layer that selects features, and their number; None selects all of them."""
+    if indices is None:
+        return nn.Identity(), num_features
+    if isinstance(indices, str) or not isinstance(indices, Sequence):
+        raise OptionTypeError(f"{name} must be a list of indices of features, got {indices!r}.")
+    checked = [check_int(f"{name}[{i}]", index, 0, num_features - 1) for i, index in enumerate(indices)]
+    if not checked or len({*checked}) < len(checked):
+        raise ConfigError(f"{name} must be different indices of features, got {indices!r}.")
+    return _Columns(checked), len(checked)
 
 
 def _check_indices(columns: Any, _: Any) -> None:
@@ -218,6 +213,7 @@ def quantiles(rows: Tensor, bins: int) -> Tensor:
 
 def fit_layers(net: nn.Module, rows: Tensor) -> None:
     """Fit the input layers of a net to training rows (N, F), except those that were fitted or loaded."""
+    rows = rows.to(next(net.parameters()).device)
     for layer in net.modules():
         if isinstance(layer, InputLayer) and not layer.is_fitted:
             layer.fit(rows)

@@ -25,6 +25,10 @@ class Members(nn.Module):
     def member_logits(self, x: Tensor) -> Tensor:
         """Return the logits of the members, (N, K, C)."""
 
+    @abstractmethod
+    def head_biases(self) -> list[nn.Parameter]:
+        """Return the biases of the last layers, each (C,) or (members, C)."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of all members (N * K, C) in training, of their mean (N, C) in evaluation."""
         logits = self.member_logits(x)
@@ -72,6 +76,9 @@ class Ensemble(Members):
         # the loss is a mean over all members, in which the gradient of a net would be smaller than alone
         return torch.cat([_scale_gradient(z, self.num_members / z.shape[1]) for z in logits], dim=1)
 
+    def head_biases(self) -> list[nn.Parameter]:
+        return [bias for net in self.nets.values() for bias in _biases(net)]
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of all members (N * K, C) in training, of the weighted mean (N, C) otherwise."""
         if self.training:
@@ -96,6 +103,13 @@ def _find_used(net: Any, _: Any) -> None:
 
 def _members(net: nn.Module, x: Tensor) -> Tensor:
     return net.member_logits(x) if isinstance(net, Members) else net(x)[:, None]
+
+
+def _biases(net: nn.Module) -> list[nn.Parameter]:
+    if isinstance(net, Members):
+        return net.head_biases()
+    *_, last = (layer for layer in net.modules() if isinstance(layer, nn.Linear))
+    return [last.bias]
 
 
 def _scale_gradient(x: Tensor, factor: float) -> Tensor:

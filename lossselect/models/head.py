@@ -9,8 +9,7 @@ from torch.nn.parameter import is_lazy
 from lossselect.chunked.linear import ChunkedLinear
 from lossselect.compat.torch import has_forward_hooks
 from lossselect.exceptions import ConfigError
-from lossselect.models.ensemble import Ensemble, Members
-from lossselect.models.tabm import TabM
+from lossselect.models.ensemble import Members
 from lossselect.tasks.registry import Task
 from lossselect.utils.warnings import warn
 
@@ -58,11 +57,11 @@ def _find_head(module: nn.Module, task: Task, with_bias: bool = False) -> tuple[
 
 def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter | None:
     """Set the head's bias to `logits` (num_outputs,) and return it; warn and return None without a bias."""
-    if (biases := _member_biases(getattr(module, "net", None))) is not None:
+    if isinstance(net := getattr(module, "net", None), Members):
         with torch.no_grad():
-            for member_bias in biases:
+            for member_bias in net.head_biases():
                 member_bias.copy_(logits)
-        return biases[0]
+        return net.head_biases()[0]
     if (head := _find_head(module, task, with_bias=True)) is None:
         warn(
             "no_head_bias",
@@ -78,19 +77,6 @@ def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter
         )
     with torch.no_grad():
         bias.copy_(logits)
-    return bias
-
-
-def _member_biases(net: nn.Module | None) -> list[nn.Parameter] | None:
-    """Return the biases of the heads of all members of a net, None if it has no members."""
-    if isinstance(net, Ensemble):
-        return [bias for part in net.nets.values() for bias in _member_biases(part) or [_last_bias(part)]]
-    return [net.head.bias] if isinstance(net, TabM) else None
-
-
-def _last_bias(net: nn.Module) -> nn.Parameter:
-    *_, last = (layer for layer in net.modules() if isinstance(layer, nn.Linear))
-    bias: nn.Parameter = last.bias
     return bias
 
 

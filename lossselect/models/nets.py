@@ -89,9 +89,9 @@ def tabm(
     """Return TabM, an ensemble of `num_members` MLPs that share most weights: (N, num_features) -> logits.
 
     In training it returns the logits of all members, (N * num_members, num_outputs), otherwise those of their
-    mean probability, (N, num_outputs). `scaling` is "robust" (see
-    `RobustScaling`) or "none"; `encoding` and `columns` are those of `mlp`. `features` lists the indices of
-    the features that are used; None uses all of them.
+    mean probability, (N, num_outputs). `scaling` is "robust" (see `RobustScaling`) or "none". `features` has
+    the indices of the features that are used; None uses all of them. `encoding` and `columns` are those of
+    `mlp`.
     """
     from torch import nn
 

@@ -50,6 +50,9 @@ class TabM(Members):
         logits: Tensor = self.head(self.hidden(x))
         return logits
 
+    def head_biases(self) -> list[nn.Parameter]:
+        return [self.head.bias]
+
 
 class SharedLinear(nn.Module):
     """K linear layers that share their weight: (N, K, in) -> (N, K, out).

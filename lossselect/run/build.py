@@ -218,8 +218,7 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
     module: Any
     if custom:
         arguments |= {**specs, "on_nonfinite": config.on_nonfinite}
-        derived = _derived_arguments(task, data)
-        module = custom.build(arguments, config, _find_overrides(config), **derived)
+        module = custom.build(arguments, config, _find_overrides(config), **_derived_arguments(task, data))
     elif trains:
         from lossselect.training.module import TaskModule
 

@@ -25,7 +25,15 @@ from lossselect.run.settings import (
     packaged_config,
     resolve_head,
 )
-from lossselect.utils.checks import as_list, check_float, check_int, check_options, lookup, suggestion
+from lossselect.utils.checks import (
+    as_list,
+    check_float,
+    check_int,
+    check_options,
+    check_positive,
+    lookup,
+    suggestion,
+)
 from lossselect.utils.warnings import ON_NONFINITE, WARNINGS
 
 if TYPE_CHECKING:
@@ -108,7 +116,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             check_has_target(f"callbacks.{name}", entry)
             check_int(f"callbacks.{name}.patience", entry.get("patience", 0), 0)
     if (limit := config["time_limit"]) is not None:
-        _require(check_float("time_limit", limit, 0) > 0, "time_limit must be > 0, got 0.")
+        check_positive("time_limit", limit)
     lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "on_nonfinite")
     resume = config.get("resume")
     message = f"resume must be auto or the path of a checkpoint, got {resume!r}."

@@ -28,7 +28,7 @@ from lossselect.sklearn.fitting import (
     net_name,
     restore_random_state,
 )
-from lossselect.utils.checks import check_float, check_int, lookup
+from lossselect.utils.checks import check_float, check_int, check_positive, lookup
 
 if TYPE_CHECKING:
     import torch
@@ -227,7 +227,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         if self.max_epochs != "auto":
             check_int("max_epochs", self.max_epochs, 1)
         if self.time_limit is not None:
-            check_float("time_limit", self.time_limit, 0)
+            check_positive("time_limit", self.time_limit)
         check_int("batch_size", self.batch_size, 1)
         check_float("learning_rate", self.learning_rate, 0)
         check_float("weight_decay", self.weight_decay, 0)

@@ -112,6 +112,13 @@ def check_float(name: str, value: Any, minimum: float = -math.inf, maximum: floa
     raise (ConfigError if is_real else OptionTypeError)(f"{name} must be a number{bounds}, got {value!r}.")
 
 
+def check_positive(name: str, value: Any) -> float:
+    """Return `check_float` of a number that must be > 0."""
+    if (number := check_float(name, value, 0)) == 0:
+        raise ConfigError(f"{name} must be > 0, got {value!r}.")
+    return number
+
+
 def check_int(name: str, value: Any, minimum: int, maximum: float = math.inf) -> int:
     """Return `value` as an int.
 

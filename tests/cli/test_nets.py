@@ -43,7 +43,10 @@ def test_the_plan_and_the_report_name_the_nets(folder):
     lines = {line["name"]: line for line in json.loads((folder / "whole/plan.json").read_text())["lines"]}
     assert lines["model"]["value"].startswith("mlp, tabm, tabm_ple, trained together")
     assert lines["model"]["why"] == "5 features, of which 2 have more than two values"
-    assert "tabm_ple" in (folder / "whole/report.html").read_text()
+    report = (folder / "whole/report.html").read_text()
+    table = report[report.index("<h2>Nets</h2>") :].partition("</table>")[0]
+    weights = [f"{float(row['weight']):.4g}" for row in read_csv(folder / "whole/nets.csv")]
+    assert all(f"<bdi>{cell}</bdi>" in table for cell in ("mlp", "tabm", "tabm_ple", "together", *weights))
 
 
 def test_the_table_of_the_nets_agrees_with_the_metrics(folder):

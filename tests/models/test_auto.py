@@ -29,7 +29,7 @@ from lossselect.models.auto import (
     ],
 )
 def test_choose_nets(num_features, num_outputs, num_numbers, names):
-    assert choose_nets(num_features, num_outputs, num_numbers).names == names
+    assert choose_nets(num_features, num_outputs, num_numbers)[0] == names
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from lossselect.exceptions import ConfigError
-from lossselect.utils.checks import check_float
+from lossselect.utils.checks import check_positive
 
 CHECK_BATCHES = 16
 """Number of batches after which several processes compare their times."""
@@ -31,9 +30,7 @@ class TimeLimit(Callback):
     """
 
     def __init__(self, seconds: float) -> None:
-        if check_float("time_limit", seconds, 0) == 0:
-            raise ConfigError("time_limit must be > 0, got 0.")
-        self.seconds = float(seconds)
+        self.seconds = check_positive("time_limit", seconds)
         self.epochs: int | None = None
         self._max_epochs: int | None = None  # before the reduction
         self._resumed: dict[str, Any] = {}
