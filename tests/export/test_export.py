@@ -61,6 +61,16 @@ class TestExportModel:
             torch.testing.assert_close(outputs.probabilities, task.probabilities(logits), rtol=0, atol=1e-5)
             assert torch.equal(outputs.predictions, task.predict(logits))
 
+    @pytest.mark.parametrize("task", [ls.Binary(), ls.Multilabel(4), ls.Multiclass(4, ordinal=True)], ids=str)
+    def test_extreme_logits_of_several_nets(self, task, tmp_path):
+        class Mean(nn.Module):
+            def forward(self, features):
+                return task.mean_logits(torch.stack([features, 0.9 * features], 1))
+
+        inputs = 40 * torch.linspace(-1, 1, 101)[:, None] * torch.linspace(1, 0.3, task.num_outputs)
+        module = ls.TaskModule(task, Mean())
+        assert export_model(module, tmp_path / "m.onnx", inputs=inputs)["logits"] < 1e-6
+
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_metadata(self, suffix, tmp_path):
         task = TASKS[4]
