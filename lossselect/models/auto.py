@@ -18,7 +18,7 @@ SELECTED, MIN_WIDE = 128, 400
 MAX_SCORED_ROWS, BLOCK_VALUES = 100_000, 1 << 22
 """Maximum number of rows from which features are selected, and of their values that are read at once."""
 
-EPOCHS, MAX_EPOCHS, MIN_STEPS = 50, 200, 1000
+EPOCHS, MAX_EPOCHS, MIN_STEPS = 50, 200, 500
 """Default number of epochs, its maximum in small tables, and the minimum number of steps there."""
 
 
@@ -40,9 +40,14 @@ class Candidate(NamedTuple):
 
 CANDIDATES = {
     "mlp": Candidate({"name": "mlp"}, lambda features, numbers: True),
+    "mlp_deep": Candidate(
+        {"name": "mlp", "hidden": [256, 256], "dropout": 0.2, "input_dropout": 0.0},
+        lambda features, numbers: features < MIN_WIDE,
+    ),
     "tabm": Candidate({"name": "tabm"}, lambda features, numbers: features <= MAX_FEATURES),
     "tabm_ple": Candidate(
-        {"name": "tabm", "encoding": "ple"},
+        # four members, because the encoded features make the first layer slow
+        {"name": "tabm", "encoding": "ple", "num_members": 4},
         lambda features, numbers: features <= MAX_FEATURES and 0 < numbers <= MAX_ENCODED,
         encodes=True,
     ),
@@ -67,7 +72,7 @@ def choose_nets(num_features: int, num_outputs: int, num_numbers: int) -> tuple[
 
 
 def default_epochs(net: Any, splits: Any, batch_size: Any) -> int:
-    """Return the number of epochs for a net: 50, but up to 200 in small tables, for at least 1000 steps.
+    """Return the number of epochs for a net: 50, but up to 200 in small tables, for at least 500 steps.
 
     Args:
         net: The spec of a built-in net, or any other net.

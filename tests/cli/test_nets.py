@@ -41,17 +41,20 @@ def folder(tmp_path_factory):
 
 def test_the_plan_and_the_report_name_the_nets(folder):
     lines = {line["name"]: line for line in json.loads((folder / "whole/plan.json").read_text())["lines"]}
-    assert lines["model"]["value"].startswith("mlp, tabm, tabm_ple, trained together")
+    assert lines["model"]["value"].startswith("mlp, mlp_deep, tabm, tabm_ple, trained together")
     assert lines["model"]["why"] == "5 features, of which 2 have more than two values"
     report = (folder / "whole/report.html").read_text()
     table = report[report.index("<h2>Nets</h2>") :].partition("</table>")[0]
     weights = [f"{float(row['weight']):.4g}" for row in read_csv(folder / "whole/nets.csv")]
-    assert all(f"<bdi>{cell}</bdi>" in table for cell in ("mlp", "tabm", "tabm_ple", "together", *weights))
+    assert all(
+        f"<bdi>{cell}</bdi>" in table
+        for cell in ("mlp", "mlp_deep", "tabm", "tabm_ple", "together", *weights)
+    )
 
 
 def test_the_table_of_the_nets_agrees_with_the_metrics(folder):
     rows = {row["net"]: row for row in read_csv(folder / "whole/nets.csv")}
-    assert [*rows] == ["mlp", "tabm", "tabm_ple", "together"]
+    assert [*rows] == ["mlp", "mlp_deep", "tabm", "tabm_ple", "together"]
     metrics = json.loads((folder / "whole/metrics.json").read_text())
     assert float(rows["together"]["log_loss"]) == pytest.approx(metrics["val/loss"], rel=1e-4)
     assert sum(float(row["weight"]) for row in rows.values()) == pytest.approx(2)
@@ -86,7 +89,7 @@ def test_predict_evaluate_and_export_use_the_selected_nets(folder, monkeypatch, 
 
 def test_a_checkpoint_loads_without_arguments(folder):
     module = ls.TaskModule.load_from_checkpoint(folder / "whole").eval()
-    assert [*module.net.nets] == ["mlp", "tabm", "tabm_ple"]
+    assert [*module.net.nets] == ["mlp", "mlp_deep", "tabm", "tabm_ple"]
     assert module.net.weights.sum() == pytest.approx(1)
 
 

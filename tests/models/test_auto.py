@@ -20,8 +20,8 @@ from lossselect.models.auto import (
 @pytest.mark.parametrize(
     ("num_features", "num_outputs", "num_numbers", "names"),
     [
-        (20, 3, 20, ["mlp", "tabm", "tabm_ple"]),
-        (20, 3, 0, ["mlp", "tabm"]),
+        (20, 3, 20, ["mlp", "mlp_deep", "tabm", "tabm_ple"]),
+        (20, 3, 0, ["mlp", "mlp_deep", "tabm"]),
         (1000, 53, 0, ["mlp", "tabm", "tabm_selected"]),
         (5000, 2, 5000, ["mlp", "tabm_selected"]),
         (5000, 2, 50, ["mlp", "tabm_selected"]),
@@ -34,7 +34,7 @@ def test_choose_nets(num_features, num_outputs, num_numbers, names):
 
 @pytest.mark.parametrize(
     ("net", "rows", "epochs"),
-    [("ensemble", 10_000, 50), ("tabm", 640, 100), ("ensemble", 64, 200), ("mlp", 64, 50)],
+    [("ensemble", 10_000, 50), ("tabm", 640, 50), ("tabm", 320, 100), ("ensemble", 64, 200), ("mlp", 64, 50)],
 )
 def test_default_epochs(net, rows, epochs):
     splits = make_splits(torch.randn(rows, 1))
@@ -88,8 +88,9 @@ def test_resolve_auto():
         "num_features": 3,
         "nets": {
             "mlp": {"name": "mlp"},
+            "mlp_deep": {"name": "mlp", "hidden": [256, 256], "dropout": 0.2, "input_dropout": 0.0},
             "tabm": {"name": "tabm"},
-            "tabm_ple": {"name": "tabm", "encoding": "ple", "columns": [0, 2]},
+            "tabm_ple": {"name": "tabm", "encoding": "ple", "num_members": 4, "columns": [0, 2]},
         },
     }
     assert reason == "3 features, of which 2 have more than two values"

@@ -10,7 +10,7 @@ import lossselect as ls
 from lossselect.exceptions import CheckpointError
 from lossselect.models.ensemble import _scale_gradient
 from lossselect.models.nets import make_net
-from lossselect.models.tabm import MemberLinear, SharedLinear
+from lossselect.models.tabm import MemberLinear, SharedDropout, SharedLinear
 
 TASK = ls.Multiclass(3)
 NETS = {
@@ -108,3 +108,14 @@ def test_the_gradient_scale_does_not_change_half_precision():
     assert torch.equal(_scale_gradient(x, 17), x)
     large = torch.tensor([4000.0], dtype=torch.float16)
     assert torch.equal(_scale_gradient(large, 17), large)
+
+
+def test_dropout_is_shared_by_the_members():
+    torch.manual_seed(0)
+    layer, x = SharedDropout(0.25), torch.randn(400, 3, 50)
+    y = layer(x)
+    kept = y != 0
+    assert torch.equal(kept, kept[:, :1].expand_as(kept))
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.02)
+    torch.testing.assert_close(y[kept], x[kept] / 0.75)
+    assert torch.equal(layer.eval()(x), x)

@@ -67,7 +67,7 @@ def test_options_of_auto():
         check_spec({"name": "auto", "hidden": [64]})
     with pytest.raises(ConfigError, match="Unknown net to train 'forest'"):
         check_spec({"name": "auto", "nets": ["forest"]})
-    with pytest.raises(OptionTypeError, match=r"nets must be a list of mlp, tabm, .* or null, got 'mlp'"):
+    with pytest.raises(OptionTypeError, match=r"nets must be a list of mlp, mlp_deep, .* or null, got 'mlp'"):
         check_spec({"name": "auto", "nets": "mlp"})
 
 

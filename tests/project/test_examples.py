@@ -138,7 +138,7 @@ def test_subclass_can_be_installed(run, tmp_path):
 
 @needs("hydra-optuna-sweeper")
 def test_sweep_with_optuna(run, tmp_path):
-    settings = ["hydra.sweeper.n_trials=3", "trainer.max_epochs=3", "hydra.sweep.dir=sweep"]
+    settings = ["hydra.sweeper.n_trials=3", "model=mlp", "trainer.max_epochs=3", "hydra.sweep.dir=sweep"]
     out = run(
         *(ROOT / "train.py", "-m", "--config-dir", EXAMPLES / "sweep"),
         *("experiment=optuna", "trust=[optuna]", *settings),
@@ -156,8 +156,9 @@ def test_sweep_with_optuna(run, tmp_path):
 
 @needs("hydra-joblib-launcher")
 def test_sweep_with_joblib(run, tmp_path):
-    settings = ["loss=cross_entropy,focal", "seed=0", "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
+    settings = ["loss=cross_entropy,focal", "seed=0", "model=mlp", "trainer.max_epochs=2"]
     command = [ROOT / "train.py", "-m", "--config-dir", EXAMPLES / "sweep", "experiment=joblib", *settings]
+    command.append("hydra.sweep.dir=sweep")
     run(*command, preloaded=False)  # the pool of joblib does not end in a process of multiprocessing
     runs = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("sweep/*/metrics.json")}
     assert runs.keys() == {"0-multilabel", "1-multilabel"}

@@ -223,7 +223,7 @@ def test_invalid_arguments(arguments, kind, message):
 def test_several_nets_by_default():
     x, y = load_iris(return_X_y=True)
     model = TaskClassifier(max_epochs=5, random_state=0).fit(x, y)
-    assert [*model.module_.net.nets] == ["mlp", "tabm", "tabm_ple"]
+    assert [*model.module_.net.nets] == ["mlp", "mlp_deep", "tabm", "tabm_ple"]
     assert float(model.module_.net.weights.sum()) == pytest.approx(1)
     again = TaskClassifier(max_epochs=5, random_state=0).fit(x, y)
     np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))

@@ -1,7 +1,7 @@
 """Selection and weighting of the nets of an `Ensemble` by validation rows."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -119,12 +119,18 @@ class NetSelection(Callback):
         if rows is None:
             return
         shift = weight_shift(pl_module.task, pl_module.criterion)
+        likelihood_of, known = _likelihood(pl_module.task, rows.target)
+        weights = rows.weights[:, None] * known
+        every = -(-weights.numel() // MAX_LABELS)  # of which rows the likelihoods are stored
+        self.label_weights = weights[::every].cpu()
         for (name, net), logits in zip(pl_module.net.nets.items(), rows.logits, strict=True):
             if shift is not None and len(shift) == logits.shape[1]:
                 logits = logits - logits.new_tensor(shift)
-            loss, temperature, likelihood, self.label_weights = _lowest_loss(pl_module.task, logits, rows)
-            weights = {key: value.detach().clone() for key, value in net.state_dict().items()}
-            latest = NetEpoch(trainer.current_epoch + 1, loss, temperature, likelihood, weights)
+            likelihoods = torch.stack([likelihood_of(logits / t) for t in TEMPERATURES])
+            loss, best = _lowest_loss(likelihoods, weights, int(known.sum()))
+            state = {key: value.detach().clone() for key, value in net.state_dict().items()}
+            likelihood = likelihoods[best, ::every].cpu()
+            latest = NetEpoch(trainer.current_epoch + 1, loss, TEMPERATURES[best], likelihood, state)
             if name not in self.best or latest.loss < self.best[name].loss:
                 self.best[name] = latest
             is_worse = _is_worse(latest, self.best[name], self.label_weights)
@@ -198,19 +204,29 @@ def mixture_weights(log_likelihood: np.ndarray, label_weights: np.ndarray | None
     """Return weights w >= 0 of K nets, which sum to 1, from log-likelihoods (labels, K) of labels.
 
     They maximise sum_i v_i log(sum_k w_k p_ik) + a / K sum_k log w_k, with weights v of the labels, scaled to
-    a mean of 1, and a Dirichlet prior of a = 0.5 labels, by expectation maximisation (Dempster, Laird and
-    Rubin, 1977). The problem is convex. Weights below 0.02 become 0.
+    a mean of 1, and a Dirichlet prior of a = 0.5 labels, by Newton's method. The problem is concave. Weights
+    below 0.02 become 0.
     """
     count, width = log_likelihood.shape
     v = np.ones(count) if label_weights is None else label_weights / max(label_weights.sum(), 1e-300) * count
     likelihood = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True, initial=WORST))
+    prior, total = PRIOR_LABELS / width, v.sum() + PRIOR_LABELS
+
+    def objective(w: np.ndarray) -> float:
+        # with this multiplier of the constraint, the maximum over all w > 0 has the sum 1
+        return float(v @ np.log(likelihood @ w) + prior * np.log(w).sum() - total * w.sum())
+
     weights = np.full(width, 1 / width)
-    for _ in range(500):
-        mixed = likelihood * weights
-        share = v @ (mixed / mixed.sum(1, keepdims=True))
-        previous, weights = weights, (share + PRIOR_LABELS / width) / (v.sum() + PRIOR_LABELS)
-        if np.abs(weights - previous).max() < 1e-5:
+    for _ in range(100):
+        mixed = likelihood @ weights
+        gradient = v / mixed @ likelihood + prior / weights - total
+        curvature = (likelihood.T * (v / mixed**2)) @ likelihood + np.diag(prior / weights**2)
+        step = np.linalg.solve(curvature, gradient)
+        if gradient @ step < 1e-9:
             break
+        while (weights + step).min() <= 0 or objective(weights + step) < objective(weights):
+            step = step / 2
+        weights = weights + step
     weights = np.where(weights < MIN_WEIGHT, 0, weights)
     return [float(weight) for weight in weights / weights.sum()]
 
@@ -253,43 +269,48 @@ def _take_rows(batches: TensorBatches, num_outputs: int) -> Iterator[Any]:
         yield batches[part]
 
 
-def _lowest_loss(task: Any, logits: Tensor, rows: Rows) -> tuple[float, float, Tensor, Tensor]:
-    """Return the lowest log loss over `TEMPERATURES`, the temperature, the likelihoods and their weights.
+def _lowest_loss(likelihoods: Tensor, weights: Tensor, count: int) -> tuple[float, int]:
+    """Return the lowest log loss over `TEMPERATURES`, and the index of the temperature.
 
-    The loss contains the penalty PRIOR / 2 (1 / T - 1)^2, divided by the number of labels. The likelihoods
-    are those of at most `MAX_LABELS` labels.
+    The loss contains the penalty PRIOR / 2 (1 / T - 1)^2, divided by the number of labels.
+
+    Args:
+        likelihoods: The log-likelihoods at each temperature, (temperatures, N, labels).
+        weights: The weights of the labels, (N, labels).
+        count: The number of known labels.
     """
-    labels = [_likelihoods(task, logits / t, rows.target) for t in TEMPERATURES]
-    weights = rows.weights[:, None] * labels[0][1]
-    total, count = weights.sum().clamp(min=1e-12), labels[0][1].sum().clamp(min=1)
-    losses = [
-        PRIOR * (1 / t - 1) ** 2 / (2 * count) - (values * weights).sum() / total
-        for t, (values, _) in zip(TEMPERATURES, labels, strict=True)
-    ]
-    numbers = torch.stack(losses).tolist()
-    lowest = min(range(len(numbers)), key=numbers.__getitem__)
-    step = -(-weights.numel() // MAX_LABELS)
-    return numbers[lowest], TEMPERATURES[lowest], labels[lowest][0][::step].cpu(), weights[::step].cpu()
+    losses = -(likelihoods * weights).sum((1, 2)) / weights.sum().clamp(min=1e-12)
+    penalty = [PRIOR * (1 / t - 1) ** 2 / (2 * max(count, 1)) for t in TEMPERATURES]
+    lowest = (losses + losses.new_tensor(penalty)).min(0)
+    return lowest.values.item(), int(lowest.indices)
 
 
-def _likelihoods(task: Any, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log-likelihoods of the labels of each row, (N, labels), and weights, which are 0 where missing.
+def _likelihood(task: Any, target: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Return log-likelihoods of the labels of each row as a function of the logits, and weights.
 
-    A soft label counts as one label for each class, weighted with its probability.
+    Both are (N, labels). Weights are 0 where a label is missing. A soft label counts as one label for each
+    class, weighted with its probability.
     """
     if target.is_floating_point() and bool(((target > 0) & (target < 1)).any()):
-        scores = task.class_logits(logits)
-        if task.exclusive:
-            values, weights = scores.log_softmax(1), target
-        else:
-            values = torch.cat([logsigmoid(scores), logsigmoid(-scores)], 1)
-            weights = torch.cat([target, 1 - target], 1)
+        weights = target if task.exclusive else torch.cat([target, 1 - target], 1)
         weights = weights.nan_to_num(0)
+
+        def values(logits: Tensor) -> Tensor:
+            scores = task.class_logits(logits)
+            if task.exclusive:
+                return scores.log_softmax(1)
+            return torch.cat([logsigmoid(scores), logsigmoid(-scores)], 1)
     else:
-        values = -select_loss(task, reduction="none")(logits, target)
+        loss = select_loss(task, reduction="none")
         weights = (task.to_hard_labels(target) != IGNORE_INDEX).float()
-    values, weights = (part.reshape(len(logits), -1) for part in (values, weights))
-    return values.nan_to_num(WORST).clamp(min=WORST), weights
+
+        def values(logits: Tensor) -> Tensor:
+            return -loss(logits, target)
+
+    def likelihood(logits: Tensor) -> Tensor:
+        return values(logits).reshape(len(logits), -1).nan_to_num(WORST).clamp(min=WORST)
+
+    return likelihood, weights.reshape(len(target), -1)
 
 
 def _is_worse(latest: NetEpoch, best: NetEpoch, label_weights: Tensor) -> bool:

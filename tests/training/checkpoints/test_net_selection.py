@@ -202,10 +202,10 @@ def test_mixture_weights_maximise_the_likelihood(weighted):
     free = np.append(minimize(objective, np.zeros(2), tol=1e-10).x, 0)
     expected = np.exp(free) / np.exp(free).sum()
     assert (expected > 0.02).all()
-    np.testing.assert_allclose(mixture_weights(log_likelihood, label_weights), expected, atol=1e-3)
+    np.testing.assert_allclose(mixture_weights(log_likelihood, label_weights), expected, atol=1e-5)
     if weighted:  # their scale does not matter
         scaled = mixture_weights(log_likelihood, 1e-4 * label_weights)
-        np.testing.assert_allclose(scaled, expected, atol=1e-3)
+        np.testing.assert_allclose(scaled, expected, atol=1e-5)
 
 
 def test_mixture_weights_leave_out_bad_nets_and_are_equal_for_equal_nets():
