@@ -122,8 +122,8 @@ def fit_decision(
 
     "expected_f1" is computed from probabilities p instead of labels, because rare labels have few positives.
     The largest expected F1 is F = max_n 2 (sum of the n largest p) / (n + sum p), reached by the threshold
-    F / 2. The common threshold uses all outputs, and t_l is a fifth of the way (`OWN_SHARE`, as logits) from
-    it to the label's own. For a logit x, p is sigmoid(a x + b) with the a and b of minimal cross-entropy,
+    F / 2. The common threshold uses all outputs, and t_l is half way (`OWN_SHARE`, as logits) from it
+    to the label's own. For a logit x, p is sigmoid(a x + b) with the a and b of minimal cross-entropy,
     because a loss may shift all logits.
 
     Multiclass: class factors r_c^-s with the class frequencies r_c, and the best s of a grid from -1.5 to

@@ -15,7 +15,7 @@ from lossselect.tasks.registry import Task
 
 SHRINKAGE = 10.0
 """Number of positives for which a label's threshold and the common one have the same weight."""
-OWN_SHARE = 0.2
+OWN_SHARE = 0.5
 """Position of a label's threshold for expected F1, from 0 (the common one: micro) to 1 (its own: macro)."""
 MAX_CUTS = 2000
 """Maximum number of common thresholds to try; if there are more outputs, quantiles are tried."""

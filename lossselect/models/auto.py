@@ -13,8 +13,10 @@ MAX_ENCODED = 400
 """Maximum number of columns of numbers for which a net with an encoding is trained."""
 MAX_FEATURES, MAX_OUTPUTS = 4000, 200
 """Maximum number of features of TabM, and of outputs for which several nets are trained."""
-SELECTED, MIN_WIDE = 128, 400
+SELECTED, MIN_WIDE = 128, 200
 """Number of features of a net with selected features, and of features from which it is trained."""
+MAX_DEEP = 400
+"""Maximum number of features of `mlp_deep`."""
 MAX_SCORED_ROWS, BLOCK_VALUES = 100_000, 1 << 22
 """Maximum number of rows from which features are selected, and of their values that are read at once."""
 
@@ -42,7 +44,7 @@ CANDIDATES = {
     "mlp": Candidate({"name": "mlp"}, lambda features, numbers: True),
     "mlp_deep": Candidate(
         {"name": "mlp", "hidden": [256, 256], "dropout": 0.2, "input_dropout": 0.0},
-        lambda features, numbers: features < MIN_WIDE,
+        lambda features, numbers: features <= MAX_DEEP,
     ),
     "tabm": Candidate({"name": "tabm"}, lambda features, numbers: features <= MAX_FEATURES),
     "tabm_ple": Candidate(
