@@ -21,7 +21,7 @@ class Data(L.LightningDataModule):
     def __init__(self, batch_size):
         super().__init__()
         self.batch_size = batch_size
-        inputs = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+        inputs = torch.randn(160, 8, generator=torch.Generator().manual_seed(0))
         self.rows = TensorDataset(inputs, (inputs[:, 0] > 0.7).long())
 
     def train_dataloader(self):

@@ -209,7 +209,8 @@ def test_a_killed_and_resumed_run_leaves_the_same_files(case, command, monkeypat
     # killed after the first best.ckpt (without last.ckpt), in the middle, after the last checkpoints of
     # training (up to two files with the decision follow), and at the end
     count = len(killed)
-    for number in {1, count // 2, count - 3, count - 2, count}:
+    few = case.startswith("plateau") and case != "plateau"  # to save time
+    for number in {count // 2, count - 2} if few else {1, count // 2, count - 3, count - 2, count}:
         killed[number - 1].rename(tmp_path / "run")
         code, _, err = command(*settings)
         assert code == 0, err
