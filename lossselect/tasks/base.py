@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from lossselect.exceptions import ConfigError, DataError, DataTypeError
 from lossselect.labels.targets import as_tensor
 from lossselect.labels.values import IGNORE_INDEX, label_form
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.fields import check_class_names, per_output
-from lossselect.tasks.tensors import as_constant, log_sigmoid, softmax
+from lossselect.tasks.tensors import as_constant, softmax
 from lossselect.utils.checks import check_float
 
 
@@ -277,7 +278,7 @@ class Task(ABC):
         log_weights = weights.log()[:, None]
         if self.activation == "softmax":
             return (logits.log_softmax(-1) + log_weights).logsumexp(1)
-        positive, negative = (log_sigmoid(z) + log_weights for z in (logits, -logits))
+        positive, negative = (logsigmoid(z) + log_weights for z in (logits, -logits))
         return positive.logsumexp(1) - negative.logsumexp(1)
 
     def predict(self, logits: Tensor) -> Tensor:

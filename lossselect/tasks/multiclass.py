@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from lossselect.exceptions import DataError, OptionTypeError
 from lossselect.labels.targets import as_distributions, raise_for_invalid
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task
 from lossselect.tasks.fields import check_numbers
-from lossselect.tasks.tensors import as_constant, log_sigmoid, missing_where_nan
+from lossselect.tasks.tensors import as_constant, missing_where_nan
 from lossselect.utils.checks import check_int, shorten
 from lossselect.utils.devices import cumulative_sum
 from lossselect.utils.warnings import warn_one_hot_integers
@@ -106,8 +107,8 @@ class Multiclass(Task):
         if not self.ordinal:
             return logits
         end = torch.zeros_like(logits[:, :1])
-        above = cumulative_sum(log_sigmoid(logits), 1)
-        return torch.cat([end, above], 1) + torch.cat([log_sigmoid(-logits), end], 1)
+        above = cumulative_sum(logsigmoid(logits), 1)
+        return torch.cat([end, above], 1) + torch.cat([logsigmoid(-logits), end], 1)
 
     def mean_logits(self, logits: Tensor, weights: Tensor | None = None) -> Tensor:
         if not self.ordinal:

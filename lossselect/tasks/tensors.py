@@ -7,7 +7,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # documented, not exported
-from torch.nn.functional import softplus
 
 from lossselect.labels.values import IGNORE_INDEX
 
@@ -23,15 +22,6 @@ def softmax(scores: Tensor) -> Tensor:
     if scores.device.type == "cpu" and scores.ndim == 2 and scores.shape[1] <= SHORT_ROW:
         return scores.t().contiguous().softmax(0).t().contiguous()
     return scores.softmax(1)
-
-
-def log_sigmoid(logits: Tensor) -> Tensor:
-    """Return log(sigmoid(z)) = -softplus(-z).
-
-    ONNX has no operator for `torch.nn.functional.logsigmoid`: an export computes the logarithm of a rounded
-    probability, which is -inf from z = -18 on and wrong by 0.6 at -16.
-    """
-    return -softplus(-logits)
 
 
 def along_classes(values: Tensor, like: Tensor) -> Tensor:

@@ -71,6 +71,12 @@ class TestExportModel:
         module = ls.TaskModule(task, Mean())
         assert export_model(module, tmp_path / "m.onnx", inputs=inputs)["logits"] < 1e-6
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_log_sigmoid_in_a_net(self, dtype, tmp_path):
+        module = ls.TaskModule(ls.Multilabel(4), nn.LogSigmoid())
+        inputs = torch.linspace(-1e4, 40, 404, dtype=dtype).reshape(101, 4)
+        assert export_model(module, tmp_path / "m.onnx", inputs=inputs)["logits"] < 1e-6
+
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_metadata(self, suffix, tmp_path):
         task = TASKS[4]
