@@ -120,17 +120,16 @@ class NetSelection(Callback):
             return
         shift = weight_shift(pl_module.task, pl_module.criterion)
         likelihood_of, known = _likelihood(pl_module.task, rows.target)
-        weights = rows.weights[:, None] * known
-        every = -(-weights.numel() // MAX_LABELS)  # of which rows the likelihoods are stored
-        self.label_weights = weights[::every].cpu()
+        weights, count = rows.weights[:, None] * known, max(int(known.sum()), 1)
+        stored = slice(None, None, -(-weights.numel() // MAX_LABELS))
+        self.label_weights = weights[stored].clone().cpu()  # a view would keep all rows in the checkpoint
         for (name, net), logits in zip(pl_module.net.nets.items(), rows.logits, strict=True):
             if shift is not None and len(shift) == logits.shape[1]:
                 logits = logits - logits.new_tensor(shift)
-            likelihoods = torch.stack([likelihood_of(logits / t) for t in TEMPERATURES])
-            loss, best = _lowest_loss(likelihoods, weights, int(known.sum()))
+            loss, temperature = _lowest_loss(logits, likelihood_of, weights, count)
+            likelihood = likelihood_of(logits / temperature)[stored].clone().cpu()
             state = {key: value.detach().clone() for key, value in net.state_dict().items()}
-            likelihood = likelihoods[best, ::every].cpu()
-            latest = NetEpoch(trainer.current_epoch + 1, loss, TEMPERATURES[best], likelihood, state)
+            latest = NetEpoch(trainer.current_epoch + 1, loss, temperature, likelihood, state)
             if name not in self.best or latest.loss < self.best[name].loss:
                 self.best[name] = latest
             is_worse = _is_worse(latest, self.best[name], self.label_weights)
@@ -269,20 +268,26 @@ def _take_rows(batches: TensorBatches, num_outputs: int) -> Iterator[Any]:
         yield batches[part]
 
 
-def _lowest_loss(likelihoods: Tensor, weights: Tensor, count: int) -> tuple[float, int]:
-    """Return the lowest log loss over `TEMPERATURES`, and the index of the temperature.
+def _lowest_loss(
+    logits: Tensor, likelihood_of: Callable[[Tensor], Tensor], weights: Tensor, count: int
+) -> tuple[float, float]:
+    """Return the lowest log loss over `TEMPERATURES`, and the temperature.
 
     The loss contains the penalty PRIOR / 2 (1 / T - 1)^2, divided by the number of labels.
 
     Args:
-        likelihoods: The log-likelihoods at each temperature, (temperatures, N, labels).
+        logits: The logits (N, C).
+        likelihood_of: A function of logits that returns log-likelihoods (N, labels).
         weights: The weights of the labels, (N, labels).
         count: The number of known labels.
     """
-    losses = -(likelihoods * weights).sum((1, 2)) / weights.sum().clamp(min=1e-12)
-    penalty = [PRIOR * (1 / t - 1) ** 2 / (2 * max(count, 1)) for t in TEMPERATURES]
-    lowest = (losses + losses.new_tensor(penalty)).min(0)
-    return lowest.values.item(), int(lowest.indices)
+    total = weights.sum().clamp(min=1e-12)
+    losses = [
+        PRIOR * (1 / t - 1) ** 2 / (2 * count) - (likelihood_of(logits / t) * weights).sum() / total
+        for t in TEMPERATURES
+    ]
+    lowest = torch.stack(losses).min(0)
+    return lowest.values.item(), TEMPERATURES[int(lowest.indices)]
 
 
 def _likelihood(task: Any, target: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:

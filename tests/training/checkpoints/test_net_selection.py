@@ -18,6 +18,8 @@ from lossselect.training.checkpoints.net_selection import (
     NetEpoch,
     NetSelection,
     _is_worse,
+    _likelihood,
+    _lowest_loss,
     mixture_weights,
 )
 from tests.helpers.module_cases import TASKS, labels_of
@@ -206,6 +208,39 @@ def test_mixture_weights_maximise_the_likelihood(weighted):
     if weighted:  # their scale does not matter
         scaled = mixture_weights(log_likelihood, 1e-4 * label_weights)
         np.testing.assert_allclose(scaled, expected, atol=1e-5)
+
+
+def test_mixture_weights_if_one_net_is_much_better(monkeypatch):
+    monkeypatch.setattr("lossselect.training.checkpoints.net_selection.MIN_WEIGHT", 0)
+    log_likelihood = np.random.default_rng(0).normal(-1, 0.8, (50_000, 3))
+    log_likelihood[:, 1] = log_likelihood.max(1)
+    weights = mixture_weights(log_likelihood)
+    # at the maximum, the derivative by each weight is the number of labels, including those of the prior
+    mixed = np.exp(log_likelihood) @ weights
+    gradient = (np.exp(log_likelihood) / mixed[:, None]).sum(0) + 0.5 / 3 / np.array(weights)
+    np.testing.assert_allclose(gradient, 50_000.5, rtol=1e-6)
+
+
+def test_few_rows_do_not_change_the_temperature():
+    task = ls.Binary()
+    for count, expected in ((6, 1.0), (6000, 0.5)):
+        target = torch.tensor([[0.0], [1.0]]).repeat(count // 2, 1)
+        likelihood, weights = _likelihood(task, target)
+        loss, temperature = _lowest_loss(4 * target - 2, likelihood, weights, count)
+        assert temperature == expected
+        penalty = 30 * (1 / temperature - 1) ** 2 / (2 * count)
+        entropy = ls.select_loss(task)((4 * target - 2) / temperature, target).item()
+        assert loss == pytest.approx(penalty + entropy, rel=1e-5)
+
+
+def test_only_a_part_of_many_likelihoods_is_stored(monkeypatch):
+    monkeypatch.setattr("lossselect.training.checkpoints.net_selection.MAX_LABELS", 50)
+    task, trainer = TASKS["multilabel"], quiet_trainer(max_epochs=2, enable_checkpointing=False)
+    trainer.fit(make_module(task), datamodule=make_data(task))
+    selection = find_selection(trainer)
+    for stored in (selection.label_weights, selection.selected["tabm"].log_likelihood):
+        assert 0 < stored.numel() <= 50 + task.num_outputs
+        assert stored.untyped_storage().nbytes() == stored.numel() * stored.itemsize
 
 
 def test_mixture_weights_leave_out_bad_nets_and_are_equal_for_equal_nets():
