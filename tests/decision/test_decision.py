@@ -19,6 +19,8 @@ from torch.nn.functional import one_hot
 
 import lossselect as ls
 from lossselect.decision.advice import suggest_threshold
+from lossselect.decision.temperature import fit_sigmoid_line
+from lossselect.decision.thresholds import expected_thresholds, sigmoid
 
 
 def multilabel_rows(rows=60, labels=4, seed=0):
@@ -348,6 +350,24 @@ class TestExpectedF1:
     def test_only_positives(self):
         fitted = ls.fit_decision(ls.Binary(), torch.randn(19, 1), torch.ones(19), metric="expected_f1")
         assert 0 <= fitted.threshold <= 1
+
+
+def test_expected_f1_is_half_way_between_the_common_and_the_own_threshold():
+    random = np.random.default_rng(0)
+    logits = random.normal([-3, 0.5], 1.5, (300, 2))
+    truth = (random.random((300, 2)) < sigmoid(logits)).astype(float)
+    known = np.ones_like(truth, dtype=bool)
+    slope, shift = fit_sigmoid_line(logits.ravel(), truth.ravel())
+
+    def best(values):
+        """Return the logit of half the largest expected F1."""
+        p = np.sort(sigmoid(slope * values.ravel() + shift))[::-1]
+        half = max(p[:n].sum() / (n + p.sum()) for n in range(1, len(p) + 1))
+        return math.log(half / (1 - half))
+
+    middle = [(best(logits) + best(column)) / 2 for column in logits.T]
+    expected = sigmoid((np.array(middle) - shift) / slope)
+    np.testing.assert_allclose(expected_thresholds(logits, truth, known, per_label=True), expected, rtol=1e-9)
 
 
 class TestBinary:

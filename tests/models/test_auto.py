@@ -22,6 +22,9 @@ from lossselect.models.auto import (
     [
         (20, 3, 20, ["mlp", "mlp_deep", "tabm", "tabm_ple"]),
         (20, 3, 0, ["mlp", "mlp_deep", "tabm"]),
+        (200, 3, 0, ["mlp", "mlp_deep", "tabm", "tabm_selected"]),
+        (400, 3, 400, ["mlp", "mlp_deep", "tabm", "tabm_ple", "tabm_selected"]),
+        (401, 3, 401, ["mlp", "tabm", "tabm_selected"]),
         (1000, 53, 0, ["mlp", "tabm", "tabm_selected"]),
         (5000, 2, 5000, ["mlp", "tabm_selected"]),
         (5000, 2, 50, ["mlp", "tabm_selected"]),

@@ -119,3 +119,5 @@ def test_dropout_is_shared_by_the_members():
     assert kept.float().mean().item() == pytest.approx(0.75, abs=0.02)
     torch.testing.assert_close(y[kept], x[kept] / 0.75)
     assert torch.equal(layer.eval()(x), x)
+    net = make_net({"name": "tabm", "num_features": 5}, TASK)
+    assert [type(part) for part in net.hidden if isinstance(part, torch.nn.Dropout)] == 3 * [SharedDropout]

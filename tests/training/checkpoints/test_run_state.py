@@ -198,8 +198,8 @@ def test_from_each_checkpoint(loader, case, tmp_path):
     assert len(checkpoints) >= 3
     # blocks of steps end at due checkpoints, so that resumed runs must save them, too
     again_in = tmp_path / "again" if options.get("extra") is blocks else None
-    # each loader is tested with every other checkpoint, to save time
-    for checkpoint in checkpoints[loader == "noisy" :: 2]:
+    # each loader is tested with every third checkpoint, to save time
+    for checkpoint in checkpoints[loader == "noisy" :: 3]:
         again, trainer2, rows2 = fit(again_in, loader, 99, checkpoint, **options)
         for key, value in module.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), (checkpoint.name, key)
