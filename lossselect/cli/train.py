@@ -270,7 +270,8 @@ def train(config: DictConfig) -> float | None:
         predictions = save_predictions(trainer, module, data, best, folder)
         if module._base_task is not None:
             print_table("Decision", decision_lines(module.task))
-        print_metrics(f"Results of epoch {read_checkpoint(best)['epoch'] + 1}", results)
+        epoch = f"epoch {read_checkpoint(best)['epoch'] + 1}"
+        print_metrics(f"Results of {'the nets together' if nets else epoch}", results)
         if advice is not None:
             print(advice)
         if config.report and writes:

@@ -209,7 +209,7 @@ def describe_columns(
     """
     decisions: dict[str, tuple[str, str]] = {}
     for number in features.numbers:
-        decisions[number.name] = "number", PLANS["number"] + "; 1 where missing" * number.missing
+        decisions[number.name] = "number", number.scale.description + "; 1 where missing" * number.missing
     for category in features.categories:
         missing = " and missing" * category.missing
         decisions[category.name] = "category", f"one-hot, {len(category.values)} categories{missing}"

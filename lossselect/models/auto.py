@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.models.nets import net_options
-from lossselect.utils.checks import check_options, first_duplicate, lookup
+from lossselect.models.nets import NETS, net_options
+from lossselect.utils.checks import check_options, first_duplicate, lookup, split_name
 
 MAX_SAMPLED_VALUES = 5_000_000
 """Maximum number of values from which the kinds of the columns are recognised."""
@@ -130,7 +130,10 @@ def select_features(features: Any, rows: Any, task: Any, labels: Any, count: int
 
 
 def check_spec(spec: Mapping[str, Any]) -> None:
-    """Check the name and the options of a net, whose name may be "auto"."""
+    """Check the name and the options of a net that a user can choose, such as "auto"."""
+    names = {"auto": None, **NETS}
+    del names["ensemble"]  # auto resolves to it
+    lookup(names, split_name(spec, "net")[0], "net")
     if spec.get("name") != "auto":
         net_options(spec)
         return
@@ -165,8 +168,8 @@ def resolve_net(
     if is_auto and is_single:
         if listed:
             raise ConfigError(
-                "model.nets requires a dense head, a built-in module and weights that are not sharded. Set "
-                "model=mlp."
+                "model.nets requires the built-in module, a dense head and weights that are not sharded. "
+                "Remove it."
             )
         reason = "a single net, because of the head, the module or the strategy"
         return {**CANDIDATES[SINGLE].options, **sized}, reason

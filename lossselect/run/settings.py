@@ -95,6 +95,10 @@ def find_chunked_conflict(config: Mapping[str, Any]) -> str:
         return "head=chunked does not support trainer.compile. Set head=dense or trainer.compile=false."
     if config.get("mix"):
         return "head=chunked does not support mix, which creates soft labels. Set head=dense or mix=none."
+    if config["model"].get("name") == "tabm":
+        return "head=chunked does not support nets with several members, such as model=tabm. Set head=dense."
+    if config["model"].get("nets"):
+        return "head=chunked supports only a single net. Set head=dense, or remove model.nets."
     defaults = packaged_config("decision", "tuned")
     for key, value in (config.get("decision") or {}).items():
         if value != defaults.get(key):

@@ -148,6 +148,11 @@ def check_config(config: Mapping[str, Any]) -> None:
         check_data(config["data"])
     if "model" not in own:
         check_spec(config["model"])
+        sharded = str(trainer.get("strategy")).startswith(("fsdp", "deepspeed"))
+        _require(
+            not (module or sharded) or not config["model"].get("nets"),
+            "model.nets requires the built-in module and weights that are not sharded. Remove it.",
+        )
 
     if config["task"].get("name") != "auto":  # which is resolved after the labels have been read
         check_task_settings(config, _placeholder_task(config))

@@ -48,8 +48,9 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     """A neural network for binary, multiclass or multilabel tasks.
 
     Head, loss and decision follow from the task. The defaults are those of `lossselect-train` without a test
-    split: standardised features, AdamW with a learning rate that is annealed to 0, and the weights after the
-    last epoch.
+    split: several nets on standardised features, AdamW with a learning rate that is annealed to 0, and the
+    last epoch of each net unless an earlier one is clearly better on held-out rows. As for most classifiers
+    of scikit-learn, X consists of finite numbers: impute missing values and encode categories first.
 
     Args:
         task: "binary", "multiclass", "multilabel", or "auto" to use scikit-learn's `type_of_target`.

@@ -114,8 +114,12 @@ def check_float(name: str, value: Any, minimum: float = -math.inf, maximum: floa
 
 def check_positive(name: str, value: Any) -> float:
     """Return `check_float` of a number that must be > 0."""
-    if (number := check_float(name, value, 0)) == 0:
-        raise ConfigError(f"{name} must be > 0, got {value!r}.")
+    try:
+        number = check_float(name, value)
+    except (ConfigError, OptionTypeError) as error:
+        raise type(error)(f"{name} must be a number > 0, got {value!r}.") from None
+    if number <= 0:
+        raise ConfigError(f"{name} must be a number > 0, got {value!r}.")
     return number
 
 

@@ -111,6 +111,23 @@ def test_single_nets(tmp_path, settings, net):
     assert not (tmp_path / "run/nets.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model=tabm", "head=chunked"], "head=chunked does not support nets with several members"),
+        (["model.nets=[tabm]", "head=chunked"], "head=chunked supports only a single net"),
+        (["model.nets=[mlp]", "module._target_=my.M"], "model.nets requires the built-in module"),
+        (["model.nets=[mlp,tabm]", "+trainer.strategy=fsdp"], "model.nets requires the built-in module"),
+        (["model.name=ensemble"], "Unknown net 'ensemble'. Choose one of: auto, mlp, linear, tabm."),
+    ],
+    ids=str,
+)
+def test_a_conflict_is_found_before_anything_is_written(command, tmp_path, settings, message):
+    code, _, err = command("task=multiclass", *settings, "hydra.run.dir=run")
+    assert (code, err.startswith(message)) == (1, True), err
+    assert not (tmp_path / "run").exists()
+
+
 def test_wide_tables_get_a_net_with_selected_features(tmp_path):
     generator = np.random.default_rng(0)
     x = generator.poisson(0.3, size=(200, 450)).astype(np.float32)

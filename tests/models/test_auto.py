@@ -113,7 +113,7 @@ def test_resolve_the_columns_of_an_encoding():
         resolve_net(
             {"name": "auto", "nets": ["mlp", "tabm_ple"]}, ls.Binary(), make_splits(features), is_single=False
         )
-    with pytest.raises(ConfigError, match=r"model\.nets requires a dense head"):
+    with pytest.raises(ConfigError, match=r"model\.nets requires the built-in module"):
         resolve_net({"name": "auto", "nets": ["mlp"]}, ls.Binary(), make_splits(features), is_single=True)
     with pytest.raises(ConfigError, match="encoding=ple has no effect"):
         resolve_net({"name": "mlp", "encoding": "ple"}, ls.Binary(), make_splits(features), is_single=False)

@@ -228,7 +228,7 @@ def test_several_nets_by_default():
     again = TaskClassifier(max_epochs=5, random_state=0).fit(x, y)
     np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))
     equal = TaskClassifier(max_epochs=5, random_state=0, validation_fraction=0).fit(x, y)
-    assert equal.module_.net.weights.tolist() == pytest.approx([1 / 3] * 3)
+    assert equal.module_.net.weights.tolist() == pytest.approx([1 / 4] * 4)
     single = TaskClassifier(net={"name": "auto", "nets": ["tabm"]}, max_epochs=1, random_state=0).fit(x, y)
     assert type(single.module_.net).__name__ == "TabM"
 

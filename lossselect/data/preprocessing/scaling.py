@@ -90,6 +90,8 @@ class Standardizer:
 class Scale(ABC):
     """A fitted scale of a column. Its fields are plain values, which are stored in checkpoints."""
 
+    description: ClassVar[str]
+    """What it does to numbers, as an overview of the data says."""
     structure: ClassVar[Mapping[str, Any]]
     """Structure of the fields, for `check_structure`."""
 
@@ -123,6 +125,7 @@ class Standard(Scale):
 
     mean: float
     std: float
+    description = "standardised"
     structure = MappingProxyType({"mean": (int, float), "std": (int, float)})
 
     @classmethod
@@ -155,6 +158,7 @@ class Robust(Scale):
 
     median: float
     spread: float
+    description = "scaled by median and quartiles"
     structure = MappingProxyType({"median": (int, float), "spread": (int, float)})
 
     @classmethod
@@ -194,6 +198,7 @@ class Quantile(Scale):
     """
 
     knots: tuple[float, ...]
+    description = "scaled by quantiles to a normal distribution"
     structure = MappingProxyType({"knots": [(int, float)]})
 
     @classmethod
