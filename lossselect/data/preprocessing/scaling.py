@@ -91,7 +91,7 @@ class Scale(ABC):
     """A fitted scale of a column. Its fields are plain values, which are stored in checkpoints."""
 
     description: ClassVar[str]
-    """What it does to numbers, as an overview of the data says."""
+    """The effect on numbers, for the overview of the data."""
     structure: ClassVar[Mapping[str, Any]]
     """Structure of the fields, for `check_structure`."""
 
