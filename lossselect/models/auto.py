@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.models.nets import NETS, net_options
+from lossselect.models.nets import MEMBER_NETS, SINGLE_NETS, net_options
 from lossselect.utils.checks import check_options, first_duplicate, lookup, split_name
 
 MAX_SAMPLED_VALUES = 5_000_000
@@ -81,7 +81,7 @@ def default_epochs(net: Any, splits: Any, batch_size: Any) -> int:
         splits: The `Splits` of rows in memory; None for the user's own data.
         batch_size: The number of rows of a step.
     """
-    if splits is None or not isinstance(net, Mapping) or net["name"] not in ("ensemble", "tabm"):
+    if splits is None or not isinstance(net, Mapping) or net["name"] not in MEMBER_NETS:
         return EPOCHS
     steps = -(-len(splits.rows["train"]) // batch_size)
     return max(EPOCHS, min(MAX_EPOCHS, -(-MIN_STEPS // steps)))
@@ -131,9 +131,7 @@ def select_features(features: Any, rows: Any, task: Any, labels: Any, count: int
 
 def check_spec(spec: Mapping[str, Any]) -> None:
     """Check the name and the options of a net that a user can choose, such as "auto"."""
-    names = {"auto": None, **NETS}
-    del names["ensemble"]  # auto resolves to it
-    lookup(names, split_name(spec, "net")[0], "net")
+    lookup(dict.fromkeys(("auto", *SINGLE_NETS)), split_name(spec, "net")[0], "net")
     if spec.get("name") != "auto":
         net_options(spec)
         return
@@ -151,6 +149,15 @@ def check_spec(spec: Mapping[str, Any]) -> None:
         raise ConfigError(f"nets contains {twice!r} twice. Remove one.")
 
 
+def check_single(spec: Mapping[str, Any]) -> None:
+    """Raise a ConfigError if a net lists `nets`, where only a single one is possible."""
+    if spec.get("nets"):
+        raise ConfigError(
+            "model.nets requires the built-in module, a dense head and weights that are not sharded. Remove "
+            "model.nets."
+        )
+
+
 def resolve_net(
     spec: Mapping[str, Any], task: Any, splits: Any, is_single: bool
 ) -> tuple[dict[str, Any], str]:
@@ -166,11 +173,7 @@ def resolve_net(
     sized = {"num_features": num_features}
     is_auto, listed = spec["name"] == "auto", spec.get("nets")
     if is_auto and is_single:
-        if listed:
-            raise ConfigError(
-                "model.nets requires the built-in module, a dense head and weights that are not sharded. "
-                "Remove it."
-            )
+        check_single(spec)
         reason = "a single net, because of the head, the module or the strategy"
         return {**CANDIDATES[SINGLE].options, **sized}, reason
     if not is_auto and spec.get("encoding", "none") == "none":

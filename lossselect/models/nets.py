@@ -152,6 +152,10 @@ def head_options(head: str | Mapping[str, Any] | None, also: Sequence[str] = ())
 
 
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear, "tabm": tabm, "ensemble": ensemble}
+SINGLE_NETS = tuple(name for name in NETS if name != "ensemble")
+"""The nets that a user can choose by name; an ensemble is the result of `model=auto`."""
+MEMBER_NETS = frozenset({"tabm", "ensemble"})
+"""The nets that are subclasses of `Members`."""
 
 
 def net_options(spec: Mapping[str, Any]) -> dict[str, Any]:

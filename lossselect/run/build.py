@@ -18,6 +18,7 @@ from lossselect.run.custom_module import CustomModule
 from lossselect.run.settings import (
     FILE_DATA,
     drop_none,
+    is_sharded,
     is_stopping_callback,
     loss_options,
     needs_trainer,
@@ -255,14 +256,13 @@ def build_net(config: DictConfig, task: "Task", data: Any) -> "tuple[nn.Module |
                 f"num_features of the data, which {owner} does not have. Add it, or for other inputs, "
                 "such as images, set model._target_ to your own net."
             )
-        spec = to_plain(config.model)
-        splits = getattr(data, "splits", None)
+        spec, splits = to_plain(config.model), getattr(data, "splits", None)
         if splits is None:  # a user's own data
             spec = {"name": "mlp"} if spec["name"] == "auto" else spec
             return {"num_features": derived["num_features"], **spec}, ""
-        sharded = str(config.trainer.get("strategy")).startswith(("fsdp", "deepspeed"))
-        chunked = resolve_head(to_plain(config), task)["name"] == "chunked"
-        return resolve_net(spec, task, splits, bool(sharded or chunked or config.get("module")))
+        is_single = bool(config.get("module")) or is_sharded(config.trainer)
+        is_single |= resolve_head(to_plain(config), task)["name"] == "chunked"
+        return resolve_net(spec, task, splits, is_single)
     from torch import nn
 
     net: nn.Module = make_part(config.model, "model", nn.Module, **derived)

@@ -10,7 +10,7 @@ from lossselect.chunked.options import check_topk_task, top_metric_names, topk_m
 from lossselect.exceptions import ConfigError
 from lossselect.losses.registry import row_options
 from lossselect.models.auto import EPOCHS
-from lossselect.models.nets import head_options
+from lossselect.models.nets import MEMBER_NETS, head_options
 from lossselect.run.allowed_classes import public_name
 from lossselect.utils.checks import as_list
 
@@ -95,7 +95,7 @@ def find_chunked_conflict(config: Mapping[str, Any]) -> str:
         return "head=chunked does not support trainer.compile. Set head=dense or trainer.compile=false."
     if config.get("mix"):
         return "head=chunked does not support mix, which creates soft labels. Set head=dense or mix=none."
-    if config["model"].get("name") == "tabm":
+    if config["model"].get("name") in MEMBER_NETS:
         return "head=chunked does not support nets with several members, such as model=tabm. Set head=dense."
     if config["model"].get("nets"):
         return "head=chunked supports only a single net. Set head=dense, or remove model.nets."
@@ -107,6 +107,11 @@ def find_chunked_conflict(config: Mapping[str, Any]) -> str:
                 f"does not compute. Set head=dense, or remove decision.{key}."
             )
     return ""
+
+
+def is_sharded(trainer: Mapping[str, Any]) -> bool:
+    """Return whether a strategy, given by its name, distributes the weights over the processes."""
+    return str(trainer.get("strategy")).startswith(("fsdp", "deepspeed"))
 
 
 def drop_none(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from lossselect.data.readers.litdata_index import check_index, check_installed, 
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.export.formats import FORMATS, check_weights_suffice, require
 from lossselect.metrics.names import MetricName, choose_metrics, list_outputs
-from lossselect.models.auto import check_spec
+from lossselect.models.auto import check_single, check_spec
 from lossselect.models.nets import check_head_bias, make_net
 from lossselect.run.settings import (
     FILE_DATA,
@@ -20,6 +20,7 @@ from lossselect.run.settings import (
     configured_head,
     drop_none,
     find_chunked_conflict,
+    is_sharded,
     loss_options,
     monitored_metrics,
     packaged_config,
@@ -148,11 +149,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         check_data(config["data"])
     if "model" not in own:
         check_spec(config["model"])
-        sharded = str(trainer.get("strategy")).startswith(("fsdp", "deepspeed"))
-        _require(
-            not (module or sharded) or not config["model"].get("nets"),
-            "model.nets requires the built-in module and weights that are not sharded. Remove it.",
-        )
+        if module or is_sharded(trainer):
+            check_single(config["model"])
 
     if config["task"].get("name") != "auto":  # which is resolved after the labels have been read
         check_task_settings(config, _placeholder_task(config))

@@ -147,3 +147,13 @@ def test_a_time_limit_reduces_the_number_of_epochs(tmp_path, capsys):
     log = read_csv(tmp_path / "run/logs/metrics.csv")
     assert max(int(row["epoch"]) for row in log) == epochs - 1
     assert "at most 100000 epochs or 3 seconds" in capsys.readouterr().out
+
+
+@pytest.mark.default_net
+@pytest.mark.parametrize(
+    ("setting", "title"),
+    [("model=auto", "Results of the nets together"), ("model=mlp", "Results of epoch 1")],
+)
+def test_the_title_of_the_results(command, setting, title):
+    _, out, _ = command("task=binary", setting, "trainer.max_epochs=1", "report=false", "hydra.run.dir=run")
+    assert title in out

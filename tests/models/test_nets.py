@@ -9,7 +9,8 @@ from torch import nn
 import lossselect as ls
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.models.auto import check_spec
-from lossselect.models.nets import NETS, make_net
+from lossselect.models.ensemble import Members
+from lossselect.models.nets import MEMBER_NETS, NETS, make_net
 from lossselect.utils.checks import first_line
 
 
@@ -59,6 +60,13 @@ def test_an_encoding_adds_its_outputs_to_the_features():
 def test_invalid_options(options, message):
     with pytest.raises((ConfigError, OptionTypeError), match=message):
         make_net({"num_features": 3, **options}, ls.Multiclass(2))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nets_with_members_are_known_by_name(name):
+    options = {"nets": {"a": {"name": "mlp"}}} if name == "ensemble" else {}
+    net = make_net({"name": name, "num_features": 3, **options}, ls.Binary())
+    assert isinstance(net, Members) is (name in MEMBER_NETS)
 
 
 def test_options_of_auto():
