@@ -15,6 +15,7 @@ from lossselect.data.files.table_source import exceeds_memory
 from lossselect.data.preprocessing.columns import TEXT, CellParser
 from lossselect.data.preprocessing.dates import find_date_format, parse_dates
 from lossselect.data.preprocessing.kinds import column_kind
+from lossselect.data.preprocessing.scaling import SCALINGS
 from lossselect.data.preprocessing.statistics import SAMPLE_ROWS, Statistics, sample_array, summarize
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import read_features
@@ -48,12 +49,11 @@ USES = {
 """Decision about a column that is not a feature, and its setting, by use."""
 UNREAD = Statistics("", 0, 0, 0)
 PLANS = {
-    "number": "standardised",
     "category": "one-hot",
     "date": "days, year, month, weekday, time of day",
     "text": "TF-IDF of its words",
 }
-"""Decision about a feature that has not been fitted, by kind."""
+"""Decision about a feature that has not been fitted, by kind; numbers are scaled."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +284,8 @@ def _plan(column: pl.Series, parser: CellParser, data: Mapping[str, Any]) -> Col
         return ColumnPlan("rejected", "other", f"cannot be a feature: {error}")
     if problem:
         return ColumnPlan("rejected", kind, f"cannot be a feature: it {problem}")
+    if kind == "number":
+        return ColumnPlan("feature", kind, SCALINGS[data.get("scaling") or "standard"].description)
     return ColumnPlan("feature", kind, PLANS[kind], found)
 
 

@@ -96,8 +96,16 @@ def split_name(spec: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]
     return str(spec["name"]), {key: value for key, value in spec.items() if key != "name"}
 
 
-def check_float(name: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+def check_float(
+    name: str,
+    value: Any,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    bounds: str | None = None,
+) -> float:
     """Return a number, or a scalar array or tensor, as a finite float.
+
+    `bounds` describes minimum and maximum in the message, such as " > 0".
 
     Raises:
         ConfigError: out of bounds, or not finite.
@@ -107,20 +115,15 @@ def check_float(name: str, value: Any, minimum: float = -math.inf, maximum: floa
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if is_real and minimum <= value <= maximum and math.isfinite(value):
         return float(value)
-    bounds = "" if minimum == -math.inf else f" >= {minimum}"
-    bounds = bounds if maximum == math.inf else f" from {minimum} to {maximum}"
+    if bounds is None:
+        bounds = "" if minimum == -math.inf else f" >= {minimum}"
+        bounds = bounds if maximum == math.inf else f" from {minimum} to {maximum}"
     raise (ConfigError if is_real else OptionTypeError)(f"{name} must be a number{bounds}, got {value!r}.")
 
 
 def check_positive(name: str, value: Any) -> float:
     """Return `check_float` of a number that must be > 0."""
-    try:
-        number = check_float(name, value)
-    except (ConfigError, OptionTypeError) as error:
-        raise type(error)(f"{name} must be a number > 0, got {value!r}.") from None
-    if number <= 0:
-        raise ConfigError(f"{name} must be a number > 0, got {value!r}.")
-    return number
+    return check_float(name, value, math.ulp(0.0), bounds=" > 0")
 
 
 def check_int(name: str, value: Any, minimum: int, maximum: float = math.inf) -> int:

@@ -35,6 +35,16 @@ def test_shows_rows_labels_and_columns(data):
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("scaling", "text"),
+    [("standard", "standardised"), ("robust", "by median and quartiles"), ("quantile", "by quantiles")],
+)
+@pytest.mark.parametrize("target", [[], ["data.target=y"]])
+def test_names_the_scaling(data, scaling, text, target):
+    _, out, _ = data("data.path=a.csv", f"data.scaling={scaling}", *target)
+    assert text in " ".join(out.split())
+
+
 def test_takes_the_settings_of_a_run(data):
     code, out, _ = data(
         "task=multiclass", "data=table", "data.path=a.csv", "data.target=city", "data.exclude=[age]", "seed=3"

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from lossselect.exceptions import CheckpointError, DataError
-from lossselect.utils.checks import check_float, lookup
+from lossselect.utils.checks import check_float, check_positive, lookup
 
 FITTED_ROWS = 1 << 17
 """Maximum number of training rows, evenly spaced, from which quantiles are computed."""
@@ -134,7 +134,7 @@ class Standard(Scale):
 
     def check(self, column: str) -> None:
         check_float(f"The mean of column {column!r}", self.mean)
-        _check_positive(f"The standard deviation of column {column!r}", self.std)
+        check_positive(f"The standard deviation of column {column!r}", self.std)
 
     @staticmethod
     def apply(x: Any, xp: ModuleType, *, mean: Any, std: Any) -> Any:
@@ -171,7 +171,7 @@ class Robust(Scale):
 
     def check(self, column: str) -> None:
         check_float(f"The median of column {column!r}", self.median)
-        _check_positive(f"The spread of column {column!r}", self.spread)
+        check_positive(f"The spread of column {column!r}", self.spread)
 
     @staticmethod
     def apply(x: Any, xp: ModuleType, *, median: Any, spread: Any) -> Any:
@@ -198,7 +198,7 @@ class Quantile(Scale):
     """
 
     knots: tuple[float, ...]
-    description = "scaled by quantiles to a normal distribution"
+    description = "scaled by quantiles"
     structure = MappingProxyType({"knots": [(int, float)]})
 
     @classmethod
@@ -258,11 +258,6 @@ class Quantile(Scale):
 
         ranked = zip(ndtr(z).T * last[:, None], knots, strict=True)
         return np.array([np.interp(rank, np.arange(len(row)), row) for rank, row in ranked]).T
-
-
-def _check_positive(name: str, value: float) -> None:
-    if check_float(name, value, 0) == 0:
-        raise CheckpointError(f"{name} must be > 0.")
 
 
 # fmt: off

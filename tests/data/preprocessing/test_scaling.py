@@ -280,7 +280,7 @@ class TestFiles:
         ("name", "field", "value", "message"),
         [
             ("robust", "median", float("nan"), "median"),
-            ("robust", "spread", 0.0, "spread of column 'x0' must be > 0"),
+            ("robust", "spread", 0.0, "spread of column 'x0' must be a number > 0"),
             ("robust", "spread", "1", "must be int or float"),
             ("quantile", "knots", [1.0, 0.0, 2.0], "must increase"),
             ("quantile", "knots", [1.0, 1.0], "must increase"),
