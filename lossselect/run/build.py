@@ -80,15 +80,15 @@ def load_data(config: DictConfig) -> LoadedData:
 
     options = to_plain(config.data)
     options.pop("batch_size")
-    # overwriting a file changes its times, and replacing it also its inode; `st_ctime_ns` changes even if
-    # the modification time is copied from another file
+    # overwriting a file changes its times (`st_ctime_ns` even if the other is copied), replacing it its inode
     versions = []
     paths = [options.get(name) for name in ("path", "val_path", "test_path")]
     files = [file for path in paths if isinstance(path, str) for file in list_files(path)]
     for value in (*options.values(), *files):
         with suppress(OSError, TypeError, ValueError):  # not a path, or the file does not exist
-            stat = Path(value).stat()
-            versions.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+            if Path(value).is_file():  # not ".", as in data.decimal: a run folder changes its times
+                stat = Path(value).stat()
+                versions.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     task = json.dumps(to_plain(config.task), sort_keys=True)
     return _load_data(json.dumps(options, sort_keys=True), task, tuple(versions))
 

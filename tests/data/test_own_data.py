@@ -266,6 +266,12 @@ class TestWarnings:
         assert command(*arguments, "ignore_warnings=[constant_feature]")[2] == ""
         assert command(*arguments, "ignore_warnings=constant_feature")[2] == ""
 
+    def test_a_run_reads_its_file_once(self, files, command):
+        (files / "data.csv").write_text("a,same,y\n" + "1,5,u\n2,5,v\n3,5,u\n4,5,v\n" * 20)
+        code, _, err = command("task=binary", *table("data", target="y"), "data.positive=u", *SHORT)
+        assert code == 0, err
+        assert err.count("left out: same") == 1, err
+
     def test_unseen_labels_are_counted(self, files, command):
         frame = pl.read_csv("species.csv")
         frame.filter(pl.col("y") != "setosa").write_csv("train.csv")
