@@ -186,18 +186,20 @@ def report_early_end(trainer: Any, folder: Path, writes_report: bool) -> Iterato
                 message = get_message(error) or f"{type(error).__name__}: {error}"
                 write_report(folder, ended=redact(message))
         raise
-    except SystemExit as stopped:
-        saved = getattr(stopped, "path", None)  # the checkpoint of a `Stopped`
-        if saved is None and stopped.code != 143 and not isinstance(stopped.__context__, KeyboardInterrupt):
-            raise  # not caused by a signal
+    except (SystemExit, KeyboardInterrupt) as stopped:
+        is_terminated = getattr(stopped, "code", None) == 143
+        # Lightning exits after a KeyboardInterrupt in fit; a `Stopped` has the path of its checkpoint
+        is_interrupted = any(isinstance(error, KeyboardInterrupt) for error in (stopped, stopped.__context__))
+        if not (is_terminated or is_interrupted or hasattr(stopped, "path")):
+            raise
         if not is_first_process():
             first_process_ends()  # otherwise Lightning might kill it before it prints its message
             raise
         names = ", ".join(sorted(f"checkpoints/{path.name}" for path in folder.glob("checkpoints/*.ckpt")))
         summary = f"after {trainer.global_step} steps. In {folder}: {names or 'no checkpoint yet'}."
-        if saved is not None:
+        if names:
             summary += f" To resume, add hydra.run.dir={folder} resume=auto to the same settings."
-        if stopped.code != 143:
+        if not is_terminated:
             raise KeyboardInterrupt(f"Interrupted {summary}") from None
         print_safely(f"Terminated {summary}", file=sys.stderr)
         raise

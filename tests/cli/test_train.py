@@ -221,10 +221,14 @@ for arguments in (["task=binary", "loss=squared", "loss.power=3"], ["task=multic
     assert "Loss 'squared' has no softmax form, which task=multiclass requires." in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("epoch", "left"), [(0, "no checkpoint yet"), (1, "checkpoints/best.ckpt, checkpoints/last.ckpt")]
+TO_RESUME = (
+    "checkpoints/best.ckpt, checkpoints/last.ckpt. To resume, add hydra.run.dir={} resume=auto to the same "
+    "settings"
 )
-def test_an_interrupted_run_lists_its_checkpoints(epoch, left, command, monkeypatch):
+
+
+@pytest.mark.parametrize(("epoch", "left"), [(0, "no checkpoint yet"), (1, TO_RESUME)])
+def test_an_interrupted_run_lists_its_checkpoints(epoch, left, command, monkeypatch, tmp_path):
     step = ls.TaskModule.training_step
 
     def interrupted(self, batch, batch_idx):
@@ -240,8 +244,25 @@ def test_an_interrupted_run_lists_its_checkpoints(epoch, left, command, monkeypa
         signal.signal(signal.SIGINT, handler)  # Lightning has replaced it
     assert code == 130
     assert f"Interrupted after {epoch * 7 + 3} steps. In " in err
-    assert err.strip().endswith(f"r: {left}.")
+    assert err.strip().endswith(f"r: {left.format(tmp_path / 'r')}.")
     assert "Traceback" not in err
+
+
+def test_a_run_interrupted_in_its_evaluation(command, monkeypatch, tmp_path):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    run = ("task=binary", "hydra.run.dir=r", "trainer.max_epochs=1", "resume=auto")
+    with monkeypatch.context() as patched:
+        patched.setattr("lossselect.run.results.evaluate", interrupted)
+        code, _, err = command(*run)
+    assert code == 130
+    assert err.strip().endswith(
+        f"Interrupted after 7 steps. In {tmp_path / 'r'}: {TO_RESUME.format(tmp_path / 'r')}."
+    )
+    code, out, err = command(*run)
+    assert code == 0, err
+    assert "after 7 steps" in out
 
 
 class TestFolder:
