@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
-from lossselect.cli.predict import MODEL, READING, parse_batch_size, parse_reading
+from lossselect.cli.predict import MODEL, READING, find_trained, parse_batch_size, parse_reading
 from lossselect.decision.text import choose_decision, find_source, split_list
 from lossselect.exceptions import ConfigError
 from lossselect.utils.atomic_write import new_folder
@@ -51,9 +51,9 @@ def evaluate_file(
         from lossselect.data.preprocessing.preparation import Preparation
         from lossselect.export.formats import find_format
         from lossselect.labels.values import as_number
-        from lossselect.training.checkpoints.content import find_checkpoint, read_checkpoint
+        from lossselect.training.checkpoints.content import read_checkpoint
 
-        checkpoint = str(find_checkpoint(checkpoint))
+        checkpoint = find_trained(checkpoint)
         if find_format(checkpoint):
             raise ConfigError(f"Expected a checkpoint or a run folder, got the exported model {checkpoint}.")
         content = read_checkpoint(checkpoint)

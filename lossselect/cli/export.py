@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
-from lossselect.cli.predict import MODEL, parse_bool
+from lossselect.cli.predict import MODEL, find_trained, parse_bool
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
 from lossselect.utils.atomic_write import check_output
@@ -43,10 +43,10 @@ def export_checkpoint(
 
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.run.custom_module import load_trained
-    from lossselect.training.checkpoints.content import find_checkpoint, read_checkpoint
+    from lossselect.training.checkpoints.content import read_checkpoint
 
     is_raw = parse_bool("raw", raw)
-    checkpoint = str(find_checkpoint(checkpoint))
+    checkpoint = find_trained(checkpoint)
     if format:
         suffix = lookup(FORMATS, format, "format").suffix
         output = output or str(Path(checkpoint).with_suffix(suffix))

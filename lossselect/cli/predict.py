@@ -15,6 +15,7 @@ from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.atomic_write import atomic_write, check_output
 from lossselect.utils.checks import check_int, check_options
 from lossselect.utils.terminal import print_safely
+from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:
     import polars as pl
@@ -75,6 +76,21 @@ def predict_file(
             row=missing[0],
         )
     print_safely(f"{decision}\nSaved {first} rows in {output}")
+
+
+def find_trained(path: str) -> str:
+    """Return the checkpoint of a run folder, any other path unchanged; warn if the run has not finished."""
+    from lossselect.training.checkpoints.content import find_checkpoint
+
+    checkpoint = find_checkpoint(path)
+    run = checkpoint.parent.parent
+    if checkpoint.is_file() and (run / "plan.json").is_file() and not (run / "metrics.json").is_file():
+        warn(
+            "unfinished_run",
+            f"The run in {run} has not finished: its decision is not tuned, and several nets have equal "
+            f"weights. To resume it, add hydra.run.dir={run} resume=auto to the same settings.",
+        )
+    return str(checkpoint)
 
 
 def parse_batch_size(text: str) -> int:
@@ -183,10 +199,10 @@ def _load_model(
 
         return model.preparation, predict_exported, task, decision
     from lossselect.run.custom_module import load_trained
-    from lossselect.training.checkpoints.content import find_checkpoint, read_checkpoint
+    from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.utils.devices import parse_device
 
-    checkpoint = str(find_checkpoint(checkpoint))
+    checkpoint = find_trained(checkpoint)
     content = read_checkpoint(checkpoint)
     prepared = content.get("TensorData") or {}
     if "features" not in prepared:

@@ -30,6 +30,7 @@ WARNINGS = {
     "left_out_metrics": "metric objects of a run that its checkpoint does not contain",
     "log_softmax": "a net that ends in LogSoftmax, trained with a softmax loss",
     "likely_no_label": "a label such as 'none' that may mean that a row has no label",
+    "unfinished_run": "a checkpoint of a run that has not been evaluated",
     "unfitted_layers": "scaling and encoding of a net that are not fitted to the data",
     "no_head_bias": "a net without a head bias to initialise from the class frequencies",
     "no_positives": "labels or classes without positives in a split, excluded from macro averages",
