@@ -21,7 +21,7 @@ from lossselect.exceptions import ConfigError
 from lossselect.run.build import build_metrics, load_data
 from lossselect.run.lock import check_unlocked, lock_folder
 from lossselect.run.loggers import check_loggers
-from lossselect.run.settings import needs_trainer, resolve_head, resolve_monitor, to_plain
+from lossselect.run.settings import list_variants, needs_trainer, resolve_head, resolve_monitor, to_plain
 from lossselect.run.trust import check_targets
 from lossselect.run.validation import (
     SETTINGS,
@@ -173,6 +173,8 @@ def _check_names(config: DictConfig, overrides: Sequence[str]) -> None:
         is_built_in = isinstance(part, DictConfig) and "_target_" not in part
         if is_built_in and (answer := guess(key, find_value(key, overrides))):
             raise ConfigError(f"Unknown setting {key!r}. {answer}")
+    if (net := find_value("model.name", overrides)) in list_variants("model"):
+        raise ConfigError(f"model.name={net} would keep the options of another net. Set model={net} instead.")
     text = OmegaConf.to_yaml(config)
     for name in map(str, config):
         if name not in (*SETTINGS, "hydra") and not re.search(rf"\$\{{{re.escape(name)}[.}}\[]", text):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.models.nets import MEMBER_NETS, SINGLE_NETS, net_options
+from lossselect.models.nets import SINGLE_NETS, net_options
 from lossselect.utils.checks import check_options, first_duplicate, lookup, split_name
 
 MAX_SAMPLED_VALUES = 5_000_000
@@ -76,12 +76,14 @@ def choose_nets(num_features: int, num_outputs: int, num_numbers: int) -> tuple[
 def default_epochs(net: Any, splits: Any, batch_size: Any) -> int:
     """Return the number of epochs for a net: 50, but up to 200 in small tables, for at least 500 steps.
 
+    A net other than the built-in ones is trained for 50.
+
     Args:
         net: The spec of a built-in net, or any other net.
         splits: The `Splits` of rows in memory; None for the user's own data.
         batch_size: The number of rows of a step.
     """
-    if splits is None or not isinstance(net, Mapping) or net["name"] not in MEMBER_NETS:
+    if splits is None or not isinstance(net, Mapping):
         return EPOCHS
     steps = -(-len(splits.rows["train"]) // batch_size)
     return max(EPOCHS, min(MAX_EPOCHS, -(-MIN_STEPS // steps)))

@@ -24,6 +24,18 @@ MAX_Z, MIN_WIDTH = 300.0, 1e-4
 """Bounds that also prevent overflow in half precision."""
 
 
+class Multiplication(nn.Module):
+    """Multiplication by a constant: (...) -> (...)."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the products."""
+        return x * self.factor
+
+
 class FittedLayer(nn.Module):
     """A layer with features (N, F) as input, and buffers that `fit` computes from training rows."""
 

@@ -99,9 +99,9 @@ def plan(
 
 def _model_line(module: Any) -> Line:
     cls, weights = type(module), sum(p.numel() for p in module.parameters())
-    net = type(module.net).__name__
+    net = module._net_name or type(module.net).__name__
     if cls.__module__.startswith("lossselect."):
-        change = "model=mlp" if net in ("Linear", "Ensemble") else "model=linear"
+        change = "model=mlp" if net in ("linear", "ensemble") else "model=linear"
         if isinstance(module.net, Ensemble):
             net = f"{', '.join(module.net.nets)}, trained together"
         return Line("model", f"{net}, {weights:,} parameters", module._net_reason, change)

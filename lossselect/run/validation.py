@@ -105,6 +105,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     loss_options({"name": None, **config["loss"]})
     check_int("seed", config["seed"], 0, MAX_SEED)
     trainer = {**dict.fromkeys(MIN_INTS, 1), "max_epochs": None, **config["trainer"]}
+    message = f"trainer.max_epochs must be auto or an integer >= 1, got {trainer['max_epochs']!r}."
+    _require(not isinstance(trainer["max_epochs"], str), message, OptionTypeError)
     for name, minimum in MIN_INTS.items():
         check_int(f"trainer.{name}", trainer[name], minimum)
     for name, words in FLAGS.items():

@@ -62,7 +62,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             that returns a module with raw logits for (num_features, num_outputs).
         scaling: Scaling of the features of a dense X: "standard", "robust" (median and quartiles) or
             "quantile" (to a normal distribution), as data.scaling.
-        max_epochs: Number of epochs, >= 1, or "auto": 50, or up to 200 in small tables for "auto" and "tabm".
+        max_epochs: Number of epochs, >= 1, or "auto": 50, or up to 200 in small tables (500 steps).
         time_limit: Seconds of training after which it ends, > 0; fewer epochs are trained if not all fit into
             it. None for no limit.
         batch_size: Number of rows per step, >= 1.

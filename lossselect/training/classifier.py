@@ -102,6 +102,7 @@ class Classifier(RecordsArguments, ModuleBase):
         self.criterion = make_criterion(loss, task)
         check_head_bias(bias_init)
         self._bias_init = bias_init
+        self._net_name = net["name"] if isinstance(net, Mapping) else ""
         self._net_reason = ""  # the reason of the choice of the net, for the plan
         self._bias_source = ""  # the origin of the initial bias, for reports
         self._head_spec = head_options(head)

@@ -37,7 +37,13 @@ def test_choose_nets(num_features, num_outputs, num_numbers, names):
 
 @pytest.mark.parametrize(
     ("net", "rows", "epochs"),
-    [("ensemble", 10_000, 50), ("tabm", 640, 50), ("tabm", 320, 100), ("ensemble", 64, 200), ("mlp", 64, 50)],
+    [
+        ("ensemble", 10_000, 50),
+        ("tabm", 640, 50),
+        ("tabm", 320, 100),
+        ("ensemble", 64, 200),
+        ("mlp", 320, 100),
+    ],
 )
 def test_default_epochs(net, rows, epochs):
     splits = make_splits(torch.randn(rows, 1))

@@ -221,8 +221,8 @@ class TestExplain:
                 "scheduler=none",
                 {"schedule": "scheduler=cosine, scheduler=plateau", "early stopping": "after 20 epochs"},
             ),
-            ("+trainer.max_steps=20", {"training": "at most 50 epochs or 20 steps"}),
-            ("+trainer.max_time=00:01:00:00", {"training": "50 epochs or 00:01:00:00 (days:"}),
+            ("+trainer.max_steps=20", {"training": "at most 72 epochs or 20 steps"}),
+            ("+trainer.max_time=00:01:00:00", {"training": "72 epochs or 00:01:00:00 (days:"}),
             ("trainer.accumulate_grad_batches=4", {"training": "256 rows per step"}),
             (
                 "trainer.devices=2 +trainer.strategy=ddp trainer.accumulate_grad_batches=4",
