@@ -9,7 +9,7 @@ import traceback
 import warnings
 from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,11 +148,15 @@ def first_process_ends() -> bool:
 
 @contextmanager
 def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] silences this.") -> Iterator[None]:
-    """Print this package's warnings without file and line of code, and sanitise other warnings."""
+    """Print this package's warnings once, without file and line of code, and sanitise other warnings."""
     show_other = warnings.showwarning
+    shown = set()
 
     def show(message: Any, category: type[Warning], *place: Any) -> None:
         if issubclass(category, LossSelectWarning):
+            if message.message in shown:  # by an earlier run of a sweep
+                return
+            shown.add(message.message)
             suffix = f" ({hint.format(name=message.name)})" if hint else ""
             print_safely(f"Warning: {message.message}{suffix}", file=sys.stderr)
         else:
@@ -164,6 +168,24 @@ def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] silences th
         yield
     finally:
         warnings.showwarning = show_other
+
+
+@contextmanager
+def quiet(is_quiet: bool) -> Iterator[None]:
+    """Print nothing to stdout if `is_quiet`."""
+    if not is_quiet:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the message for an error or a signal that ends a run."""
+    from lossselect.cli.errors import get_message
+
+    message = get_message(error) if isinstance(error, Exception) else None
+    return message or f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 @contextmanager
@@ -179,12 +201,10 @@ def report_early_end(trainer: Any, folder: Path, writes_report: bool) -> Iterato
     except Exception as error:
         # if only the export failed, the report exists and is complete
         if writes_report and not (folder / "report.html").exists():
-            from lossselect.cli.errors import get_message
             from lossselect.reporting.page import write_report
 
             with suppress(OSError):  # a full disk may be the error
-                message = get_message(error) or f"{type(error).__name__}: {error}"
-                write_report(folder, ended=redact(message))
+                write_report(folder, ended=redact(describe_error(error)))
         raise
     except (SystemExit, KeyboardInterrupt) as stopped:
         is_terminated = getattr(stopped, "code", None) == 143

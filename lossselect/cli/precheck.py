@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -38,6 +38,9 @@ from lossselect.utils.warnings import ignore_warnings
 class CheckBeforeRun(Callback):
     """Checks configs before Hydra creates a folder, so that an invalid config writes nothing."""
 
+    sweep: ClassVar[Path | None] = None
+    """The folder of the sweep that this process has started."""
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run's config, then lock the run folder; with explain or check_only print and exit."""
         with print_errors_in_one_line(in_callback=True):
@@ -51,6 +54,7 @@ class CheckBeforeRun(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configs of the first 100 jobs that the command line describes."""
+        CheckBeforeRun.sweep = None
         with print_errors_in_one_line(config.hydra.overrides.task, in_callback=True):
             check_targets(config)  # the jobs' configs lack Hydra's part
             checked_data: set[str] = set()
@@ -77,6 +81,7 @@ class CheckBeforeRun(Callback):
                     dry_run(job)
             if dry == {True}:  # before Hydra creates the jobs' folders
                 sys.exit(0)
+            CheckBeforeRun.sweep = Path(config.hydra.sweep.dir).absolute()
 
 
 def _split_jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:

@@ -46,7 +46,15 @@ from lossselect.utils.distributed import all_gather
 from lossselect.utils.warnings import warn
 
 RESULTS = (
-    *("plan.json", "data.json", "nets.csv", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
+    *(
+        "run.json",
+        "plan.json",
+        "data.json",
+        "nets.csv",
+        "metrics.json",
+        "per_class.csv",
+        "confusion_matrix.csv",
+    ),
     *("predictions.csv", "predictions.pt", "report.html", "figures"),
     *(f"model{form.suffix}" for form in FORMATS.values()),
 )

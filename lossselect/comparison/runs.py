@@ -1,0 +1,166 @@
+"""Run folders: their settings, metrics and ends, read without importing torch."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lossselect.comparison.record import RunRecord, read_record
+from lossselect.exceptions import ConfigError, FileMissingError
+
+OVERRIDES = Path(".hydra", "overrides.yaml")
+NOT_COMPARED = (
+    *("check_only", "explain", "export", "export_raw", "ignore_warnings", "logger", "report", "resume"),
+    *("trust", "verbose", "seed"),
+)
+"""Settings that do not change a model, and the seed, which is shown otherwise."""
+UNREADABLE = (OSError, ValueError, TypeError, AttributeError, YAMLError, OmegaConfBaseException)
+"""Errors of damaged files."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Args:
+        folder: The path.
+        name: A short name, unique among the runs that are compared.
+        overrides: The settings of the command line, as they were typed.
+        metrics: The content of metrics.json; empty if the run did not finish.
+        record: The content of run.json.
+    """
+
+    folder: Path
+    name: str
+    overrides: dict[str, str]
+    metrics: dict[str, float | None]
+    record: RunRecord | None
+
+    @cached_property
+    def _config(self) -> DictConfig:
+        return _load(self.folder / ".hydra" / "config.yaml")
+
+    @cached_property
+    def _choices(self) -> DictConfig:
+        with suppress(*UNREADABLE):
+            return _load(self.folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
+        return OmegaConf.create()
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return (self.record and self.record.task) or self.setting("task")
+
+    @property
+    def seed(self) -> str:
+        """The seed."""
+        return self.setting("seed")
+
+    @property
+    def error(self) -> str:
+        """The reason why there are no results, or "" for a finished run."""
+        if self.record is None:
+            return "" if self.metrics else "not finished"
+        return self.record.error or ("" if self.metrics else "no metrics.json")
+
+    def setting(self, key: str) -> str:
+        """Return the value of a setting, as it was typed if it was, and "" if the run has no such setting."""
+        if key in self.overrides:
+            return self.overrides[key]
+        if (chosen := self._choices.get(key)) is not None:
+            return str(chosen)
+        value: Any = None
+        with suppress(*UNREADABLE):
+            value = OmegaConf.select(self._config, key)
+        return "" if value is None else str(value)
+
+
+def _load(path: Path) -> DictConfig:
+    with suppress(*UNREADABLE):
+        content = OmegaConf.load(path)
+        if isinstance(content, DictConfig):
+            return content
+    return OmegaConf.create()
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """Return a run; what cannot be read is left out."""
+    words: Any = []
+    with suppress(*UNREADABLE):
+        words = OmegaConf.to_container(OmegaConf.load(folder / OVERRIDES))
+    pairs = [str(word).lstrip("+").partition("=") for word in words if isinstance(word, str)]
+    metrics: dict[str, float | None] = {}
+    with suppress(*UNREADABLE):
+        content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = {key: value for key, value in content.items() if isinstance(value, int | float | None)}
+    return Run(folder, name, {key: value for key, _, value in pairs}, metrics, read_record(folder))
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Return runs with names that differ: the parts of their paths after the common folder."""
+    if len(folders) == 1:
+        return [read_run(folders[0], folders[0].name)]
+    paths = [folder.absolute() for folder in folders]
+    common = Path(*_common(path.parts for path in paths))
+    return [
+        read_run(folder, path.relative_to(common).as_posix())
+        for folder, path in zip(folders, paths, strict=True)
+    ]
+
+
+def _common(parts: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return the folders that all paths start with."""
+    common = []
+    for names in zip(*parts, strict=False):
+        if len({*names}) > 1:
+            break
+        common.append(names[0])
+    return common
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Return a run folder, or those in a folder such as that of a sweep, in the order of their numbers.
+
+    Raises:
+        FileMissingError: the folder does not exist.
+        ConfigError: there is no run in it.
+    """
+    if not path.is_dir():
+        raise FileMissingError(
+            f"The folder {path} does not exist. Give a run folder or the folder of a sweep."
+        )
+    if _is_run(path):
+        return [path]
+    # not in the folders of runs, which may contain those of earlier runs
+    found = [file.parent.parent for file in path.rglob(str(OVERRIDES))]
+    outer = [run for run in found if not any(parent in found for parent in run.parents)]
+    if not outer:
+        raise ConfigError(
+            f"{path} is not a run folder and contains none: there is no {OVERRIDES}. Give a run folder or "
+            "that of a sweep."
+        )
+    return sorted(outer, key=lambda run: _natural(run.relative_to(path).as_posix()))
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / OVERRIDES).is_file() or (folder / "metrics.json").is_file()
+
+
+def _natural(text: str) -> list[Any]:
+    """Return a key by which "10" follows "2"."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text)]
+
+
+def find_differences(runs: Sequence[Run]) -> list[str]:
+    """Return the settings of the command lines whose values differ between runs, except the seed."""
+    keys = dict.fromkeys(key for run in runs for key in run.overrides)
+    compared = (key for key in keys if key.partition(".")[0].lstrip("~") not in (*NOT_COMPARED, "hydra"))
+    return [key for key in compared if len({run.setting(key) for run in runs}) > 1]
