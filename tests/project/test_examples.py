@@ -1,6 +1,7 @@
 """The examples, run as users run them: each in a new process and an empty folder."""
 
 import csv
+import functools
 import importlib
 import json
 import os
@@ -23,10 +24,15 @@ from lossselect.exceptions import DataError, FileMissingError, LossSelectError
 EXAMPLES = ROOT / "examples"
 
 
+@functools.cache
+def installed():
+    """The names of the installed distributions."""
+    return {re.sub(r"[-_.]+", "-", one.name.lower()) for one in distributions()}
+
+
 def needs(*names):
     """Skips a test where one of these distributions is not installed."""
-    there = {re.sub(r"[-_.]+", "-", one.name.lower()) for one in distributions()}
-    missing = [name for name in names if name not in there]
+    missing = [name for name in names if name not in installed()]
     return pytest.mark.skipif(bool(missing), reason=f"pip install {' '.join(missing)}")
 
 
