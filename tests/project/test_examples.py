@@ -144,10 +144,10 @@ def test_subclass_can_be_installed(run, tmp_path):
 
 @needs("hydra-optuna-sweeper")
 def test_sweep_with_optuna(run, tmp_path):
-    settings = ["hydra.sweeper.n_trials=3", "model=mlp", "trainer.max_epochs=3", "hydra.sweep.dir=sweep"]
+    settings = ["hydra.sweeper.n_trials=3", "model=mlp", "trainer.max_epochs=3", "report=false"]
     out = run(
         *(ROOT / "train.py", "-m", "--config-dir", EXAMPLES / "sweep"),
-        *("experiment=optuna", "trust=[optuna]", *settings),
+        *("experiment=optuna", "trust=[optuna]", "hydra.sweep.dir=sweep", *settings),
     )
     (best,) = numbers(r"Best value: ([.\d]+)", out)
     runs = [
@@ -162,7 +162,7 @@ def test_sweep_with_optuna(run, tmp_path):
 
 @needs("hydra-joblib-launcher")
 def test_sweep_with_joblib(run, tmp_path):
-    settings = ["loss=cross_entropy,focal", "seed=0", "model=mlp", "trainer.max_epochs=2"]
+    settings = ["loss=cross_entropy,focal", "seed=0", "model=mlp", "trainer.max_epochs=2", "report=false"]
     command = [ROOT / "train.py", "-m", "--config-dir", EXAMPLES / "sweep", "experiment=joblib", *settings]
     command.append("hydra.sweep.dir=sweep")
     run(*command, preloaded=False)  # the pool of joblib does not end in a process of multiprocessing
