@@ -39,5 +39,5 @@ def main() -> None:
         if not any(argument.startswith("explain=") for argument in sys.argv):
             sys.argv.append("explain=true")
     # imported when it is needed: some imports take seconds
-    module = name if name in ("data", "predict", "evaluate", "export", "report") else "train"
+    module = name if name in ("data", "predict", "evaluate", "export", "compare", "report") else "train"
     import_module(f"lossselect.cli.{module}").main()

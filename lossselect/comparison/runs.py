@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,27 @@ def find_differences(runs: Sequence[Run]) -> list[str]:
     keys = dict.fromkeys(key for run in runs for key in run.overrides)
     compared = (key for key in keys if key.partition(".")[0].lstrip("~") not in (*NOT_COMPARED, "hydra"))
     return [key for key in compared if len({run.setting(key) for run in runs}) > 1]
+
+
+def expand_runs(words: Sequence[str]) -> list[Path]:
+    """Return the run folders that paths of runs, of sweeps, and patterns stand for, each once.
+
+    Raises:
+        FileMissingError: a path does not exist, or a pattern matches none.
+        ConfigError: there is no run in a path.
+    """
+    if not words:
+        raise ConfigError("No run was given. Give at least two run folders, or the folder of a sweep.")
+    paths: list[Path] = []
+    for word in words:
+        if set(word) & {*"*?["} and not Path(word).exists():
+            matching = sorted(Path(found) for found in glob(word) if Path(found).is_dir())
+            if not matching:
+                raise FileMissingError(f"No folder matches {word!r}.")
+            paths += matching
+        else:
+            path = Path(word)
+            # a file of a run stands for the run
+            paths.append(next((p for p in path.parents if _is_run(p)), path) if path.is_file() else path)
+    folders = {run.resolve(): run for path in paths for run in find_runs(path)}
+    return [*folders.values()]

@@ -3,17 +3,18 @@
 All metrics are functions of sums over rows, so a resampled metric follows from a weighted sum.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from lossselect.comparison.predictions import Predictions
 
-SAMPLES = 1000
-"""Number of resamples."""
+MANY_ROWS, SAMPLES, FEW_SAMPLES = 10_000, 1000, 200
+"""Numbers of resamples, up to and above this number of rows, whose intervals are narrow."""
 MAX_VALUES = 1 << 24
-"""Maximum number of weights in memory."""
+"""Maximum number of weights in a block."""
 MAX_CLASSES = 200
 """Maximum number of outputs for which F1 is resampled."""
 MIN_PROBABILITY = 1e-7
@@ -38,24 +39,33 @@ class Difference(NamedTuple):
 
 
 class RowSums(NamedTuple):
-    """The columns (N, M) whose sums over rows determine the metrics, and the number of outputs with an F1."""
+    """The columns (N, M) whose sums over rows determine the metrics.
+
+    Args:
+        columns: The numbers of labels and of correct ones, the log loss, and unless there are very many
+            outputs the true positives and the errors of each.
+        has_f1: Whether the latter are there.
+        exclusive: Whether each row has one class, or there are two classes.
+    """
 
     columns: np.ndarray
-    count: int
+    has_f1: bool
+    exclusive: bool
 
     def metrics(self, sums: np.ndarray) -> dict[str, np.ndarray]:
         """Return metrics from sums (..., M)."""
         known, correct, loss = (sums[..., i] for i in range(3))
         with np.errstate(invalid="ignore", divide="ignore"):
             metrics = {"accuracy": correct / known}
-            if self.count:
+            if self.has_f1:
                 hits, wrong = np.split(sums[..., 3:], 2, axis=-1)
                 # classes without labels and predictions are left out of the mean
                 f1 = 2 * hits / (2 * hits + wrong)
                 has_rows = 2 * hits + wrong > 0
                 metrics["f1_macro"] = np.where(has_rows, f1, 0).sum(-1) / has_rows.sum(-1)
-                metrics["f1_micro"] = 2 * hits.sum(-1) / (2 * hits.sum(-1) + wrong.sum(-1))
-            return {**metrics, "loss": loss / known}
+                if not self.exclusive:  # otherwise it is the accuracy
+                    metrics["f1_micro"] = 2 * hits.sum(-1) / (2 * hits.sum(-1) + wrong.sum(-1))
+            return {**metrics, "log_loss": loss / known}
 
 
 def row_sums(predictions: Predictions) -> RowSums:
@@ -78,29 +88,45 @@ def row_sums(predictions: Predictions) -> RowSums:
         labels, correct = known.sum(1), ((truth == predicted) & known).sum(1)
     totals = np.stack([labels, correct, loss], 1).astype(float)
     if truth.shape[1] > MAX_CLASSES:
-        return RowSums(totals, 0)
-    if truth.shape[1] == 1:  # both classes
+        return RowSums(totals, False, predictions.exclusive)
+    is_binary = truth.shape[1] == 1
+    if is_binary:  # F1 is that of both classes
         truth, predicted = np.hstack([truth, 1 - truth]), np.hstack([predicted, 1 - predicted])
         known = np.repeat(known, 2, axis=1)
     hits = (truth == 1) & (predicted == 1) & known
     wrong = (truth != predicted) & known  # false positives and false negatives
-    return RowSums(np.hstack([totals, hits, wrong]), truth.shape[1])
+    return RowSums(np.hstack([totals, hits, wrong]), True, predictions.exclusive or is_binary)
 
 
-def _weights(rows: int, samples: int) -> Iterator[np.ndarray]:
-    """Yield the numbers of times that each row is drawn, (n, rows), in blocks that fit into memory."""
-    generator = np.random.default_rng(0)
+def _blocks(rows: int) -> list[int]:
+    """Return the sizes of the blocks of resamples that fit into memory."""
+    samples = SAMPLES if rows <= MANY_ROWS else FEW_SAMPLES
     size = max(1, MAX_VALUES // rows)
-    for start in range(0, samples, size):
-        count = min(size, samples - start)
-        yield generator.multinomial(rows, np.full(rows, 1 / rows), size=count).astype(float)
+    return [min(size, samples - start) for start in range(0, samples, size)]
+
+
+def _draw(rows: int) -> Iterator[np.ndarray]:
+    """Yield the numbers of times that each row is drawn, (n, rows), in blocks."""
+    generator, shares = np.random.default_rng(0), np.full(rows, 1 / rows)
+    for count in _blocks(rows):
+        yield generator.multinomial(rows, shares, size=count).astype(float)
+
+
+@lru_cache(maxsize=1)
+def _draw_once(rows: int) -> list[np.ndarray]:
+    return [*_draw(rows)]
+
+
+def _weights(rows: int) -> Iterable[np.ndarray]:
+    """Return the blocks of `_draw`, which are kept for the next run if they are small."""
+    return _draw_once(rows) if rows <= MANY_ROWS else _draw(rows)
 
 
 def intervals(predictions: Predictions) -> dict[str, Interval]:
     """Return each metric with a 95 % percentile interval of the bootstrap over rows (Efron, 1979)."""
     sums = row_sums(predictions)
     values = sums.metrics(sums.columns.sum(0))
-    drawn = [sums.metrics(weights @ sums.columns) for weights in _weights(len(sums.columns), SAMPLES)]
+    drawn = [sums.metrics(weights @ sums.columns) for weights in _weights(len(sums.columns))]
     return {
         name: Interval(float(value), *_bounds(np.concatenate([block[name] for block in drawn])))
         for name, value in values.items()
@@ -121,11 +147,11 @@ def differences(first: Predictions, second: Predictions) -> dict[str, Difference
     """
     a, b = row_sums(first), row_sums(second)
     observed = _subtract(a, a.columns.sum(0), b.columns.sum(0))
-    drawn = [_subtract(a, w @ a.columns, w @ b.columns) for w in _weights(len(a.columns), SAMPLES)]
+    drawn = [_subtract(a, w @ a.columns, w @ b.columns) for w in _weights(len(a.columns))]
     exchanged = []
     generator = np.random.default_rng(1)
-    for weights in _weights(len(a.columns), SAMPLES):
-        swap = generator.integers(0, 2, size=weights.shape).astype(float)
+    for count in _blocks(len(a.columns)):
+        swap = generator.integers(0, 2, size=(count, len(a.columns))).astype(float)
         moved = swap @ (b.columns - a.columns)
         exchanged.append(_subtract(a, a.columns.sum(0) + moved, b.columns.sum(0) - moved))
     result = {}
@@ -133,7 +159,7 @@ def differences(first: Predictions, second: Predictions) -> dict[str, Difference
         others = np.abs(np.concatenate([block[name] for block in exchanged]))
         extreme = (others >= abs(value) - 1e-12).sum()
         bounds = _bounds(np.concatenate([block[name] for block in drawn]))
-        result[name] = Difference(float(value), *bounds, (1 + extreme) / (1 + SAMPLES))
+        result[name] = Difference(float(value), *bounds, float((1 + extreme) / (1 + len(others))))
     return result
 
 

@@ -1,4 +1,4 @@
-"""The summary of a sweep: a table on the console, and summary.csv in the sweep's folder."""
+"""The summary of a sweep: a table on the console, summary.csv and summary.html in the sweep's folder."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from lossselect.comparison.page import sweep_page
 from lossselect.comparison.runs import OVERRIDES, find_runs, read_run, read_runs
 from lossselect.comparison.table import Mean, Table, make_tables
 from lossselect.exceptions import ConfigError, FileMissingError
+from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.plan import make_table
-from lossselect.reporting.tables import escape_formula
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.checks import shorten
 from lossselect.utils.terminal import print_safely, sanitize
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def summarise(folder: Path) -> None:
-    """Print a table of the runs of the sweep that has just ended, and write summary.csv."""
+    """Print a table of the runs of the sweep that has just ended, and write summary.csv and summary.html."""
     try:
         found = find_runs(folder)
     except (ConfigError, FileMissingError):  # no job has started
@@ -36,7 +37,9 @@ def summarise(folder: Path) -> None:
     frames = [escape_formula(table.columns()) for table in tables]
     with atomic_write(folder / "summary.csv") as path:
         pl.concat(frames, how="diagonal_relaxed").write_csv(path)
-    print_safely(f"Saved in {folder}: summary.csv")
+    with atomic_write(folder / "summary.html") as path:
+        path.write_text(sweep_page(tables), encoding="utf-8")
+    print_safely(f"Saved in {folder}: summary.csv, summary.html")
 
 
 def _is_new(run: Path, sweep: Path) -> bool:

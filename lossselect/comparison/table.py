@@ -82,8 +82,10 @@ class Table:
         known = dict.fromkeys(name for row in self.rows for name in row.metrics)
         split = "test" if any(name.startswith("test/") for name in known) else "val"
         names = [f"{split}/{name}" for name in SHOWN if f"{split}/{name}" in known]
-        if f"{split}/accuracy" in names and f"{split}/f1_micro" in names:
-            names.remove(f"{split}/f1_micro")  # equal, or of little interest, if there is an accuracy
+        both = [f"{split}/accuracy", f"{split}/f1_micro"]
+        if {*both} <= {*names}:  # equal if each row has one class; otherwise absent labels dominate accuracy
+            equal = all(row.metrics[both[0]] == row.metrics[both[1]] for row in self.rows if row.metrics)
+            names.remove(both[equal])
         return [*dict.fromkeys([*([self.metric] if self.metric in known else []), *names[:3]])]
 
     def errors(self) -> dict[str, list[str]]:

@@ -25,9 +25,9 @@ from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedPair
+from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.tables import (
-    escape_formula,
     format_cells,
     prediction_columns,
     rows_without_prediction,
