@@ -184,7 +184,9 @@ def describe_error(error: BaseException) -> str:
     """Return the message for an error or a signal that ends a run."""
     from lossselect.cli.errors import get_message
 
-    message = get_message(error) if isinstance(error, Exception) else None
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
+        return f"Ended by {signal.Signals(error.code - 128).name}."
+    message = get_message(error) if isinstance(error, Exception) else str(error)
     return message or f"{type(error).__name__}: {error}".removesuffix(": ")
 
 

@@ -54,7 +54,6 @@ class CheckBeforeRun(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configs of the first 100 jobs that the command line describes."""
-        CheckBeforeRun.sweep = None
         with print_errors_in_one_line(config.hydra.overrides.task, in_callback=True):
             check_targets(config)  # the jobs' configs lack Hydra's part
             checked_data: set[str] = set()

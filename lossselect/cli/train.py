@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,10 +142,11 @@ def _summarise_sweep() -> None:
     """Print and write the table of the runs of a sweep, also if one of them failed."""
     from lossselect.cli.precheck import CheckBeforeRun
 
-    if CheckBeforeRun.sweep is not None and is_first_process():
+    folder, CheckBeforeRun.sweep = CheckBeforeRun.sweep, None
+    if folder is not None and is_first_process():
         from lossselect.comparison.sweep import summarise
 
-        summarise(CheckBeforeRun.sweep)
+        summarise(folder)
 
 
 def _print_help(command: str) -> None:
@@ -184,15 +186,14 @@ def run(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     is_job = HydraConfig.get().mode is RunMode.MULTIRUN
     is_verbose = not is_job if config.verbose == "auto" else config.verbose
-    recorded = folder if is_first_process() and not config.trainer.get("fast_dev_run") else None
+    saves_nothing = config.trainer.get("fast_dev_run") or config.check_only or config.explain
+    recorded = folder if is_first_process() and not saves_nothing else None
     with ignore_warnings(*as_list(config.ignore_warnings)):
         try:
-            with quiet(not is_verbose), record_run(recorded, describe_error) as record:
-                if not is_job:
-                    with print_errors_in_one_line():
-                        return train(config, record)
-                # after an error Hydra runs the other jobs, and prints which one failed
-                return _run_job(config, folder, record)
+            # after an error in a job, Hydra runs the others, and prints which one failed
+            one_line = nullcontext() if is_job else print_errors_in_one_line()
+            with quiet(not is_verbose), one_line, record_run(recorded, describe_error) as record:
+                return _run_job(config, folder, record) if is_job else train(config, record)
         finally:
             if recorded is not None and not is_verbose:
                 from lossselect.comparison.sweep import describe_run

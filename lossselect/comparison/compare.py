@@ -106,6 +106,9 @@ def _compare(table: Table) -> Comparison:
     finished = [run for run in runs if not run.error]
     comparison = Comparison(table, (best or finished or runs)[0])
     reasons: dict[str, list[str]] = {}
+    if len(data := dict.fromkeys(run.data for run in runs if run.data)) > 1:
+        for text in data:
+            reasons[f"the data are {text}"] = [run.name for run in runs if run.data == text]
     for run in finished:
         try:
             comparison.predictions[run.name] = read_predictions(run.folder)

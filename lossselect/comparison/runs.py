@@ -23,7 +23,7 @@ NOT_COMPARED = (
     *("trust", "verbose", "seed"),
 )
 """Settings that do not change a model, and the seed, which is shown otherwise."""
-UNREADABLE = (OSError, ValueError, TypeError, AttributeError, YAMLError, OmegaConfBaseException)
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError, OmegaConfBaseException)
 """Errors of damaged files."""
 
 
@@ -71,6 +71,15 @@ class Run:
         if self.record is None:
             return "" if self.metrics else "not finished"
         return self.record.error or ("" if self.metrics else "no metrics.json")
+
+    @cached_property
+    def data(self) -> str:
+        """The name of the data and the numbers of rows, "" if unknown."""
+        with suppress(*UNREADABLE):
+            content = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
+            rows = ", ".join(f"{int(count):,} {split}" for split, count in content["rows"].items())
+            return f"{content['name']} ({rows})"
+        return ""
 
     def setting(self, key: str) -> str:
         """Return the value of a setting, as it was typed if it was, and "" if the run has no such setting."""

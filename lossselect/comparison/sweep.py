@@ -29,7 +29,7 @@ def summarise(folder: Path) -> None:
         return
     runs = [run for run in found if _is_new(run, folder)]
     if earlier := len(found) - len(runs):
-        print_safely(f"{earlier} runs of an earlier sweep in {folder} are left out.")
+        print_safely(f"Runs of an earlier sweep in {folder} are left out: {earlier}.")
     tables = make_tables(read_runs(runs))
     for table in tables:
         print_runs(table)
