@@ -2,6 +2,7 @@ import copy
 import functools
 import gc
 import importlib.metadata
+import os
 import re
 import sys
 
@@ -52,6 +53,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker("slow")
 
 
+def pytest_collection_finish():
+    import hypothesis  # noqa: F401  # when it is imported, it searches for references, which are then frozen
+
+    # the imported modules and the tests stay until the end, so later collections need not visit them
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup(item):
     if "gpu" in item.keywords and not torch.cuda.is_available():
         pytest.skip("no GPU on this machine")
@@ -61,6 +70,14 @@ def pytest_runtest_setup(item):
 def _few_threads():
     # the tensors of the tests are tiny: a second thread makes them slower
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_sync():
+    """Leave out the waits for the disk, which only matter if the machine stops."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 _CONFIGS = {}

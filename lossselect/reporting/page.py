@@ -7,13 +7,14 @@ import json
 import re
 import warnings
 from contextlib import suppress
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -123,10 +124,20 @@ def _save(figure: Figure, name: str, folder: Path) -> Markup:
 
 
 def _render(**content: Any) -> str:
-    script, style, template = (
-        (files("lossselect.reporting") / name).read_text(encoding="utf-8")
-        for name in ("sort.js", "page.css", "page.html")
+    script = _read("sort.js")
+    # the digest allows only this script: a script in a class name does not run
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _template().render(
+        script=Markup(script), style=Markup(_read("page.css")), digest=digest, **content
     )
+
+
+def _read(name: str) -> str:
+    return (files("lossselect.reporting") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -135,11 +146,7 @@ def _render(**content: Any) -> str:
         finalize=lambda value: escape_controls(value) if type(value) is str else value,
     )
     environment.filters["cell"] = _format_cell
-    # the digest allows only this script: a script in a class name does not run
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.from_string(template).render(
-        script=Markup(script), style=Markup(style), digest=digest, **content
-    )
+    return environment.from_string(_read("page.html"))
 
 
 def _format_cell(value: Any) -> str:

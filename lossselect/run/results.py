@@ -111,12 +111,13 @@ def evaluate(
         values, advice = tune_on_validation(trainer, module, decision, **source)
         results |= values
         if trainer.is_global_zero:
-            save_decision(best, module)
+            content = read_checkpoint(best)
+            save_decision(best, content, module)
             last = Path(best).with_name("last.ckpt")
             with suppress(FileNotFoundError, ValueError):  # it does not exist, or it is damaged
-                # at the same step it has the same weights
-                if read_checkpoint(last)["global_step"] == read_checkpoint(best)["global_step"]:
-                    save_decision(last, module)
+                latest = read_checkpoint(last)
+                if latest["global_step"] == content["global_step"]:  # it has the same weights
+                    save_decision(last, latest, module)
         trainer.strategy.barrier()  # the other processes read it next
     if has_loader(data, "test"):
         tested, outcome = evaluate_test(trainer, module, data, folder, report, **quietly)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from lossselect.chunked.options import check_topk_task, top_metric_names, topk_monitor
 from lossselect.exceptions import ConfigError
@@ -43,13 +43,17 @@ def packaged_config(group: str, name: str) -> Any:
 
 def to_plain(config: DictConfig) -> Any:
     """Return the config's values, resolved, without Hydra's own."""
-    config = config.copy()
-    with open_dict(config):
-        if OmegaConf.select(config, "trainer.max_epochs") == "auto":  # the number of rows is not known yet
+    if OmegaConf.select(config, "trainer.max_epochs") == "auto":  # the number of rows is not known yet
+        config = config.copy()  # others may refer to it
+        with open_dict(config):
             config.trainer.max_epochs = EPOCHS
-        config.pop("hydra", None)
-        config.pop("logger", None)  # may refer to the folder, which is not known before the run
-    return OmegaConf.to_container(config, resolve=True)
+    # loggers may refer to the folder, which is not known before the run
+    return {key: _plain_value(config, key) for key in config if key not in ("hydra", "logger")}
+
+
+def _plain_value(config: DictConfig, key: Any) -> Any:
+    value = MISSING if OmegaConf.is_missing(config, key) else config[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def list_variants(group: str = "") -> list[str]:

@@ -20,7 +20,7 @@ devices, `torch.compile`, other threads. On a machine with a GPU, the real resul
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +31,6 @@ import torch
 from cuda_rules import check_deterministic, check_devices, waits_of
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 DEVICE = torch.device("cuda", 0)
 
@@ -154,7 +153,7 @@ def _copy_waits(cpu: torch.Tensor, non_blocking: bool, direction: str) -> None:
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operator of ATen, with the checks of CUDA and the waits that it causes."""
     name = func.overloadpacket.__name__
-    flat, spec = tree_flatten((args, kwargs))
+    flat = [*_leaves((args, kwargs))]
     on_device = any(isinstance(value, SimulatedTensor) for value in flat)
     asked = kwargs.get("device")
     created = asked is not None and torch.device(asked).type in _ON_DEVICE
@@ -167,7 +166,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         check_deterministic(func, args, kwargs)
     elif name == "_to_copy" and created:  # a copy made in C++, as in tensor.new_tensor(values)
         _copy_waits(args[0], kwargs.get("non_blocking", False), "to the device")
-    host_args, host_kwargs = tree_unflatten([getattr(value, "host", value) for value in flat], spec)
+    host_args, host_kwargs = _map((args, kwargs), SimulatedTensor, lambda value: value.host)
     if created:
         host_kwargs = {**host_kwargs, "device": torch.device("cpu")}
     if func is torch.ops.aten.mm.dtype and on_device:  # only on CUDA: half precision in, float32 out
@@ -183,14 +182,30 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         _wait("blocking copy to the host")
         return out
     if _active:
-        sizes = [value.numel() for value in tree_flatten(out)[0] if isinstance(value, torch.Tensor)]
+        sizes = [value.numel() for value in _leaves(out) if isinstance(value, torch.Tensor)]
         _active[-1].largest = max(_active[-1].largest, *sizes, 0)
     inference = torch.is_inference_mode_enabled() and not (func.is_view and not args[0].is_inference())
     with torch.inference_mode(inference):  # the view of a normal tensor is a normal tensor
-        wrapped = tree_map(
-            lambda value: SimulatedTensor(value) if type(value) is torch.Tensor else value, out
-        )
+        wrapped = _map(out, torch.Tensor, SimulatedTensor)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if on_device else wrapped
+
+
+def _leaves(values: Any) -> Iterator[Any]:
+    """Yield the values in lists, tuples and dicts; torch's own functions for trees are several times slower."""
+    if isinstance(values, list | tuple | dict):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _leaves(value)
+    else:
+        yield values
+
+
+def _map(values: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """Return lists, tuples and dicts with each value of exactly this type changed."""
+    if isinstance(values, list | tuple):
+        return type(values)([_map(value, kind, change) for value in values])
+    if isinstance(values, dict):
+        return {key: _map(value, kind, change) for key, value in values.items()}
+    return change(values) if type(values) is kind else values
 
 
 def _copy_between(to: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:

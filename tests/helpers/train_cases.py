@@ -12,12 +12,13 @@ SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu"]
 def train_in(folder, *settings):
     """Run the command in a folder, within this process; for module fixtures.
 
-    It trains model=mlp, which is faster, unless there is a setting of the model.
+    It trains model=mlp, which is faster, unless there is a setting of the model, and reports have no figures.
     """
     from lossselect.cli import train
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: {})
         if not any(setting.startswith(("model", "module.")) for setting in settings):
             settings = (*settings, "model=mlp")
         patch.setattr(sys, "argv", ["train.py", *settings])

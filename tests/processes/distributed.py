@@ -4,6 +4,8 @@ python distributed.py PROCESSES FOLDER in each process. The first one writes PRO
 case of GRADIENTS.
 """
 
+import functools
+import importlib.metadata
 import sys
 import warnings
 from pathlib import Path
@@ -25,6 +27,8 @@ if __name__ == "__main__":
     import gradients
 
     warnings.simplefilter("ignore")
+    # as in conftest.py: each Trainer reads the metadata of all installed packages, which takes 20 ms here
+    importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
     torch.set_num_threads(1)
     ranks, folder = int(sys.argv[1]), Path(sys.argv[2])
     for dtype, group, some in GRADIENTS[ranks]:

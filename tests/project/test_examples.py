@@ -1,6 +1,7 @@
 """The examples, run as users run them: each in a new process and an empty folder."""
 
 import csv
+import functools
 import importlib
 import json
 import os
@@ -23,10 +24,15 @@ from lossselect.exceptions import DataError, FileMissingError, LossSelectError
 EXAMPLES = ROOT / "examples"
 
 
+@functools.cache
+def installed():
+    """The names of the installed distributions."""
+    return {re.sub(r"[-_.]+", "-", one.name.lower()) for one in distributions()}
+
+
 def needs(*names):
     """Skips a test where one of these distributions is not installed."""
-    there = {re.sub(r"[-_.]+", "-", one.name.lower()) for one in distributions()}
-    missing = [name for name in names if name not in there]
+    missing = [name for name in names if name not in installed()]
     return pytest.mark.skipif(bool(missing), reason=f"pip install {' '.join(missing)}")
 
 
@@ -138,10 +144,10 @@ def test_subclass_can_be_installed(run, tmp_path):
 
 @needs("hydra-optuna-sweeper")
 def test_sweep_with_optuna(run, tmp_path):
-    settings = ["hydra.sweeper.n_trials=3", "model=mlp", "trainer.max_epochs=3", "hydra.sweep.dir=sweep"]
+    settings = ["hydra.sweeper.n_trials=3", "model=mlp", "trainer.max_epochs=3", "report=false"]
     out = run(
         *(ROOT / "train.py", "-m", "--config-dir", EXAMPLES / "sweep"),
-        *("experiment=optuna", "trust=[optuna]", *settings),
+        *("experiment=optuna", "trust=[optuna]", "hydra.sweep.dir=sweep", *settings),
     )
     (best,) = numbers(r"Best value: ([.\d]+)", out)
     runs = [
@@ -156,7 +162,7 @@ def test_sweep_with_optuna(run, tmp_path):
 
 @needs("hydra-joblib-launcher")
 def test_sweep_with_joblib(run, tmp_path):
-    settings = ["loss=cross_entropy,focal", "seed=0", "model=mlp", "trainer.max_epochs=2"]
+    settings = ["loss=cross_entropy,focal", "seed=0", "model=mlp", "trainer.max_epochs=2", "report=false"]
     command = [ROOT / "train.py", "-m", "--config-dir", EXAMPLES / "sweep", "experiment=joblib", *settings]
     command.append("hydra.sweep.dir=sweep")
     run(*command, preloaded=False)  # the pool of joblib does not end in a process of multiprocessing

@@ -1,6 +1,7 @@
 """A word list for the language of the project: plain, idiomatic English, as CONTRIBUTING.md asks for."""
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -47,22 +48,24 @@ def messages(tree):
             yield node.lineno, node.value
 
 
+@functools.cache
 def prose(path):
     """The lines of a file that are written for people, with the number of the line that they start in."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         tree = ast.parse(text)
-        yield from comments(text)
-        # texts in tests are also data, such as labels
-        yield from docstrings(tree) if "tests" in path.parts or "benchmarks" in path.parts else messages(tree)
-        return
-    code = False
+        is_test = (
+            "tests" in path.parts or "benchmarks" in path.parts
+        )  # its texts are also data, such as labels
+        return [*comments(text), *(docstrings(tree) if is_test else messages(tree))]
+    lines, code = [], False
     for number, line in enumerate(text.splitlines(), 1):
         code ^= line.startswith("```")
         if path.suffix == ".yaml":
-            yield number, line.partition("#")[2]
+            lines.append((number, line.partition("#")[2]))
         elif not code and not line.startswith(("    ", "```")):
-            yield number, line
+            lines.append((number, line))
+    return lines
 
 
 FOLDERS = ("lossselect", "tests", "examples", "benchmarks", "scripts", "configs", "docs")
@@ -76,18 +79,16 @@ FILES = [path for path in FILES if path.name not in ("test_language.py", "messag
 FILES += [*ROOT.glob("*.md"), ROOT / "make.py", ROOT / "train.py"]
 
 
+@pytest.mark.xdist_group("language")  # reading all files takes seconds
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_expressions_that_readers_stumble_over(pattern):
     found = [
         f"{path.relative_to(ROOT)}:{number}: {match[0]!r}: {PATTERNS[pattern]}"
         for path in FILES
-        for number, text in PROSE[path]
+        for number, text in prose(path)
         if (match := re.search(pattern, re.sub(r"`[^`]*`", "``", text)))
     ]
     assert not found, "\n".join(found)
-
-
-PROSE = {path: [*prose(path)] for path in FILES}
 
 
 @pytest.mark.parametrize("folder", ["lossselect", "tests", "examples", "benchmarks", "scripts"])

@@ -44,6 +44,7 @@ def test_trains_as_on_the_cpu(task, precision, tmp_path, monkeypatch):
             f"hydra.run.dir={tmp_path / folder}",
             f"trainer.max_epochs={epochs}",
             "report=false",
+            *([] if REAL else ["data.batch_size=128"]),  # as each operation takes longer
             *settings,
         ]
         monkeypatch.setattr("sys.argv", ["train.py", *arguments])

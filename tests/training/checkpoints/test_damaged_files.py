@@ -632,7 +632,7 @@ class TestClaims:
 
         def bigger(name, content):
             if kind == "compressed" and name.endswith("data/0"):
-                content = bytes(1 << 31)
+                content = bytes(5 << 28)
             elif kind == "pickle" and name.endswith("data.pkl"):
                 content += bytes(1 << 22)
             elif kind == "more" and name.endswith("data/0"):
