@@ -89,6 +89,8 @@ def main() -> None:
     install(extra)
     if sys.argv[1] != "train":
         os.chdir(ROOT)
+        # otherwise each of the many processes of the tests compiles the package again
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for step in steps:
         script = [str(ROOT / step[0])] if step[0].endswith(".py") else step
         run(str(PYTHON), *script, *sys.argv[2:])

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lossselect.cli.arguments import find_value, guess
 from lossselect.cli.console import is_first_process, print_errors_in_one_line
 from lossselect.exceptions import ConfigError
+from lossselect.models.auto import check_encoding
 from lossselect.run.build import build_metrics, load_data
 from lossselect.run.lock import check_unlocked, lock_folder
 from lossselect.run.loggers import check_loggers
@@ -113,6 +114,8 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
         with ignore_warnings(*as_list(config.ignore_warnings)):
             splits, task, counts = load_data(config)
         check_task_settings(plain, task, counts["train"], splits.features.shape)
+        if "_target_" not in config.model:
+            check_encoding(plain["model"], splits)
         if config.metrics is not None and resolve_head(plain, task)["name"] == "dense":
             from lossselect.metrics.collection import make_metrics
 

@@ -88,8 +88,8 @@ def find_trained(path: str) -> str:
     if checkpoint.is_file() and (run / "plan.json").is_file() and not (run / "metrics.json").is_file():
         warn(
             "unfinished_run",
-            f"The run in {run} has not finished: its decision is not tuned, and several nets have equal "
-            f"weights. To resume it, add hydra.run.dir={run} resume=auto to the same settings.",
+            f"The run in {run} has not finished: its decision and the weights of several nets may not be "
+            f"fitted yet. To resume it, add hydra.run.dir={run} resume=auto to the same settings.",
         )
     return str(checkpoint)
 

@@ -146,6 +146,8 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     if nets is not None and (isinstance(nets, str) or not isinstance(nets, Sequence) or not nets):
         raise OptionTypeError(f"nets must be a list of {', '.join(CANDIDATES)}, or null, got {nets!r}.")
     for name in nets or ():
+        if name not in CANDIDATES and name in SINGLE_NETS:
+            raise ConfigError(f"{name} cannot be one of several nets. To train it alone, set model={name}.")
         lookup(CANDIDATES, name, "net to train")
     if (twice := first_duplicate(nets or ())) is not None:
         raise ConfigError(f"nets contains {twice!r} twice. Remove one.")
@@ -157,6 +159,16 @@ def check_single(spec: Mapping[str, Any]) -> None:
         raise ConfigError(
             "model.nets requires the built-in module, a dense head and weights that are not sharded. Remove "
             "model.nets."
+        )
+
+
+def check_encoding(spec: Mapping[str, Any], splits: Any) -> None:
+    """Raise a ConfigError if a net has an encoding, and no feature has more than two values."""
+    owners = [f"encoding={spec['encoding']}"] if spec.get("encoding", "none") != "none" else []
+    owners += [f"The net {name}" for name in spec.get("nets") or () if CANDIDATES[name].encodes]
+    if owners and not find_number_columns(splits.features, splits.rows["train"]):
+        raise ConfigError(
+            f"{owners[0]} has no effect: no feature has more than two values in the training rows. Remove it."
         )
 
 
@@ -180,10 +192,10 @@ def resolve_net(
         return {**CANDIDATES[SINGLE].options, **sized}, reason
     if not is_auto and spec.get("encoding", "none") == "none":
         return {**spec, **sized}, ""
+    check_encoding(spec, splits)
     rows = splits.rows["train"]
     columns = find_number_columns(splits.features, rows)
     if not is_auto:
-        _check_columns(columns, f"encoding={spec['encoding']}")
         return {"columns": columns, **spec, **sized}, ""
     names, reason = choose_nets(num_features, task.num_outputs, len(columns))
     if listed:
@@ -193,7 +205,6 @@ def resolve_net(
         candidate = CANDIDATES[name]
         nets[name] = dict(candidate.options)
         if candidate.encodes:
-            _check_columns(columns, f"The net {name}")
             nets[name]["columns"] = columns
         if candidate.selects:
             selected = select_features(splits.features, rows, task, splits.labels, SELECTED)
@@ -201,11 +212,3 @@ def resolve_net(
     if len(nets) == 1:
         return {**nets[names[0]], **sized}, reason
     return {"name": "ensemble", **sized, "nets": nets}, reason
-
-
-def _check_columns(columns: Sequence[int], owner: str) -> None:
-    """Raise a ConfigError if there is nothing to encode."""
-    if not columns:
-        raise ConfigError(
-            f"{owner} has no effect: no feature has more than two values in the training rows. Remove it."
-        )

@@ -24,8 +24,12 @@ MAX_Z, MIN_WIDTH = 300.0, 1e-4
 """Bounds that also prevent overflow in half precision."""
 
 
-class Multiplication(nn.Module):
-    """Multiplication by a constant: (...) -> (...)."""
+class Amplification(nn.Module):
+    """The features and a constant 1, multiplied by a factor: (N, F) -> (N, F + 1).
+
+    It multiplies the learning rate of the weights of the next layer by the factor. The weight of the constant
+    acts as a bias with this learning rate.
+    """
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -33,7 +37,7 @@ class Multiplication(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the products."""
-        return x * self.factor
+        return nn.functional.pad(x, (0, 1), value=1.0) * self.factor
 
 
 class FittedLayer(nn.Module):

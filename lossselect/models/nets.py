@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lossselect.exceptions import ConfigError, OptionTypeError
+from lossselect.exceptions import ConfigError, LossSelectError, OptionTypeError
 from lossselect.utils.checks import check_float, check_int, check_options, first_line, lookup, split_name
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ def mlp(
 ) -> nn.Sequential:
     """Return a multilayer perceptron with ReLU and dropout: (N, num_features) -> (N, num_outputs) logits.
 
-    `hidden` lists the widths of the hidden layers. Dropout rates are in [0, 1]. Features are clipped to
+    `hidden` lists the widths of the hidden layers. Dropout rates are in [0, 1). Features are clipped to
     [-clip, clip], which bounds the influence of outliers; None does not clip. `encoding` adds an encoding of
     the features `columns`, or of all of them if None: "ple" or "periodic".
     """
     from torch import nn
 
-    check_float("dropout", dropout, 0, 1)
-    check_float("input_dropout", input_dropout, 0, 1)
+    check_dropout("dropout", dropout)
+    check_dropout("input_dropout", input_dropout)
     layers: list[nn.Module] = []
     if clip is not None:
         if check_float("clip", clip, 0) == 0:
@@ -63,19 +63,23 @@ def linear(
 ) -> nn.Module:
     """Return logistic regression: (N, num_features) -> (N, num_outputs) logits.
 
-    Its features are multiplied by 10, which multiplies the learning rate of the weights by 10: a single layer
-    needs more steps than other nets with their learning rate. Weights start at 0. `encoding` and `columns`
-    are those of `mlp`; with "ple" the logits are piecewise linear in each feature.
+    Its inputs are multiplied by 10, which multiplies its learning rate by 10: with that of other nets, a
+    single layer needs more steps than they do. Weights start at 0. `encoding` and `columns` are those of
+    `mlp`; with "ple" the logits are piecewise linear in each feature.
     """
     from torch import nn
 
-    from lossselect.models.encodings import InputLayer, Multiplication
+    from lossselect.models.encodings import Amplification, InputLayer
 
-    first = InputLayer(num_features, nn.Identity, encoding, columns)
-    head = nn.Linear(first.width, task.num_outputs)
+    layers: list[nn.Module] = [Amplification(10)]
+    width = num_features
+    if encoding != "none":
+        first = InputLayer(num_features, nn.Identity, encoding, columns)
+        layers, width = [first, *layers], first.width
+    head = nn.Linear(width + 1, task.num_outputs)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    return nn.Sequential(first, Multiplication(10), head)
+    return nn.Sequential(*layers, head)
 
 
 def tabm(
@@ -101,7 +105,7 @@ def tabm(
     from lossselect.models.encodings import InputLayer, RobustScaling
     from lossselect.models.tabm import TabM
 
-    check_float("dropout", dropout, 0, 1)
+    check_dropout("dropout", dropout)
     check_int("num_members", num_members, 1)
     base = lookup({"robust": RobustScaling, "none": nn.Identity}, scaling, "scaling")
     first = InputLayer(num_features, base, encoding, columns, features)
@@ -130,6 +134,12 @@ def ensemble(
             raise ConfigError(f"nets.{name} must be a mapping with the name of a single net, got {spec!r}.")
         built[name] = make_net({**spec, "num_features": num_features}, task)
     return Ensemble(built, task)
+
+
+def check_dropout(name: str, rate: float) -> None:
+    """Raise a ConfigError unless a dropout rate is in [0, 1)."""
+    if check_float(name, rate, 0, 1) == 1:
+        raise ConfigError(f"{name}=1 sets all units to 0, and nothing is learned. Set it below 1.")
 
 
 def _check_widths(hidden: Sequence[int]) -> list[int]:
@@ -175,11 +185,13 @@ def make_net(spec: Mapping[str, Any], task: Task) -> nn.Module:
     Example:
         >>> from lossselect import Multiclass
         >>> make_net({"name": "linear", "num_features": 8}, Multiclass(3))[-1]
-        Linear(in_features=8, out_features=3, bias=True)
+        Linear(in_features=9, out_features=3, bias=True)
     """
     options = net_options(spec)
     try:
         return NETS[spec["name"]](task=task, **options)
+    except LossSelectError:
+        raise
     except (RuntimeError, TypeError, ValueError) as error:
         shown = {key: value for key, value in options.items() if key != "num_features"}
         raise ConfigError(

@@ -225,6 +225,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         from lossselect.tasks.registry import TASKS
 
         lookup({"auto": None, **TASKS}, self.task, "task")
+        if isinstance(self.max_epochs, str) and self.max_epochs != "auto":
+            raise OptionTypeError(f"max_epochs must be auto or an integer >= 1, got {self.max_epochs!r}.")
         if self.max_epochs != "auto":
             check_int("max_epochs", self.max_epochs, 1)
         if self.time_limit is not None:

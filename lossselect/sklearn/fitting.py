@@ -196,6 +196,8 @@ def make_net(net: Any, splits: "Splits", task: "Task") -> "nn.Module | dict[str,
         )
     spec = {"name": net} if isinstance(net, str) else net
     if isinstance(spec, Mapping):
+        if derived := {"num_features", "columns", "features"} & {*spec}:
+            raise ConfigError(f"net cannot have {min(derived)}, which follows from X. Remove it.")
         check_spec(spec)
         return resolve_net(spec, task, splits, is_single=False)[0]
     if not callable(net):

@@ -52,6 +52,7 @@ WARNINGS = {
     "index_column": "a feature column that numbers the rows, or identifies them by an integer",
     "schedule_in_steps": "an epoch-wise learning rate schedule that seems to count optimizer steps",
     "several_labels": "cells that seem to contain several labels",
+    "short_time_limit": "a time limit that ends training within the first epoch",
     "similar_labels": "labels that differ only in case or number format",
     "skipped_step": "optimizer steps skipped by on_nonfinite=skip",
     "split_brackets": "a delimiter that splits text in brackets",

@@ -157,3 +157,29 @@ def test_a_time_limit_reduces_the_number_of_epochs(tmp_path, capsys):
 def test_the_title_of_the_results(command, setting, title):
     _, out, _ = command("task=binary", setting, "trainer.max_epochs=1", "report=false", "hydra.run.dir=run")
     assert title in out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["model=mlp", "model.encoding=ple"],
+            "encoding=ple has no effect: no feature has more than two values",
+        ),
+        (["model.nets=[mlp,tabm_ple]"], "The net tabm_ple has no effect"),
+        (["model=mlp", "model.dropout=1"], "dropout=1 sets all units to 0"),
+        (["model=mlp", "model.encoding=plee"], "Did you mean 'ple'?"),
+        (["model.nets=[linear]"], "To train it alone, set model=linear."),
+    ],
+    ids=str,
+)
+def test_mistakes_leave_no_folder(settings, message, tmp_path, command):
+    rows = "".join(f"{i % 2},{i // 2 % 2},{'yes' if i % 3 else 'no'}\n" for i in range(60))
+    (tmp_path / "t.csv").write_text("a,b,y\n" + rows)
+    code, _, err = command(
+        "task=binary", "data=table", "data.path=t.csv", "data.target=y", *settings,
+        "ignore_warnings=[duplicate_rows]",
+    )  # fmt: skip
+    assert code == 1
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]

@@ -37,7 +37,7 @@ def test_every_net_supports_every_encoding(name, encoding, columns):
 def test_an_encoding_adds_its_outputs_to_the_features():
     net = make_net({"name": "linear", "num_features": 3, "encoding": "ple", "columns": [1]}, ls.Multiclass(2))
     (head,) = (layer for layer in net.modules() if isinstance(layer, nn.Linear))
-    assert head.in_features == 3 + 12
+    assert head.in_features == 3 + 12 + 1  # and a constant
 
 
 @pytest.mark.parametrize(

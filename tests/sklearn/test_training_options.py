@@ -11,7 +11,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from scipy.sparse import csr_array
 from sklearn.base import clone
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, load_wine
+from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -197,6 +198,9 @@ def test_a_grid_over_optimizers():
             "learning_rate=0.1 has no effect, because optimizer is set. Set lr in optimizer",
         ),
         ({"optimizer": "SGD", "weight_decay": 0}, ValueError, "weight_decay=0 has no effect"),
+        ({"max_epochs": "aut"}, TypeError, "max_epochs must be auto or an integer >= 1, got 'aut'"),
+        ({"net": {"name": "mlp", "num_features": 99}}, ValueError, "num_features, which follows from X"),
+        ({"net": {"name": "mlp", "dropout": 1}}, ValueError, "dropout=1 sets all units to 0"),
         ({"scheduler": "cosin"}, ValueError, "Unknown scheduler 'cosin'"),
         ({"callbacks": EarlyStopping("val/loss")}, TypeError, "callbacks must be a list of Lightning's"),
         ({"callbacks": [EarlyStopping]}, TypeError, "callbacks must be a list of Lightning's callbacks"),
@@ -231,6 +235,14 @@ def test_several_nets_by_default():
     assert equal.module_.net.weights.tolist() == pytest.approx([1 / 4] * 4)
     single = TaskClassifier(net={"name": "auto", "nets": ["tabm"]}, max_epochs=1, random_state=0).fit(x, y)
     assert type(single.module_.net).__name__ == "TabM"
+
+
+@pytest.mark.parametrize(("load", "log_loss"), [(load_iris, 0.2), (load_wine, 0.15)])
+def test_a_linear_net_is_trained_long_enough(load, log_loss):
+    """With fewer steps, or a lower learning rate of the bias, it stays at 0.3 on iris."""
+    x, y = load(return_X_y=True)
+    model = TaskClassifier(net="linear", random_state=0).fit(x, y)
+    assert sklearn_log_loss(y, model.predict_proba(x)) < log_loss
 
 
 def test_a_time_limit():

@@ -212,7 +212,7 @@ class TestErrors:
                 ValueError,
                 "Net 'mlp' has no option 'depth'",
             ),
-            ({"net": {"name": "mlp", "num_features": 8, "dropout": 2}}, ValueError, "cannot be built"),
+            ({"net": {"name": "mlp", "num_features": 8, "dropout": 2}}, ValueError, "dropout must be"),
             ({"task": "binary"}, TypeError, "call lossselect.make_task"),
         ],
     )

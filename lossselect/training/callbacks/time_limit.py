@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from lossselect.utils.checks import check_positive
+from lossselect.utils.warnings import warn
 
 CHECK_BATCHES = 16
 """Number of batches after which several processes compare their times."""
@@ -51,6 +52,12 @@ class TimeLimit(Callback):
             return
         if trainer.strategy.broadcast(self._elapsed() > self.seconds):
             trainer.should_stop = True
+            if trainer.current_epoch == 0 and not trainer.is_last_batch:
+                warn(
+                    "short_time_limit",
+                    f"time_limit={self.seconds:g} ended training within the first epoch, after "
+                    f"{trainer.global_step} steps. Increase it.",
+                )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._count += 1

@@ -57,7 +57,9 @@ def test_enough_time_changes_nothing(module):
 
 
 def test_training_stops_within_the_first_epoch(module):
-    trainer = fit(module, TimeLimit(1.5))
+    message = r"within the first epoch, after 2 steps.*\[short_time_limit\]"
+    with pytest.warns(ls.LossSelectWarning, match=message):
+        trainer = fit(module, TimeLimit(1.5))
     assert trainer.global_step == 2
 
 
