@@ -25,7 +25,7 @@ STRUCTURE = {
 
 @dataclass
 class RunRecord:
-    """What a run reports about itself.
+    """The start, the duration and the result of a run.
 
     Args:
         started: The date and time, in UTC and ISO 8601.

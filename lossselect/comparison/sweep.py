@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from lossselect.reporting.plan import make_table
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.checks import shorten
 from lossselect.utils.terminal import print_safely, sanitize
+
+MAX_DIGITS = 8
+"""Length up to which numbers among the settings are printed as they are."""
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -75,12 +79,19 @@ def _make_table(table: Table, metrics: Sequence[str]) -> "RichTable":
         cells = [
             "*" if row.is_best else "",
             counts if has_seeds else row.runs[0].name,
-            *row.settings.values(),
+            *map(_shorten_number, row.settings.values()),
             *(_format(row.metrics.get(name)) for name in metrics),
             "" if math.isnan(row.seconds.mean) else f"{row.seconds.mean:.1f}",
         ]
         shown.add_row(*map(sanitize, cells))
     return shown
+
+
+def _shorten_number(text: str) -> str:
+    """Return a long number, such as one drawn by a search, with four digits, and other text unchanged."""
+    with suppress(ValueError):
+        return text if len(text) <= MAX_DIGITS else f"{float(text):.4g}"
+    return text
 
 
 def _format(mean: Mean | None) -> str:

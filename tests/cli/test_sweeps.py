@@ -149,5 +149,5 @@ def test_an_interrupted_run_records_why(command, monkeypatch):
     code, *_ = command("task=binary", "hydra.run.dir=run", "model=linear", *SHORT)
     assert code == 130
     record = json.loads(Path("run/run.json").read_text())
-    assert record["error"].startswith("Interrupted after 4 steps")
+    assert record["error"].startswith("Interrupted after 14 steps")
     assert record["fit_seconds"] > 0

@@ -17,7 +17,7 @@ RECORD = {
 
 
 def write_run(folder, *words, metrics=None, predictions="", per_class="", data=None, **record):
-    """Write a run folder with the settings `words`, such as "seed=1"; without metrics it has none."""
+    """Write a run folder with the settings `words`, such as "seed=1"; without metrics it has not finished."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*words]))
     config = {"seed": 0, "task": {"name": "binary"}, "optimizer": {"lr": 0.002, "name": "AdamW"}}
