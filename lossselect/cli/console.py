@@ -65,7 +65,15 @@ def run_command(command: Command) -> None:
         _make_parser(command).print_help()
     else:
         with print_errors_in_one_line(arguments), print_warnings_in_one_line(""):
-            command.run(**parse_arguments(command, arguments))
+            settings = parse_arguments(command, arguments)
+            announce(settings.get("checkpoint", ""), settings.get("input", ""))
+            command.run(**settings)
+
+
+def announce(*names: str) -> None:
+    """Print on a terminal what is read next, as the first results take seconds."""
+    if sys.stdout.isatty() and any(names):
+        print_safely(f"Reading {', '.join(name for name in names if name)} ...", flush=True)
 
 
 def _make_parser(command: Command) -> ArgumentParser:

@@ -17,10 +17,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lossselect.cli.arguments import choose_net, order_arguments
+from lossselect.cli.arguments import choose_net, find_value, order_arguments
 from lossselect.cli.console import (
     REWORDS_ERRORS,
     TRACEBACKS,
+    announce,
     describe_error,
     is_first_process,
     print_errors_in_one_line,
@@ -130,6 +131,8 @@ def main() -> None:
         if CHECK not in sys.argv:
             sys.argv.append(CHECK)
         trust(sys.argv[1:])
+        if not {"explain=json", "--cfg", "-c"} & {*sys.argv[1:]}:
+            announce(find_value("data.path", sys.argv[1:]) or "the data")
         try:
             run()
         finally:

@@ -62,6 +62,7 @@ def figure_to_svg(figure: Figure, name: str, png: Path | None = None) -> str:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         if png is not None:
+            figure.set_layout_engine("none")  # the layout stays, and computing it takes as long as drawing
             figure.savefig(png, dpi=130, facecolor="white")
     return escape_controls(svg.getvalue())  # XML cannot contain control characters
 
