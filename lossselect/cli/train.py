@@ -101,6 +101,8 @@ def main() -> None:
     prepare_streams()
     name = Path(sys.argv[0]).name
     command = f"python {name}" if name.endswith(".py") else name
+    if name in ("__main__.py", "lossselect"):
+        command = "lossselect train"
     if {"-h", "--help"} & set(sys.argv[1:]):
         _print_help(command)
         return
