@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lossselect.cli.console import print_errors_in_one_line, print_warnings_in_one_line
 from lossselect.exceptions import ConfigError
 from lossselect.utils.atomic_write import atomic_write, check_output
+from lossselect.utils.checks import shorten
 from lossselect.utils.terminal import escape_controls_in_json, print_safely, sanitize
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def main() -> None:
         parser.print_help()
         return
     # other commands write settings as KEY=VALUE
-    arguments = [re.sub("^json=true$", "--json", word) for word in arguments]
+    arguments = [re.sub("^json=true$", "--json", word) for word in arguments if word != "json=false"]
     arguments = [re.sub("^output=", "--output=", word) for word in arguments]
     with print_errors_in_one_line(arguments), print_warnings_in_one_line(""):
         options, others = parser.parse_known_args(arguments)
@@ -94,6 +95,8 @@ def print_comparison(comparison: "Comparison") -> None:
     from lossselect.reporting.plan import print_table
 
     print_runs(comparison.table)
+    for error, failed in comparison.table.errors().items():
+        print_safely(f"{shorten(failed)}: {error}")
     if comparison.intervals:
         names = [*dict.fromkeys(name for values in comparison.intervals.values() for name in values)]
         rows = [

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lossselect.cli.arguments import find_value, guess
 from lossselect.cli.console import is_first_process, print_errors_in_one_line
+from lossselect.comparison.runs import list_runs
 from lossselect.exceptions import ConfigError
 from lossselect.models.auto import check_encoding
 from lossselect.run.build import build_metrics, load_data
@@ -39,8 +40,8 @@ from lossselect.utils.warnings import ignore_warnings
 class CheckBeforeRun(Callback):
     """Checks configs before Hydra creates a folder, so that an invalid config writes nothing."""
 
-    sweep: ClassVar[Path | None] = None
-    """The folder of the sweep that this process has started."""
+    sweep: ClassVar[tuple[Path, dict[Path, int]] | None] = None
+    """The folder of the sweep that this process has started, and the runs that were in it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run's config, then lock the run folder; with explain or check_only print and exit."""
@@ -90,7 +91,8 @@ class CheckBeforeRun(Callback):
                     dry_run(job)
             if dry == {True}:  # before Hydra creates the jobs' folders
                 sys.exit(0)
-            CheckBeforeRun.sweep = Path(config.hydra.sweep.dir).absolute()
+            folder = Path(config.hydra.sweep.dir).absolute()
+            CheckBeforeRun.sweep = folder, list_runs(folder)
 
 
 def _split_jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:

@@ -147,11 +147,11 @@ def _summarise_sweep() -> None:
     """Print and write the table of the runs of a sweep, also if one of them failed."""
     from lossselect.cli.precheck import CheckBeforeRun
 
-    folder, CheckBeforeRun.sweep = CheckBeforeRun.sweep, None
-    if folder is not None and is_first_process():
+    sweep, CheckBeforeRun.sweep = CheckBeforeRun.sweep, None
+    if sweep is not None and is_first_process():
         from lossselect.comparison.sweep import summarise
 
-        summarise(folder)
+        summarise(*sweep)
 
 
 def _print_help(command: str) -> None:

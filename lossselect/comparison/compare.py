@@ -1,7 +1,7 @@
 """A comparison of runs: metrics with intervals, differences on common test rows, and classes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +14,9 @@ from lossselect.comparison.runs import UNREADABLE, Run
 from lossselect.comparison.statistics import Difference, Interval, differences, intervals
 from lossselect.comparison.table import Table, make_tables
 from lossselect.exceptions import DataError
+
+TOLERANCE = 1e-3
+"""Maximum difference of a metric from metrics.json."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Comparison:
         return [run for row in self.table.rows for run in row.runs]
 
     @cached_property
-    def classes(self) -> dict[str, list[Any]]:
-        """The F1 of each class, a column per run; empty if no run has a table of classes."""
+    def classes(self) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The header and the rows of a table with the F1 of each class by run; without rows if unknown."""
         columns: dict[str, dict[str, float]] = {}
         for run in self.runs:
             with suppress(*UNREADABLE, pl.exceptions.PolarsError):
@@ -50,12 +53,8 @@ class Comparison:
                 names, values = table["class"].to_list(), table["f1"].cast(pl.Float64).to_list()
                 columns[run.name] = dict(zip(names, values, strict=True))
         names = [*dict.fromkeys(name for column in columns.values() for name in column)]
-        if not names:
-            return {}
-        return {
-            "class": names,
-            **{run: [column.get(name) for name in names] for run, column in columns.items()},
-        }
+        rows = [(name, *(column.get(name) for column in columns.values())) for name in names]
+        return ["class", *columns], rows
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as --json prints them; NaN becomes None."""
@@ -100,6 +99,17 @@ def compare(runs: Sequence[Run]) -> list[Comparison]:
     return [_compare(table) for table in make_tables(runs)]
 
 
+def _check_values(found: Mapping[str, Interval], run: Run) -> None:
+    """Raise a DataError if metrics.json differs, as when predictions.csv does not show missing labels."""
+    for name, interval in found.items():
+        expected = run.metrics.get(f"test/{name}")
+        if expected is not None and not abs(interval.value - expected) < TOLERANCE:
+            raise DataError(
+                f"{name} is {interval.value:.3f} by predictions.csv, but {expected:.3f} by metrics.json, for "
+                "example because predictions.csv does not show which labels are missing"
+            )
+
+
 def _compare(table: Table) -> Comparison:
     runs = [run for row in table.rows for run in row.runs]
     best = [run for row in table.rows if row.is_best for run in row.runs if not run.error]
@@ -111,8 +121,10 @@ def _compare(table: Table) -> Comparison:
             reasons[f"the data are {text}"] = [run.name for run in runs if run.data == text]
     for run in finished:
         try:
-            comparison.predictions[run.name] = read_predictions(run.folder)
-            comparison.intervals[run.name] = intervals(comparison.predictions[run.name])
+            predictions = read_predictions(run.folder)
+            found = intervals(predictions)
+            _check_values(found, run)
+            comparison.predictions[run.name], comparison.intervals[run.name] = predictions, found
         except DataError as error:
             reasons.setdefault(f"no intervals: {error}", []).append(run.name)
     reference = comparison.predictions.get(comparison.reference.name)

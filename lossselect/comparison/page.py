@@ -53,13 +53,13 @@ def _make_part(comparison: Comparison, name: str) -> dict[str, Any]:
         for run, (rows, metrics) in comparison.differences.items()
         for metric, value in metrics.items()
     ]
-    classes = comparison.classes
+    header, rows = comparison.classes
     return {
         **_table_of(comparison.table),
         "reference": comparison.reference.name,
         "intervals": values,
         "differences": differing,
-        "classes": [[*classes], [*zip(*classes.values(), strict=True)]] if classes else (),
+        "classes": (header, rows) if rows else (),
         "pictures": _draw(comparison, name),
         "notes": comparison.notes,
     }

@@ -1,13 +1,15 @@
 """The predictions of a run on its test rows, read from predictions.csv."""
 
+import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from lossselect.exceptions import DataError
+from lossselect.reporting.formulas import escape_formula
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Predictions:
         truth: 1 or 0; NaN where the label is missing.
         predicted: 1 or 0; NaN where there is no prediction.
         probabilities: The probabilities.
-        exclusive: Whether each row has exactly one class.
+        several: Whether a row may have several labels; otherwise it has one of two or more classes.
     """
 
     rows: np.ndarray
@@ -28,12 +30,18 @@ class Predictions:
     truth: np.ndarray
     predicted: np.ndarray
     probabilities: np.ndarray
-    exclusive: bool
+    several: bool
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether exactly one output is true in each row."""
+        return not self.several and len(self.names) > 1
 
     def select(self, places: np.ndarray) -> "Predictions":
         """Return the rows at some places."""
-        parts = (self.truth[places], self.predicted[places], self.probabilities[places])
-        return Predictions(self.rows[places], self.names, *parts, self.exclusive)
+        parts = (self.rows, self.truth, self.predicted, self.probabilities)
+        rows, truth, predicted, probabilities = (part[places] for part in parts)
+        return replace(self, rows=rows, truth=truth, predicted=predicted, probabilities=probabilities)
 
 
 def read_predictions(folder: Path) -> Predictions:
@@ -47,56 +55,71 @@ def read_predictions(folder: Path) -> Predictions:
         raise DataError(f"{folder} has no predictions.csv")
     try:
         table = pl.read_csv(path, infer_schema=False)
-    except pl.exceptions.PolarsError:
+        with path.open(encoding="utf-8", newline="") as file:
+            table.columns = next(csv.reader(file))  # Polars keeps doubled quotation marks in names
+    except (pl.exceptions.PolarsError, ValueError, StopIteration):
         raise DataError(f"{path} is damaged") from None
-    columns = [name for name in table.columns if name.lstrip("'").startswith("p_")]
-    if not {"row", "target", "prediction"} <= {*table.columns} or not columns:
+    columns = [name for name in table.columns if name.startswith("p_")]
+    if not {"row", "target", "prediction"} <= {*table.columns} or not columns or not len(table):
         raise DataError(f"{path} has no labels of the test rows")
     if "top_1" in table.columns:
         raise DataError(f"{path} has only the most probable classes")
-    names = tuple(name.lstrip("'").removeprefix("p_") for name in columns)
+    names = tuple(name.removeprefix("p_") for name in columns)
+    truth, predicted = (_read_lists(table[name], names) for name in ("target", "prediction"))
     try:
         rows = table["row"].cast(pl.Int64).to_numpy()
         probabilities = table.select(pl.col(columns).cast(pl.Float64)).to_numpy()
-        truth, predicted = (_to_matrix(table[name], names) for name in ("target", "prediction"))
-    except (pl.exceptions.PolarsError, ValueError, TypeError):
+    except pl.exceptions.PolarsError:
         raise DataError(f"{path} is damaged") from None
-    exclusive = len(names) > 1 and not _has_lists(table["target"])
-    return Predictions(rows, names, truth, predicted, probabilities, exclusive)
+    if truth is not None and predicted is not None:
+        return Predictions(rows, names, truth, predicted, probabilities, several=True)
+    truth, predicted = (_read_names(table[name], names) for name in ("target", "prediction"))
+    return Predictions(rows, names, truth, predicted, probabilities, several=False)
 
 
-def _has_lists(cells: pl.Series) -> bool:
-    return bool(cells.drop_nulls().str.starts_with("[").all())
-
-
-def _to_matrix(cells: pl.Series, names: tuple[str, ...]) -> np.ndarray:
-    """Return names, or JSON lists of names, as columns of 0 and 1, with NaN for empty cells."""
-    known = cells.is_not_null().to_numpy()
-    matrix = np.zeros((len(cells), len(names)))
+def _read_lists(cells: pl.Series, names: tuple[str, ...]) -> np.ndarray | None:
+    """Return JSON lists of names as columns of 0 and 1, NaN for empty cells; None if cells are no lists."""
     places = {name: place for place, name in enumerate(names)}
-    if len(names) > 1 and _has_lists(cells):
-        for row, text in enumerate(cells):
-            for name in json.loads(text) if text is not None else ():
-                matrix[row, places[name]] = 1
-    else:
-        for name, place in places.items():
-            matrix[:, place] = (cells.str.strip_prefix("'") == name).fill_null(False).to_numpy()
-    matrix[~known] = np.nan
+    matrix = np.zeros((len(cells), len(names)))
+    for row, text in enumerate(cells):
+        if text is None:
+            matrix[row] = np.nan
+            continue
+        try:
+            matrix[row, [places[name] for name in json.loads(text)]] = 1
+        except (ValueError, TypeError, KeyError):
+            return None
+    return matrix
+
+
+def _read_names(cells: pl.Series, names: tuple[str, ...]) -> np.ndarray:
+    """Return the cells that are equal to each name as columns of 0 and 1, NaN for empty cells."""
+    written = escape_formula({"name": names})["name"]
+    matrix = np.stack([(cells == name).fill_null(False).to_numpy() for name in written], 1).astype(float)
+    matrix[cells.is_null().to_numpy()] = np.nan
     return matrix
 
 
 def shared_rows(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
     """Return the predictions of both on the rows that both have, with the same labels.
 
+    What one has not predicted is left out of both.
+
     Raises:
-        DataError: the outputs, or the labels of a row, differ, or there are no common rows.
+        DataError: the outputs, or the labels of a row, differ, or there are no common rows with labels.
     """
     if first.names != second.names:
         raise DataError("the classes differ")
-    common, left, right = np.intersect1d(first.rows, second.rows, return_indices=True)
-    if not len(common):
+    _, left, right = np.intersect1d(first.rows, second.rows, return_indices=True)
+    first, second = first.select(left), second.select(right)
+    labelled = ~np.isnan(first.truth).all(1)
+    if not labelled.any():
         raise DataError("there are no common test rows")
-    selected = first.select(left), second.select(right)
-    if not np.array_equal(selected[0].truth, selected[1].truth, equal_nan=True):
+    if not np.array_equal(first.truth, second.truth, equal_nan=True):
         raise DataError("the labels of the common test rows differ")
-    return selected
+    first, second = first.select(labelled), second.select(labelled)
+    missing = np.isnan(first.predicted) | np.isnan(second.predicted)
+    first, second = (
+        replace(part, predicted=np.where(missing, np.nan, part.predicted)) for part in (first, second)
+    )
+    return first, second

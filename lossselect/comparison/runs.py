@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from lossselect.comparison.record import NAME as RECORD
 from lossselect.comparison.record import RunRecord, read_record
 from lossselect.exceptions import ConfigError, FileMissingError
 
@@ -81,16 +82,37 @@ class Run:
             return f"{content['name']} ({rows})"
         return ""
 
+    @cached_property
+    def config(self) -> dict[str, str]:
+        """All settings that can change the result, except the seed, by name: "optimizer.lr"."""
+        with suppress(*UNREADABLE):
+            return dict(_flatten(OmegaConf.to_container(self._config, resolve=False)))
+        return {}
+
+    @property
+    def loss(self) -> dict[str, str]:
+        """The settings of the loss."""
+        return {key: value for key, value in self.config.items() if key.partition(".")[0] == "loss"}
+
     def setting(self, key: str) -> str:
-        """Return the value of a setting, as it was typed if it was, and "" if the run has no such setting."""
-        if key in self.overrides:
-            return self.overrides[key]
+        """Return the name of the chosen variant or the value of a setting; "" if the run has no such one."""
         if (chosen := self._choices.get(key)) is not None:
             return str(chosen)
         value: Any = None
         with suppress(*UNREADABLE):
             value = OmegaConf.select(self._config, key)
-        return "" if value is None else str(value)
+        return self.overrides.get(key, "") if value is None else str(value)
+
+
+def _flatten(values: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the names and values of settings."""
+    for key, value in values.items():
+        if not place and key in NOT_COMPARED:
+            continue
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", str(value)
 
 
 def _load(path: Path) -> DictConfig:
@@ -149,19 +171,34 @@ def find_runs(path: Path) -> list[Path]:
         )
     if _is_run(path):
         return [path]
-    # not in the folders of runs, which may contain those of earlier runs
-    found = [file.parent.parent for file in path.rglob(str(OVERRIDES))]
-    outer = [run for run in found if not any(parent in found for parent in run.parents)]
-    if not outer:
-        raise ConfigError(
-            f"{path} is not a run folder and contains none: there is no {OVERRIDES}. Give a run folder or "
-            "that of a sweep."
-        )
+    if found := runs_below(path):
+        return found
+    raise ConfigError(
+        f"{path} is not a run folder and contains none: there is no {OVERRIDES}. Give a run folder or that "
+        "of a sweep."
+    )
+
+
+def runs_below(path: Path) -> list[Path]:
+    """Return the run folders in a folder, except those within a run, which contain earlier results."""
+    found = {file.parent.parent for file in path.rglob(str(OVERRIDES))}
+    found |= {file.parent for file in path.rglob(RECORD)} - {path}  # with hydra.output_subdir=null
+    found |= {link for link in path.iterdir() if link.is_symlink() and link.is_dir() and _is_run(link)}
+    outer = [run for run in found if run != path and not found & {*run.parents} - {path}]
     return sorted(outer, key=lambda run: _natural(run.relative_to(path).as_posix()))
 
 
+def list_runs(path: Path) -> dict[Path, int]:
+    """Return the run folders in a folder, and when each was started, as the time of its files in ns."""
+    times = {}
+    for run in runs_below(path) if path.is_dir() else ():
+        files = [run / name for name in (OVERRIDES, RECORD) if (run / name).is_file()]
+        times[run] = max((file.stat().st_mtime_ns for file in files), default=0)
+    return times
+
+
 def _is_run(folder: Path) -> bool:
-    return (folder / OVERRIDES).is_file() or (folder / "metrics.json").is_file()
+    return any((folder / name).is_file() for name in (OVERRIDES, RECORD, "metrics.json"))
 
 
 def _natural(text: str) -> list[Any]:

@@ -45,12 +45,12 @@ class RowSums(NamedTuple):
         columns: The numbers of labels and of correct ones, the log loss, and unless there are very many
             outputs the true positives and the errors of each.
         has_f1: Whether the latter are there.
-        exclusive: Whether each row has one class, or there are two classes.
+        several: Whether a row may have several labels.
     """
 
     columns: np.ndarray
     has_f1: bool
-    exclusive: bool
+    several: bool
 
     def metrics(self, sums: np.ndarray) -> dict[str, np.ndarray]:
         """Return metrics from sums (..., M)."""
@@ -63,7 +63,7 @@ class RowSums(NamedTuple):
                 f1 = 2 * hits / (2 * hits + wrong)
                 has_rows = 2 * hits + wrong > 0
                 metrics["f1_macro"] = np.where(has_rows, f1, 0).sum(-1) / has_rows.sum(-1)
-                if not self.exclusive:  # otherwise it is the accuracy
+                if self.several:  # otherwise it is the accuracy
                     metrics["f1_micro"] = 2 * hits.sum(-1) / (2 * hits.sum(-1) + wrong.sum(-1))
             return {**metrics, "log_loss": loss / known}
 
@@ -71,7 +71,7 @@ class RowSums(NamedTuple):
 def row_sums(predictions: Predictions) -> RowSums:
     """Return the columns that determine accuracy, F1 and log loss.
 
-    With one output, F1 is that of both classes. Labels and rows that are missing or have no prediction are
+    With two classes, F1 is that of both. Labels and rows that are missing or have no prediction are
     left out.
     """
     truth, predicted, p = predictions.truth, predictions.predicted, predictions.probabilities
@@ -79,23 +79,22 @@ def row_sums(predictions: Predictions) -> RowSums:
     if predictions.exclusive:
         known = np.repeat(known.all(1, keepdims=True), truth.shape[1], axis=1)
     truth, predicted, p = (np.where(known, values, 0) for values in (truth, predicted, p))
-    p_true = np.where(truth == 1, p, 0 if predictions.exclusive else 1 - p)
+    log = np.log(np.maximum(np.where(truth == 1, p, 1 - p), MIN_PROBABILITY))
     if predictions.exclusive:
-        loss = -np.log(np.maximum(p_true.sum(1), MIN_PROBABILITY)) * known[:, 0]
         labels, correct = known[:, 0], (truth == predicted).all(1) & known[:, 0]
+        loss = -(log * (truth == 1)).sum(1)
     else:
-        loss = (-np.log(np.maximum(p_true, MIN_PROBABILITY)) * known).sum(1)
         labels, correct = known.sum(1), ((truth == predicted) & known).sum(1)
+        loss = -(log * known).sum(1)
     totals = np.stack([labels, correct, loss], 1).astype(float)
     if truth.shape[1] > MAX_CLASSES:
-        return RowSums(totals, False, predictions.exclusive)
-    is_binary = truth.shape[1] == 1
-    if is_binary:  # F1 is that of both classes
+        return RowSums(totals, False, predictions.several)
+    if truth.shape[1] == 1 and not predictions.several:  # F1 is that of both classes
         truth, predicted = np.hstack([truth, 1 - truth]), np.hstack([predicted, 1 - predicted])
         known = np.repeat(known, 2, axis=1)
     hits = (truth == 1) & (predicted == 1) & known
     wrong = (truth != predicted) & known  # false positives and false negatives
-    return RowSums(np.hstack([totals, hits, wrong]), True, predictions.exclusive or is_binary)
+    return RowSums(np.hstack([totals, hits, wrong]), True, predictions.several)
 
 
 def _blocks(rows: int) -> list[int]:

@@ -1,7 +1,7 @@
 """The summary of a sweep: a table on the console, summary.csv and summary.html in the sweep's folder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from lossselect.comparison.page import sweep_page
-from lossselect.comparison.runs import OVERRIDES, find_runs, read_run, read_runs
+from lossselect.comparison.runs import list_runs, read_run, read_runs
 from lossselect.comparison.table import Mean, Table, make_tables
-from lossselect.exceptions import ConfigError, FileMissingError
 from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.plan import make_table
 from lossselect.utils.atomic_write import atomic_write
-from lossselect.utils.checks import shorten
 from lossselect.utils.terminal import print_safely, sanitize
 
 MAX_DIGITS = 8
@@ -25,13 +23,15 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 
-def summarise(folder: Path) -> None:
-    """Print a table of the runs of the sweep that has just ended, and write summary.csv and summary.html."""
-    try:
-        found = find_runs(folder)
-    except (ConfigError, FileMissingError):  # no job has started
+def summarise(folder: Path, before: Mapping[Path, int]) -> None:
+    """Print a table of the runs of the sweep that has just ended, and write summary.csv and summary.html.
+
+    `before` are the results of `list_runs` before the sweep.
+    """
+    found = list_runs(folder)
+    runs = [run for run, time in found.items() if before.get(run) != time]
+    if not runs:  # no job has started
         return
-    runs = [run for run in found if _is_new(run, folder)]
     if earlier := len(found) - len(runs):
         print_safely(f"Runs of an earlier sweep in {folder} are left out: {earlier}.")
     tables = make_tables(read_runs(runs))
@@ -46,14 +46,8 @@ def summarise(folder: Path) -> None:
     print_safely(f"Saved in {folder}: summary.csv, summary.html")
 
 
-def _is_new(run: Path, sweep: Path) -> bool:
-    """Return whether Hydra has written the settings of a run after those of the sweep."""
-    start = sweep / "multirun.yaml"
-    return not start.is_file() or (run / OVERRIDES).stat().st_mtime_ns >= start.stat().st_mtime_ns
-
-
 def print_runs(table: Table) -> None:
-    """Print the rows of a table, with the best one marked by a star, and the errors below it."""
+    """Print the rows of a table, with the best one marked by a star."""
     from rich.console import Console
 
     # as many metrics as fit, as in narrow columns numbers would be broken
@@ -62,11 +56,9 @@ def print_runs(table: Table) -> None:
     fits = (shown for shown in tables if wide.measure(shown).maximum <= console.width)
     console.print(next(fits, _make_table(table, table.metrics[:1])))
     if any(row.is_best for row in table.rows):
-        print_safely(f"* is the best one by {table.metric}{f' ({table.note})' * bool(table.note)}.")
+        print_safely(f"* marks the best by {table.metric}{f' ({table.note})' * bool(table.note)}.")
     elif table.note:
         print_safely(f"{table.note[0].upper()}{table.note[1:]}.")
-    for error, runs in table.errors().items():
-        print_safely(f"{shorten(runs)}: {error}")
 
 
 def _make_table(table: Table, metrics: Sequence[str]) -> "RichTable":

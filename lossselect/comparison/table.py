@@ -1,6 +1,7 @@
 """A table of runs: one row per choice of settings, with means over the seeds."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -52,11 +53,6 @@ class Row:
     seconds: Mean
     is_best: bool = False
 
-    @property
-    def name(self) -> str:
-        """The names of the runs: the first and the last one."""
-        return self.runs[0].name if len(self.runs) == 1 else f"{self.runs[0].name} ... {self.runs[-1].name}"
-
 
 @dataclass(frozen=True)
 class Table:
@@ -84,7 +80,7 @@ class Table:
         names = [f"{split}/{name}" for name in SHOWN if f"{split}/{name}" in known]
         both = [f"{split}/accuracy", f"{split}/f1_micro"]
         if {*both} <= {*names}:  # equal if each row has one class; otherwise absent labels dominate accuracy
-            equal = all(row.metrics[both[0]] == row.metrics[both[1]] for row in self.rows if row.metrics)
+            equal = all(row.metrics.get(both[0]) == row.metrics.get(both[1]) for row in self.rows)
             names.remove(both[equal])
         return [*dict.fromkeys([*([self.metric] if self.metric in known else []), *names[:3]])]
 
@@ -125,14 +121,19 @@ def _unique_errors(runs: Sequence[Run]) -> list[str]:
 
 
 def _make_table(task: str, runs: Sequence[Run]) -> Table:
-    settings = [key for key in find_differences(runs) if key != "task"]
-    groups: dict[tuple[str, ...], list[Run]] = {}
+    # runs are repetitions if all settings are equal, and their seeds differ
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    copies: Counter[tuple[Any, ...]] = Counter()
+    typed = find_differences(runs)
     for run in runs:
-        groups.setdefault(tuple(run.setting(key) for key in settings), []).append(run)
+        key = (*sorted(run.config.items()), *map(run.setting, typed))
+        groups.setdefault((key, copies[key, run.seed]), []).append(run)
+        copies[key, run.seed] += 1
+    settings = _shown_settings(typed, [members[0] for members in groups.values()])
     rows = [
-        _make_row(members, dict(zip(settings, values, strict=True))) for values, members in groups.items()
+        _make_row(members, {key: members[0].setting(key) for key in settings}) for members in groups.values()
     ]
-    metric, note = _choose_metric(runs, settings)
+    metric, note = _choose_metric(runs)
     values = [row.metrics[metric].mean if metric in row.metrics else math.nan for row in rows]
     if known := [value for value in values if not math.isnan(value)]:
         best = min(known) if _direction(metric, runs) == "min" else max(known)
@@ -141,6 +142,17 @@ def _make_table(task: str, runs: Sequence[Run]) -> Table:
             for row, value in zip(rows, values, strict=True)
         ]
     return Table(task, settings, rows, metric, note)
+
+
+def _shown_settings(typed: Sequence[str], first: Sequence[Run]) -> list[str]:
+    """Return the typed settings that differ, and others that differ if these are equal in two rows."""
+    shown = [key for key in typed if key != "task"]
+    rows = {tuple(run.setting(key) for key in shown) for run in first}
+    if len(rows) < len(first):
+        keys = dict.fromkeys(key for run in first for key in run.config)
+        differing = (key for key in keys if len({run.config.get(key) for run in first}) > 1)
+        shown += [key for key in differing if key not in shown]
+    return shown
 
 
 def _make_row(runs: list[Run], settings: dict[str, str]) -> Row:
@@ -157,14 +169,16 @@ def _values(run: Run) -> dict[str, float | None]:
     return {**monitored, **run.metrics}
 
 
-def _choose_metric(runs: Sequence[Run], settings: Sequence[str]) -> tuple[str, str]:
+def _choose_metric(runs: Sequence[Run]) -> tuple[str, str]:
     """Return the metric by which runs are compared, and a note for the reader."""
     finished = [run for run in runs if not run.error]
+    if len({run.setting("data.path") or run.setting("data") for run in finished}) > 1:
+        return "", "no run is marked as the best: the runs have different data"
     monitored = {run.record.metric for run in finished if run.record}
     if len(monitored) == 1:
         (metric,) = monitored
         # values of different losses have different scales
-        if not (metric.endswith("/loss") and any(key.partition(".")[0] == "loss" for key in settings)):
+        if not metric.endswith("/loss") or all(run.loss == finished[0].loss for run in finished):
             return metric, ""
         reason = "the runs have different losses"
     else:

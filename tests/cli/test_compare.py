@@ -25,7 +25,7 @@ def compare(call, monkeypatch, tmp_path):
 def runs(tmp_path):
     """Return two run folders: model=mlp is right, and model=linear always says yes."""
     for model, text, value in (("mlp", GOOD, 0.1), ("linear", BAD, 0.4)):
-        metrics = {"val/loss": value, "test/accuracy": 0.1, "test/loss": value}
+        metrics = {"val/loss": value, "test/accuracy": 1 if model == "mlp" else 0.5, "test/loss": value}
         classes = f"class,f1\nyes,{value}\n{SCRIPT},0.5\n"
         data = {"name": "t.csv", "rows": {"train": 100, "test": 40}}
         write_run(
@@ -39,7 +39,7 @@ def test_prints_runs_intervals_and_differences(runs, compare):
     code, out, err = compare(*runs)
     assert (code, err) == (0, "")
     assert re.search(r"\*\s+mlp\s+mlp\s+0\.1000", out)
-    assert "* is the best one by val/loss." in out
+    assert "* marks the best by val/loss." in out
     assert re.search(r"mlp\s+1\.000 \[1\.000, 1\.000\]", out)
     assert re.search(r"linear\s+40\s+-0\.500, p=0\.001", out)
     assert "Saved compare.html" in out
@@ -74,6 +74,17 @@ def test_runs_of_other_rows_or_data_are_not_tested(runs, compare, tmp_path):
     assert "d: no intervals: d has no predictions.csv." in text
     assert "c: the data are other.csv (10 train)." in text
     assert "mlp, linear: the data are t.csv (100 train, 40 test)." in text
+
+
+def test_predictions_that_do_not_agree_with_the_metrics_have_no_intervals(runs, compare, tmp_path):
+    """predictions.csv of a multilabel task does not show which labels are missing."""
+    metrics = {"val/loss": 1, "test/accuracy": 0.7}
+    write_run(tmp_path / "c", "model=c", metrics=metrics, value=1, predictions=GOOD)
+    code, out, _ = compare(*runs, "c")
+    assert code == 0
+    assert "c: no intervals: accuracy is 1.000 by predictions.csv, but 0.700 by metrics.json" in " ".join(
+        out.split()
+    )
 
 
 def test_runs_that_failed(runs, compare, tmp_path):

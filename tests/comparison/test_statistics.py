@@ -2,19 +2,24 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
+import lossselect as ls
 from lossselect.comparison import statistics
-from lossselect.comparison.predictions import Predictions, shared_rows
+from lossselect.comparison.predictions import Predictions, read_predictions, shared_rows
 from lossselect.comparison.statistics import differences, intervals
 from lossselect.exceptions import DataError
+from lossselect.reporting.formulas import escape_formula
+from lossselect.reporting.tables import format_cells, prediction_columns
 
 
 def make(truth, p, exclusive, threshold=0.5):
     """Return predictions from true labels (N, K) and probabilities (N, K)."""
     predicted = np.eye(p.shape[1])[p.argmax(1)] if exclusive else (p >= threshold).astype(float)
     names = tuple(f"c{i}" for i in range(p.shape[1]))
-    return Predictions(np.arange(len(p)), names, truth, predicted, p, exclusive)
+    several = not exclusive and p.shape[1] > 1
+    return Predictions(np.arange(len(p)), names, truth, predicted, p, several)
 
 
 def draw(kind, rows=200, seed=0):
@@ -64,7 +69,7 @@ def test_missing_labels_count_nowhere():
     hidden = np.random.default_rng(1).random(predictions.truth.shape) < 0.6
     truth = np.where(hidden, np.nan, predictions.truth)
     partly = Predictions(
-        predictions.rows, predictions.names, truth, predictions.predicted, predictions.probabilities, False
+        predictions.rows, predictions.names, truth, predictions.predicted, predictions.probabilities, True
     )
     found = intervals(partly)
     known = ~hidden
@@ -90,7 +95,7 @@ def test_the_p_value_is_that_of_all_exchanges(monkeypatch):
     statistics._draw_once.cache_clear()
     first, second = draw("binary", rows=8, seed=3), draw("binary", rows=8, seed=4)
     second = Predictions(
-        first.rows, first.names, first.truth, second.predicted, second.probabilities, exclusive=False
+        first.rows, first.names, first.truth, second.predicted, second.probabilities, several=False
     )
     a, b = (first.truth == v.predicted for v in (first, second))
     observed = a.mean() - b.mean()
@@ -136,7 +141,7 @@ def test_rows_without_predictions_are_left_out():
     predicted = predictions.predicted.copy()
     predicted[:50] = np.nan
     partly = Predictions(
-        predictions.rows, predictions.names, predictions.truth, predicted, predictions.probabilities, True
+        predictions.rows, predictions.names, predictions.truth, predicted, predictions.probabilities, False
     )
     rest = predictions.select(np.arange(50, 200))
     assert intervals(partly)["accuracy"].value == pytest.approx(intervals(rest)["accuracy"].value)
@@ -163,3 +168,61 @@ class TestSharedRows:
         first = draw("multiclass")
         with pytest.raises(DataError, match=message):
             shared_rows(first, Predictions(**{**vars(first), **change}))
+
+    def test_what_one_has_not_predicted_is_left_out_of_both(self):
+        """Otherwise a net that returns NaN where it would be wrong would be the better one."""
+        first = draw("multiclass")
+        wrong = (first.truth != first.predicted).any(1)
+        predicted = np.where(wrong[:, None], np.nan, first.predicted)
+        second = Predictions(**{**vars(first), "predicted": predicted})
+        for difference in differences(*shared_rows(second, first)).values():
+            assert difference.value == 0
+
+    def test_rows_without_a_label_are_not_counted(self):
+        first = draw("multiclass")
+        truth = first.truth.copy()
+        truth[:50] = np.nan
+        first = Predictions(**{**vars(first), "truth": truth})
+        assert len(shared_rows(first, first)[0].rows) == 150
+
+
+NAMES = ['a"q', "'b", "=1+1", "@c,d", "[0, 10)", "p_x", "1", "new\nline", "ü"]
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel", "one label"])
+def test_names_are_read_as_they_were_written(kind, tmp_path):
+    """Quotation marks, formulas, brackets and numbers are valid names of classes."""
+    names = NAMES[:1] if kind == "one label" else NAMES
+    generator = np.random.default_rng(0)
+    if kind == "multiclass":
+        task, width = ls.Multiclass(len(names), class_names=tuple(names)), len(names)
+        labels, predicted = (torch.from_numpy(generator.integers(0, width, 60)) for _ in range(2))
+    else:
+        task, width = ls.Multilabel(len(names), class_names=tuple(names)), len(names)
+        labels, predicted = (torch.from_numpy(generator.integers(0, 2, (60, width))) for _ in range(2))
+    p = torch.from_numpy(generator.dirichlet(np.ones(width), 60))
+    columns = {
+        "row": range(60),
+        "target": format_cells(task.decode(labels)),
+        **prediction_columns(task, p, predicted),
+    }
+    escape_formula(columns).write_csv(tmp_path / "predictions.csv")
+    read = read_predictions(tmp_path)
+    assert read.names == tuple(names)
+    assert read.several == (kind != "multiclass")
+    for matrix, expected in ((read.truth, labels), (read.predicted, predicted)):
+        wanted = np.eye(width)[expected.numpy()] if kind == "multiclass" else expected.numpy()
+        assert np.array_equal(matrix, wanted)
+    found = intervals(read)
+    assert found["accuracy"].value == pytest.approx((labels == predicted).double().mean().item())
+    average = "binary" if kind == "one label" else "macro"
+    assert found["f1_macro"].value == pytest.approx(f1_score(labels, predicted, average=average))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "row,target,prediction,p_a,p_b\n", "row,x\n1,2\n", "\x00", "a\n1,2,3\n"]
+)
+def test_damaged_predictions_raise(content, tmp_path):
+    (tmp_path / "predictions.csv").write_text(content)
+    with pytest.raises(DataError):
+        read_predictions(tmp_path)

@@ -29,9 +29,9 @@ def test_runs_that_differ_only_in_their_seeds_are_one_row(tmp_path):
     table = table_of(tmp_path)
     assert table.settings == ["optimizer.lr"]
     found = {row.settings["optimizer.lr"]: row for row in table.rows}
-    assert [row.is_best for row in (found["1e-3"], found["1e-2"])] == [True, False]
-    assert found["1e-3"].metrics["val/loss"] == pytest.approx((0.4, 0.1, 2))
-    assert [run.seed for run in found["1e-3"].runs] == ["0", "1"]
+    assert [row.is_best for row in (found["0.001"], found["0.01"])] == [True, False]
+    assert found["0.001"].metrics["val/loss"] == pytest.approx((0.4, 0.1, 2))
+    assert [run.seed for run in found["0.001"].runs] == ["0", "1"]
 
 
 def test_the_default_stands_for_a_setting_that_a_run_does_not_name(tmp_path):
@@ -40,7 +40,7 @@ def test_the_default_stands_for_a_setting_that_a_run_does_not_name(tmp_path):
     rows = table_of(tmp_path).rows
     assert [row.settings for row in rows] == [
         {"optimizer.lr": "0.002", "model": "auto"},
-        {"optimizer.lr": "1e-1", "model": "mlp"},
+        {"optimizer.lr": "0.1", "model": "mlp"},
     ]
 
 
@@ -126,6 +126,14 @@ class TestFolders:
         write_run(tmp_path / "a" / "previous" / "1")
         assert find_runs(tmp_path) == [tmp_path / "a"]
 
+    def test_links_and_runs_without_hydra_files(self, tmp_path):
+        write_run(tmp_path / "a")
+        (tmp_path / "sweep").mkdir()
+        (tmp_path / "sweep" / "0").symlink_to(tmp_path / "a")
+        (tmp_path / "sweep" / "1").mkdir()
+        (tmp_path / "sweep" / "1" / "run.json").write_text("{}")
+        assert [path.name for path in find_runs(tmp_path / "sweep")] == ["0", "1"]
+
     def test_names_are_short_and_differ(self, tmp_path):
         for path in ("x/1/run", "x/2/run"):
             write_run(tmp_path / path)
@@ -163,3 +171,52 @@ class TestFolders:
 def test_a_killed_run_has_no_record(tmp_path):
     run = read_run(write_run(tmp_path / "a", "seed=3", killed=True), "a")
     assert (run.record, run.error, run.seed, run.task) == (None, "not finished", "3", "binary")
+
+
+def test_equal_values_that_are_typed_differently_are_equal(tmp_path):
+    for seed, lr in enumerate(("1e-3", "0.001")):
+        write_run(
+            tmp_path / str(seed), f"optimizer.lr={lr}", f"seed={seed}", metrics={"val/loss": 1}, value=1
+        )
+    table = table_of(tmp_path)
+    assert (table.settings, len(table.rows)) == ([], 1)
+
+
+def test_two_runs_of_the_same_seed_are_not_repetitions(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / name, "seed=0", metrics={"val/loss": 1}, value=1)
+    assert [len(row.runs) for row in table_of(tmp_path).rows] == [1, 1]
+
+
+def test_settings_of_config_files_are_compared_too(tmp_path):
+    for seed, batch_size in enumerate((64, 32)):
+        run = write_run(tmp_path / str(seed), f"seed={seed}", metrics={"val/loss": 1}, value=1)
+        with (run / ".hydra" / "config.yaml").open("a") as file:
+            file.write(f"data:\n  batch_size: {batch_size}\n")
+    assert [row.settings for row in table_of(tmp_path).rows] == [
+        {"data.batch_size": "64"},
+        {"data.batch_size": "32"},
+    ]
+
+
+def test_losses_of_config_files_are_not_compared_with_each_other(tmp_path):
+    for name, loss in (("a", "focal"), ("b", "poly1")):
+        metrics = {"val/loss": 1, "val/auroc": 0.5}
+        run = write_run(tmp_path / name, f"experiment={name}", metrics=metrics, value=1)
+        path = run / ".hydra" / "config.yaml"
+        path.write_text(path.read_text().replace("cross_entropy", loss))
+    assert table_of(tmp_path).metric == "val/auroc"
+
+
+def test_runs_of_different_data_have_no_best(tmp_path):
+    for name, value in (("a", 0.1), ("b", 0.2)):
+        write_run(tmp_path / name, f"data.path={name}.csv", metrics={"val/loss": value}, value=value)
+    table = table_of(tmp_path)
+    assert not any(row.is_best for row in table.rows)
+    assert "different data" in table.note
+
+
+def test_rows_may_have_different_metrics(tmp_path):
+    write_run(tmp_path / "a", "head=dense", metrics={"test/accuracy": 1, "test/f1_micro": 1})
+    write_run(tmp_path / "b", "head=chunked", metrics={"test/precision_at_k": 1})
+    assert table_of(tmp_path).metrics

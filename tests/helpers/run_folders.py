@@ -3,6 +3,7 @@
 import json
 
 import yaml
+from omegaconf import OmegaConf
 
 RECORD = {
     "started": "2026-01-31T12:00:00+00:00",
@@ -20,9 +21,18 @@ def write_run(folder, *words, metrics=None, predictions="", per_class="", data=N
     """Write a run folder with the settings `words`, such as "seed=1"; without metrics it has not finished."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*words]))
-    config = {"seed": 0, "task": {"name": "binary"}, "optimizer": {"lr": 0.002, "name": "AdamW"}}
-    (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
+    config = OmegaConf.create({"seed": 0, "optimizer": {"lr": 0.002, "name": "AdamW"}})
     choices = {"task": "binary", "model": "auto", "loss": "cross_entropy"}
+    for word in words:  # as Hydra does
+        key, _, text = word.lstrip("+").partition("=")
+        if key in choices:
+            choices[key] = text
+        else:
+            OmegaConf.update(
+                config, key, yaml.safe_load(text.replace("e-", ".0e-"))
+            )  # YAML reads 1e-3 as text
+    config.loss = {"name": choices["loss"]}
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
     hydra = {"hydra": {"runtime": {"choices": choices}}}
     (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(hydra))
     if metrics is not None:
