@@ -13,18 +13,21 @@ from pathlib import Path
 
 TRAIN = str(Path(__file__).resolve().parent.parent / "train.py")
 RUNS = 7
+STEPPED = 77
+"""The exit code of a run that has reached its first step."""
 FIRST_STEP = """
 import os, sys
 sys.argv = ["train.py", "task=multiclass"]
 from lossselect.cli import train
-original = train.prepare
+from lossselect.run import build
+original = build.prepare
 
 def prepare(config):
     prepared = original(config)
-    object.__setattr__(prepared[0], "training_step", lambda *_: os._exit(0))
+    object.__setattr__(prepared[0], "training_step", lambda *_: os._exit(77))
     return prepared
 
-train.prepare = prepare
+build.prepare = prepare
 train.main()
 """
 COMMANDS = {
@@ -47,7 +50,11 @@ COMMANDS = {
 def cpu_seconds(arguments: list[str], folder: str) -> float:
     """Return user and system time of one run in a separate process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *arguments], capture_output=True, cwd=folder, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, cwd=folder, check=False, text=True
+    )
+    if "Traceback" in done.stderr or (FIRST_STEP in arguments) != (done.returncode == STEPPED):
+        sys.exit(f"{arguments} failed: {done.stderr}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

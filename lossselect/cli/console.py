@@ -1,4 +1,4 @@
-"""Parsing of the commands' arguments; printing of errors, warnings and interruptions as one message each."""
+"""The commands, the parsing of their arguments, and the printing of errors, warnings and interruptions."""
 
 import os
 import re
@@ -9,7 +9,7 @@ import traceback
 import warnings
 from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,18 @@ from lossselect.utils.checks import check_options
 from lossselect.utils.redaction import redact
 from lossselect.utils.terminal import print_safely, sanitize
 from lossselect.utils.warnings import LossSelectWarning
+
+COMMANDS = {
+    "train": "train and evaluate a classifier; the same as train.py",
+    "explain": "print the plan of a run without training",
+    "data": "show rows, columns and labels of a file without training",
+    "predict": "predict classes and probabilities for the rows of a new file",
+    "evaluate": "compute the metrics and the report of a model on a new labelled file",
+    "export": "write a checkpoint's model as ONNX, torch.export or safetensors",
+    "compare": "compare runs: settings, metrics with intervals, and tests on common test rows",
+    "report": "write the report of a run that ended early",
+}
+"""Each command, and a description."""
 
 REWORDS_ERRORS = "LOSSSELECT_REWORDS_ERRORS"
 """Variable that is set if the first process, rather than the user, has set HYDRA_FULL_ERROR."""
@@ -53,7 +65,15 @@ def run_command(command: Command) -> None:
         _make_parser(command).print_help()
     else:
         with print_errors_in_one_line(arguments), print_warnings_in_one_line(""):
-            command.run(**parse_arguments(command, arguments))
+            settings = parse_arguments(command, arguments)
+            announce(settings.get("checkpoint", ""), settings.get("input", ""))
+            command.run(**settings)
+
+
+def announce(*names: str) -> None:
+    """Print on a terminal what is read next, as the first results take seconds."""
+    if sys.stdout.isatty() and any(names):
+        print_safely(f"Reading {', '.join(name for name in names if name)} ...", flush=True)
 
 
 def _make_parser(command: Command) -> ArgumentParser:
@@ -148,11 +168,15 @@ def first_process_ends() -> bool:
 
 @contextmanager
 def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] silences this.") -> Iterator[None]:
-    """Print this package's warnings without file and line of code, and sanitise other warnings."""
+    """Print this package's warnings once, without file and line of code, and sanitise other warnings."""
     show_other = warnings.showwarning
+    shown = set()
 
     def show(message: Any, category: type[Warning], *place: Any) -> None:
         if issubclass(category, LossSelectWarning):
+            if message.message in shown:  # by an earlier run of a sweep
+                return
+            shown.add(message.message)
             suffix = f" ({hint.format(name=message.name)})" if hint else ""
             print_safely(f"Warning: {message.message}{suffix}", file=sys.stderr)
         else:
@@ -164,6 +188,26 @@ def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] silences th
         yield
     finally:
         warnings.showwarning = show_other
+
+
+@contextmanager
+def quiet(is_quiet: bool) -> Iterator[None]:
+    """Print nothing to stdout if `is_quiet`."""
+    if not is_quiet:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the message for an error or a signal that ends a run."""
+    from lossselect.cli.errors import get_message
+
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
+        return f"Ended by {signal.Signals(error.code - 128).name}."
+    message = get_message(error) if isinstance(error, Exception) else str(error)
+    return message or f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 @contextmanager
@@ -179,12 +223,10 @@ def report_early_end(trainer: Any, folder: Path, writes_report: bool) -> Iterato
     except Exception as error:
         # if only the export failed, the report exists and is complete
         if writes_report and not (folder / "report.html").exists():
-            from lossselect.cli.errors import get_message
             from lossselect.reporting.page import write_report
 
             with suppress(OSError):  # a full disk may be the error
-                message = get_message(error) or f"{type(error).__name__}: {error}"
-                write_report(folder, ended=redact(message))
+                write_report(folder, ended=redact(describe_error(error)))
         raise
     except (SystemExit, KeyboardInterrupt) as stopped:
         is_terminated = getattr(stopped, "code", None) == 143

@@ -159,7 +159,7 @@ def _write(overview: "Overview", output: Path, more: Mapping[str, Any]) -> None:
             return
         import polars as pl
 
-        from lossselect.reporting.tables import escape_formula
+        from lossselect.reporting.formulas import escape_formula
 
         columns = pl.DataFrame([vars(column) for column in overview.columns], infer_schema_length=None)
         escape_formula(columns).write_csv(path)

@@ -4,9 +4,19 @@ import re
 import sys
 from importlib import import_module
 
-from lossselect.cli.commands import COMMANDS
+from lossselect.cli.console import COMMANDS
 from lossselect.utils.checks import suggestion
 from lossselect.utils.terminal import prepare_streams
+
+EXPLAIN = """\
+Print the plan of a run without training: each choice, its reason, and the setting that changes it.
+
+  lossselect explain task=multilabel
+  lossselect explain task=multiclass data=table data.path=train.csv data.target=species loss=focal
+  lossselect explain task=binary explain=json        as JSON, as in plan.json
+
+It has the settings of a run: lossselect train --help lists them.
+"""
 
 
 def main() -> None:
@@ -33,11 +43,14 @@ def main() -> None:
             sys.exit(
                 f"Unknown command {name!r}.{suggestion(name, COMMANDS)} Choose one of: {', '.join(COMMANDS)}."
             )
+    if name == "explain" and {"-h", "--help"} & {*sys.argv}:
+        print(EXPLAIN, end="")
+        return
     if name == "explain":
         if "explain=false" in sys.argv:
             sys.exit("lossselect explain does not train. Remove explain=false, or run lossselect train.")
         if not any(argument.startswith("explain=") for argument in sys.argv):
             sys.argv.append("explain=true")
     # imported when it is needed: some imports take seconds
-    module = name if name in ("data", "predict", "evaluate", "export", "report") else "train"
+    module = name if name in ("data", "predict", "evaluate", "export", "compare", "report") else "train"
     import_module(f"lossselect.cli.{module}").main()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lossselect.cli.arguments import find_value, guess
 from lossselect.cli.console import is_first_process, print_errors_in_one_line
+from lossselect.comparison.runs import list_runs
 from lossselect.exceptions import ConfigError
 from lossselect.models.auto import check_encoding
 from lossselect.run.build import build_metrics, load_data
@@ -39,6 +40,9 @@ from lossselect.utils.warnings import ignore_warnings
 class CheckBeforeRun(Callback):
     """Checks configs before Hydra creates a folder, so that an invalid config writes nothing."""
 
+    sweep: ClassVar[tuple[Path, dict[Path, int]] | None] = None
+    """The folder of the sweep that this process has started, and the runs that were in it."""
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run's config, then lock the run folder; with explain or check_only print and exit."""
         with print_errors_in_one_line(in_callback=True):
@@ -51,12 +55,20 @@ class CheckBeforeRun(Callback):
                 lock_folder(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the configs of the first 100 jobs that the command line describes."""
+        """Check the configs of the first 100 jobs that the command line describes.
+
+        Of jobs that differ only in the seed, one is checked, as each check takes a quarter of a second.
+        """
         with print_errors_in_one_line(config.hydra.overrides.task, in_callback=True):
             check_targets(config)  # the jobs' configs lack Hydra's part
             checked_data: set[str] = set()
+            checked: set[tuple[str, ...]] = set()
             dry: set[bool] = set()
             for number, overrides in enumerate(islice(_split_jobs(config.hydra.overrides.task), 100)):
+                without_seed = tuple(re.sub(r"^seed=\d{1,9}$", "", override) for override in overrides)
+                if without_seed in checked:
+                    continue
+                checked.add(without_seed)
                 job_overrides = [*config.hydra.overrides.hydra, *overrides, f"hydra.job.num={number}"]
                 job = compose(config.hydra.job.config_name, job_overrides, return_hydra_config=True)
                 if not is_dry_run(job):
@@ -65,7 +77,7 @@ class CheckBeforeRun(Callback):
                         check_unlocked(Path(job.hydra.sweep.dir) / str(job.hydra.sweep.subdir))
                 with open_dict(job):
                     del job["hydra"]
-                # jobs that differ only in the seed read the same data: check them once
+                # jobs may differ in settings of the model only, and read the same data
                 data = str([{**to_plain(job.data), "seed": 0}, to_plain(job.task)])
                 check_run(job, config.hydra, check_data=data not in checked_data, sweep=True)
                 checked_data.add(data)
@@ -73,11 +85,14 @@ class CheckBeforeRun(Callback):
                 if len(dry) > 1:
                     raise ConfigError("explain and check_only must be the same for all jobs of a sweep.")
                 if is_dry_run(job):
+                    checked.clear()  # each is printed
                     if job.explain != "json":
                         print_safely(" ".join(overrides))
                     dry_run(job)
             if dry == {True}:  # before Hydra creates the jobs' folders
                 sys.exit(0)
+            folder = Path(config.hydra.sweep.dir).absolute()
+            CheckBeforeRun.sweep = folder, list_runs(folder)
 
 
 def _split_jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:

@@ -46,6 +46,7 @@ def predict_file(
 
     from lossselect.data.files.load import warn_unseen_cells
     from lossselect.reporting import tables
+    from lossselect.reporting.formulas import escape_formula
 
     size, trusts = parse_batch_size(batch_size), parse_bool("trust", trust)
     destination = Path(output)
@@ -62,7 +63,7 @@ def predict_file(
             outputs = predict(rows[torch.arange(len(rows))])
             missing += (first + tables.rows_without_prediction(outputs["prediction"]).nonzero()[0]).tolist()
             columns = {"row": range(first, first + len(rows)), **tables.prediction_columns(task, **outputs)}
-            table = tables.escape_formula(_add_columns(columns, [frame[name] for name in copied]))
+            table = escape_formula(_add_columns(columns, [frame[name] for name in copied]))
             table.write_csv(file, include_header=first == 0)
             first += len(rows)
         if not first:

@@ -10,7 +10,7 @@ from lossselect.utils.terminal import print_safely
 
 def write_run_report(run: str) -> None:
     """Write the report of a run folder."""
-    folder = Path(run)
+    folder = Path(run).parent if Path(run).is_file() else Path(run)
     if not folder.is_dir():
         raise FileMissingError(f"The folder {folder} does not exist. Set run to a run folder.")
     if not (folder / "plan.json").is_file() and not (folder / "logs" / "metrics.csv").is_file():

@@ -6,7 +6,9 @@ A misspelt setting is reported before torch is imported, and most other mistakes
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +17,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lossselect.cli.arguments import choose_net, order_arguments
+from lossselect.cli.arguments import choose_net, find_value, order_arguments
 from lossselect.cli.console import (
     REWORDS_ERRORS,
     TRACEBACKS,
+    announce,
+    describe_error,
     is_first_process,
     print_errors_in_one_line,
     print_version,
     print_warnings_in_one_line,
+    quiet,
     report_early_end,
 )
+from lossselect.comparison.record import RunRecord, record_run
 from lossselect.losses.registry import LOSSES
+from lossselect.metrics.direction import best_mode
 from lossselect.run.lock import lock_folder, unlock_folders
 from lossselect.run.settings import list_variants, task_monitor, to_plain
 from lossselect.run.trust import trust
@@ -94,6 +101,8 @@ def main() -> None:
     prepare_streams()
     name = Path(sys.argv[0]).name
     command = f"python {name}" if name.endswith(".py") else name
+    if name in ("__main__.py", "lossselect"):
+        command = "lossselect train"
     if {"-h", "--help"} & set(sys.argv[1:]):
         _print_help(command)
         return
@@ -124,11 +133,25 @@ def main() -> None:
         if CHECK not in sys.argv:
             sys.argv.append(CHECK)
         trust(sys.argv[1:])
+        if not {"explain=json", "--cfg", "-c"} & {*sys.argv[1:]}:
+            announce(find_value("data.path", sys.argv[1:]) or "the data")
         try:
             run()
         finally:
             unlock_folders()
+            _summarise_sweep()
         _leave_process_group()
+
+
+def _summarise_sweep() -> None:
+    """Print and write the table of the runs of a sweep, also if one of them failed."""
+    from lossselect.cli.precheck import CheckBeforeRun
+
+    sweep, CheckBeforeRun.sweep = CheckBeforeRun.sweep, None
+    if sweep is not None and is_first_process():
+        from lossselect.comparison.sweep import summarise
+
+        summarise(*sweep)
 
 
 def _print_help(command: str) -> None:
@@ -165,26 +188,42 @@ def _leave_process_group() -> None:
 @hydra.main(version_base="1.3", config_path="pkg://lossselect.configs", config_name="train")
 def run(config: DictConfig) -> float | None:
     """Fit, evaluate and predict in Hydra's run folder; return the value that a sweeper optimises."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    is_job = HydraConfig.get().mode is RunMode.MULTIRUN
+    is_verbose = not is_job if config.verbose == "auto" else config.verbose
+    saves_nothing = config.trainer.get("fast_dev_run") or config.check_only or config.explain
+    recorded = folder if is_first_process() and not saves_nothing else None
     with ignore_warnings(*as_list(config.ignore_warnings)):
-        if HydraConfig.get().mode is not RunMode.MULTIRUN:
-            with print_errors_in_one_line():
-                return train(config)
-        from lossselect.cli.precheck import check_run, dry_run, is_dry_run
-
-        check_run(config, HydraConfig.get(), sweep=True)
-        if is_dry_run(config):  # in a job that was not known when the sweep was checked
-            dry_run(config)
-            return None
-        if is_first_process():
-            lock_folder(Path(HydraConfig.get().runtime.output_dir))
         try:
-            return train(config)  # after an error Hydra runs the other jobs, and prints which one failed
+            # after an error in a job, Hydra runs the others, and prints which one failed
+            one_line = nullcontext() if is_job else print_errors_in_one_line()
+            with quiet(not is_verbose), one_line, record_run(recorded, describe_error) as record:
+                return _run_job(config, folder, record) if is_job else train(config, record)
         finally:
-            unlock_folders()
+            if recorded is not None and not is_verbose:
+                from lossselect.comparison.sweep import describe_run
+
+                print_safely(describe_run(folder))
 
 
-def train(config: DictConfig) -> float | None:
-    """Run the composed config; see `run`.
+def _run_job(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
+    """Run a job of a sweep; it may have settings that were not known when the sweep was checked."""
+    from lossselect.cli.precheck import check_run, dry_run, is_dry_run
+
+    check_run(config, HydraConfig.get(), sweep=True)
+    if is_dry_run(config):
+        dry_run(config)
+        return None
+    if is_first_process():
+        lock_folder(folder)
+    try:
+        return train(config, record)
+    finally:
+        unlock_folders()
+
+
+def train(config: DictConfig, record: RunRecord) -> float | None:
+    """Run the composed config, and complete its `record`; see `run`.
 
     Returns:
         The value of `monitor` at the checkpoint that was evaluated. With `monitor=last`, the value of the
@@ -217,6 +256,7 @@ def train(config: DictConfig) -> float | None:
 
     has_default_monitor = config.monitor is None
     module, data, monitor = prepare(config)
+    record.task = module.task.name
     trainer, best_callback = make_trainer(config, folder, module._epochs["val"].first.directions)
     smoke_test = bool(config.trainer.get("fast_dev_run"))
     writes = is_first_process() and not smoke_test
@@ -242,8 +282,10 @@ def train(config: DictConfig) -> float | None:
         if start is not None:
             continue_log(trainer, start[1])
         log_settings(trainer, config)
+        started = time.monotonic()
         with convert_start_errors(trainer, resumes=start is not None):
             trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
+        record.fit_seconds = round(time.monotonic() - started, 3)
         folder = Path(trainer.strategy.broadcast(str(folder)))
         if smoke_test:
             print("Smoke test passed: a few batches were trained and validated. Nothing was saved.")
@@ -286,8 +328,12 @@ def train(config: DictConfig) -> float | None:
 
         export_run(module, data, folder, config.export, config.export_raw)
     if monitor.metric != "last":
-        return float(best_callback.best_model_score)  # type: ignore[arg-type]  # a best checkpoint exists
-    return results.get(task_monitor(to_plain(config), module.task))
+        record.metric, record.mode = monitor.metric, best_callback.mode
+        record.value = float(best_callback.best_model_score)  # type: ignore[arg-type]  # a best checkpoint exists
+    else:
+        record.metric = task_monitor(to_plain(config), module.task)
+        record.mode, record.value = best_mode(record.metric), results.get(record.metric)
+    return record.value
 
 
 def _prepare_folder(

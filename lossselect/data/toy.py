@@ -1,6 +1,7 @@
 """Three small built-in data sets of real measurements, one for each task."""
 
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +27,7 @@ class Rows(NamedTuple):
     test_rows: np.ndarray | None = None
 
 
+@cache
 def breast_cancer() -> Rows:
     """Return a binary set: 569 x 30 measurements of malignant or benign cells (Street et al., 1993)."""
     from sklearn.datasets import load_breast_cancer
@@ -35,6 +37,7 @@ def breast_cancer() -> Rows:
     return Rows(bunch.data, bunch.target, names, tuple(bunch.feature_names.tolist()))
 
 
+@cache
 def digits() -> Rows:
     """Return a multiclass set: 1797 handwritten digits of 8 x 8 pixels (Alpaydin & Kaynak, 1998)."""
     from sklearn.datasets import load_digits
@@ -43,6 +46,7 @@ def digits() -> Rows:
     return Rows(bunch.data, bunch.target, tuple(map(str, bunch.target_names)), tuple(bunch.feature_names))
 
 
+@cache
 def yeast() -> Rows:
     """Return a multilabel set: 2417 genes x 103 measurements, 14 labels (Elisseeff & Weston, 2001).
 

@@ -4,9 +4,12 @@ scikit-learn's displays are not used: their arguments differ between 1.5 and 1.9
 and none accepts bins, or a matrix whose colours (fractions) differ from its numbers (counts).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,10 +18,9 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
-from lossselect.metrics.calibration_error import CALIBRATION_BINS
-from lossselect.reporting.outcome import Outcome
+if TYPE_CHECKING:
+    from lossselect.reporting.outcome import Outcome
 
 Curve = tuple[np.ndarray, np.ndarray, str, tuple[float, float] | None]
 """x, y, the area under the curve as text, and the point of the threshold."""
@@ -54,23 +56,33 @@ def styled(name: str) -> AbstractContextManager[None]:
     return mpl.rc_context({**STYLE, "svg.hashsalt": name})
 
 
+def read_log(folder: Path) -> pl.DataFrame:
+    """Return logs/metrics.csv of a run; without columns if it is missing or damaged."""
+    with suppress(OSError, pl.exceptions.PolarsError):  # missing, or cut off
+        options: dict[str, Any] = {"infer_schema": False, "quote_char": None, "truncate_ragged_lines": True}
+        log = pl.read_csv(folder / "logs" / "metrics.csv", **options)
+        return log.with_columns(pl.all().cast(pl.Float64, strict=False))
+    return pl.DataFrame()
+
+
 def epoch_curves(log: pl.DataFrame, names: list[str], label: str) -> Figure | None:
     """Draw columns of a run's log by epoch."""
     names = [name for name in names if name in log.columns and log[name].is_finite().any()]
     if not names or "epoch" not in log.columns:
         return None
-    figure, axes = _panel()
+    figure, axes = panel()
     for name in names:
         finite = log.filter(pl.col(name).is_finite())
         marker = "." if len(finite) < 15 else None  # a line of one point would be invisible
         axes.plot(finite["epoch"] + 1, finite[name], label=name, marker=marker)
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _with_legend(figure)
+    return with_legend(figure)
 
 
 def roc(outcome: Outcome) -> Figure | None:
     """Draw the ROC curves, with the points of the thresholds."""
+    from sklearn.metrics import auc, roc_curve  # imported late: takes half a second
 
     def curve(truth: np.ndarray, scores: np.ndarray, predicted: np.ndarray) -> Curve:
         fpr, tpr, _ = roc_curve(truth, scores)
@@ -82,6 +94,7 @@ def roc(outcome: Outcome) -> Figure | None:
 
 def precision_recall(outcome: Outcome) -> Figure | None:
     """Draw precision by recall, with the points of the thresholds."""
+    from sklearn.metrics import precision_recall_curve
 
     def curve(truth: np.ndarray, scores: np.ndarray, predicted: np.ndarray) -> Curve:
         precision, recall, _ = precision_recall_curve(truth, scores)
@@ -100,7 +113,7 @@ def _ranking(outcome: Outcome, curve: Callable[..., Curve], diagonal: bool, **la
     outputs = [output for output in outputs if 0 < output[-1][0].sum() < len(output[-1][0])]
     if not outputs:
         return None
-    figure, axes = _panel(5.0 if several else 3.6)
+    figure, axes = panel(5.0 if several else 3.6)
     for name, colour, width, values in outputs:
         x, y, area, point = curve(*values)
         points = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).astype(int))
@@ -110,12 +123,12 @@ def _ranking(outcome: Outcome, curve: Callable[..., Curve], diagonal: bool, **la
     if diagonal:
         axes.axline((0, 0), (1, 1), **DIAGONAL)
     axes.set(xlim=(-0.01, 1.01), **labels)
-    return _with_legend(figure)
+    return with_legend(figure)
 
 
 def reliability(outcome: Outcome) -> Figure:
     """Draw how often predictions of a given probability are true, before and after calibration."""
-    figure, axes = _panel()
+    figure, axes = panel()
     axes.axline((0, 0), (1, 1), **DIAGONAL)
     base_task, task, colour = outcome.base_task, outcome.task, COLOURS[0]
     stages = [("uncalibrated", task, colour, "o-")]
@@ -128,13 +141,13 @@ def reliability(outcome: Outcome) -> Figure:
         label = f"{name}: error {error:.3f}"
         axes.plot(x, y, line, color=line_colour, label=label, markersize=3, linewidth=1.2)
     bars = axes.twinx()
-    middles = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
-    bars.bar(middles, count / max(count.sum(), 1), 1 / CALIBRATION_BINS, color=colour, alpha=0.15)
+    middles = (np.arange(len(count)) + 0.5) / len(count)
+    bars.bar(middles, count / max(count.sum(), 1), 1 / len(count), color=colour, alpha=0.15)
     bars.set(ylim=(0, 4), yticks=[])
     bars.spines[:].set_visible(False)
     xlabel = "largest probability of a row" if task.exclusive else "probability"
     axes.set(xlabel=xlabel, ylabel="fraction that is true", xlim=(0, 1), ylim=(0, 1))
-    return _with_legend(figure)
+    return with_legend(figure)
 
 
 def scores(outcome: Outcome) -> Figure:
@@ -214,11 +227,13 @@ def _find_frequent(outcome: Outcome, count: int) -> list[int]:
     return _find_largest(np.nansum(outcome.truth, 0), count).tolist()
 
 
-def _panel(height: float = 3.6) -> tuple[Figure, Axes]:
+def panel(height: float = 3.6) -> tuple[Figure, Axes]:
+    """Return a figure of the common width with one pair of axes."""
     figure = Figure(figsize=(WIDTH, height))
     return figure, figure.add_subplot()
 
 
-def _with_legend(figure: Figure) -> Figure:
+def with_legend(figure: Figure) -> Figure:
+    """Add a legend below the axes."""
     figure.legend(loc="outside lower center", ncols=2, handlelength=1.5)
     return figure

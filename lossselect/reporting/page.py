@@ -1,32 +1,22 @@
 """The report of a run, report.html, and its figures as files."""
 
-import base64
-import hashlib
-import io
 import json
 import re
-import warnings
 from contextlib import suppress
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from lossselect.data.overview import Overview
 from lossselect.reporting import figures
+from lossselect.reporting.html import figure_to_svg, inline, render
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import page_tables, summary_rows
 from lossselect.reporting.plan import Line, by_stage, format_rows
 from lossselect.utils.atomic_write import atomic_write
-from lossselect.utils.terminal import escape_controls
-
-UNDEFINED = "\N{EN DASH}"  # sort.js compares cells with it
 
 
 def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") -> Path:
@@ -52,7 +42,8 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
         nets = pl.read_csv(folder / "nets.csv").to_dict(as_series=False)
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
-    page = _render(
+    page = render(
+        "page.html",
         title=lines[0].value if lines else folder.name,
         ended=ended,
         plan=lines,
@@ -73,17 +64,9 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     return folder / "report.html"
 
 
-def _read_log(folder: Path) -> pl.DataFrame:
-    with suppress(OSError, pl.exceptions.PolarsError):  # missing, or cut off
-        options: dict[str, Any] = {"infer_schema": False, "quote_char": None, "truncate_ragged_lines": True}
-        log = pl.read_csv(folder / "logs" / "metrics.csv", **options)
-        return log.with_columns(pl.all().cast(pl.Float64, strict=False))
-    return pl.DataFrame()
-
-
 def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:
     """Return the figures for which there are data, by name; page.html has their captions."""
-    log = _read_log(folder)
+    log = figures.read_log(folder)
     usual = ("val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision")
     others = [name for name in log.columns if re.fullmatch(r"val/(?!loss$)[^/]+", name)]
     scores = [name for name in usual if name in others] or others[:6]
@@ -107,49 +90,6 @@ def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:
 def _save(figure: Figure, name: str, folder: Path) -> Markup:
     """Write the figure to files, and return it as markup for the page."""
     folder.mkdir(exist_ok=True)
-    svg = io.StringIO()
-    with figures.styled(name), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing from"
-        )  # an emoji in a class name, in the PNG
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-        figure.savefig(folder / f"{name}.png", dpi=130, facecolor="white")
-    text = escape_controls(svg.getvalue())  # XML cannot contain control characters
+    text = figure_to_svg(figure, name, folder / f"{name}.png")
     (folder / f"{name}.svg").write_text(text, encoding="utf-8")
-    inline = text[text.index("<svg") :]
-    inline = re.sub(r"<metadata>.*?</metadata>", "", inline, flags=re.DOTALL)
-    # matplotlib escapes text; the ids of groups would be repeated in each figure
-    inline = re.sub(r'<g id="[^"]*">', "<g>", inline)
-    return Markup(inline.replace(figures.INK, "currentColor"))
-
-
-def _render(**content: Any) -> str:
-    script = _read("sort.js")
-    # the digest allows only this script: a script in a class name does not run
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _template().render(
-        script=Markup(script), style=Markup(_read("page.css")), digest=digest, **content
-    )
-
-
-def _read(name: str) -> str:
-    return (files("lossselect.reporting") / name).read_text(encoding="utf-8")
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: escape_controls(value) if type(value) is str else value,
-    )
-    environment.filters["cell"] = _format_cell
-    return environment.from_string(_read("page.html"))
-
-
-def _format_cell(value: Any) -> str:
-    if value is None or value != value:
-        return UNDEFINED
-    return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)
+    return inline(text)

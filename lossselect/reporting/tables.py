@@ -1,16 +1,12 @@
-"""Tables for .csv files, without formulas, and predictions as columns."""
+"""Predictions as columns of a table."""
 
 import json
 from typing import Any
 
 import numpy as np
-import polars as pl
 from torch import Tensor
 
 from lossselect.tasks.registry import IGNORE_INDEX, Task
-
-FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
-"""Pattern of cells that a spreadsheet would run as a formula (CWE-1236), full-width characters included."""
 
 
 def rows_without_prediction(prediction: Tensor) -> np.ndarray:
@@ -58,19 +54,3 @@ def _prediction_cells(decoded: list[Any], prediction: Tensor) -> list[str | None
 def format_cells(names: list[Any]) -> list[str | None]:
     """Return names unchanged, None if missing, and lists of names as JSON, which is safe for any name."""
     return [json.dumps(name, ensure_ascii=False) if isinstance(name, list) else name for name in names]
-
-
-def escape_formula(columns: Any) -> pl.DataFrame:
-    """Return a table of the columns, with a ' before names and text that a spreadsheet would evaluate.
-
-    Numbers written as text, such as the class -1, are unchanged.
-    """
-    frame = pl.DataFrame(columns)
-    text, names = pl.col(pl.String), pl.Series(frame.columns, dtype=pl.String)
-    frame = frame.with_columns(pl.when(_is_formula(text)).then("'" + text).otherwise(text).name.keep())
-    return frame.rename({name: f"'{name}" for name in names.filter(_is_formula(names))})
-
-
-def _is_formula(text: Any) -> Any:
-    """Return an expression that is true for cells that a spreadsheet would evaluate."""
-    return text.str.contains(FORMULA) & text.cast(pl.Float64, strict=False).is_null()

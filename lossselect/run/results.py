@@ -25,9 +25,9 @@ from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedPair
+from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.tables import (
-    escape_formula,
     format_cells,
     prediction_columns,
     rows_without_prediction,
@@ -46,7 +46,15 @@ from lossselect.utils.distributed import all_gather
 from lossselect.utils.warnings import warn
 
 RESULTS = (
-    *("plan.json", "data.json", "nets.csv", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
+    *(
+        "run.json",
+        "plan.json",
+        "data.json",
+        "nets.csv",
+        "metrics.json",
+        "per_class.csv",
+        "confusion_matrix.csv",
+    ),
     *("predictions.csv", "predictions.pt", "report.html", "figures"),
     *(f"model{form.suffix}" for form in FORMATS.values()),
 )

@@ -49,7 +49,7 @@ SETTINGS = (
     *PARTS,
     *("scheduler", "callbacks", "logger", "experiment", "seed", "monitor", "resume", "on_nonfinite"),
     *("trust", "time_limit", "check_only", "explain", "export", "export_raw", "report", "ignore_warnings"),
-    *("head", "bias_init", "mix", "decision", "metrics", "module"),
+    *("head", "bias_init", "mix", "decision", "metrics", "module", "verbose"),
 )
 """The settings at the top level of a config, except `hydra`."""
 
@@ -71,6 +71,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "report": (),
     "export_raw": (),
     "explain": ("json",),
+    "verbose": ("auto",),
     "trainer.compile": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
 }
 """Settings that may be true, false or one of these words."""

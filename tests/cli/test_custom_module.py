@@ -249,7 +249,7 @@ def test_check_only_runs_a_batch_and_writes_nothing(train):
     code, out, err = train("WithNet", "model=linear", "module.scale=2", "check_only=true")
     assert (code, err) == (0, "")
     assert "The net and the loss accept the first batch" in out
-    assert "WithNet with Linear" in out
+    assert "WithNet with linear" in out
     assert not Path("outputs").exists()
 
 
@@ -279,8 +279,8 @@ def test_custom_data(train, tmp_path):
         ),
         ("Model", ["mix=mixup"], {"mix": "mixup"}),
         ("Child", ["module.scale=2", "module.hidden=1"], {"model": "Child with Sequential, 33 parameters"}),
-        ("Inherits", ["model=linear"], {"model": "Inherits with Linear, 31 parameters"}),
-        ("WithNet", ["model.hidden=[]"], {"model": "WithNet with Sequential, 31 parameters"}),
+        ("Inherits", ["model=linear"], {"model": "Inherits with linear, 32 parameters"}),
+        ("WithNet", ["model.hidden=[]"], {"model": "WithNet with mlp, 31 parameters"}),
         ("AddsToTheOptimizer", ["optimizer.lr=2"], {"optimizer": "AdamW, lr=2"}),
         (
             "Nested",
@@ -357,7 +357,7 @@ def test_a_module_without_the_settings_of_the_run_trains(name, train):
 def test_task_module_itself(command):
     code, out, err = command("task=binary", "module._target_=lossselect.TaskModule", "explain=json")
     assert (code, err) == (0, "")
-    assert plan(out)["model"]["value"].startswith("Sequential")
+    assert plan(out)["model"]["value"].startswith("mlp")
 
 
 INVALID = {

@@ -276,3 +276,14 @@ def test_make_announces_the_installation(monkeypatch, capsys, tmp_path):
     assert announced.count("\n") == 1
     make.install("")  # nothing changed: nothing is installed
     assert len(commands) == 1
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_has_its_own_help(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lossselect", name, "--help"])
+    cli.main()
+    out = capsys.readouterr().out
+    assert f"lossselect {name} " in out
+    for other in cli.COMMANDS:
+        if other not in (name, "predict", "train"):  # the help of train mentions predict
+            assert f"lossselect {other}" not in out

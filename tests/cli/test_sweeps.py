@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -79,3 +80,74 @@ def test_all_jobs_of_a_sweep_are_dry_runs_or_none(arguments, command, tmp_path):
     assert code == 1
     assert "explain and check_only must be the same for all jobs of a sweep." in err
     assert not [*tmp_path.iterdir()]
+
+
+SWEEP = ("-m", "task=binary", "hydra.sweep.dir=sweep", "model=linear", *SHORT)
+
+
+def read_summary():
+    with open("sweep/summary.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_ends_with_a_table_of_means_over_seeds(command):
+    code, out, err = command(*SWEEP, "seed=0,1", "optimizer.lr=1e-5,1e-2")
+    assert (code, err) == (0, "")
+    lines = [line for line in out.splitlines() if re.match(r"\d-binary", line)]
+    assert len(lines) == 4
+    assert len(out.splitlines()) < 20
+    rows = {row["optimizer.lr"]: row for row in read_summary()}
+    assert [rows[lr]["best"] for lr in ("1e-05", "0.01")] == ["", "best"]
+    for lr, row in rows.items():
+        values = []
+        for folder in row["run"].split():
+            metrics = json.loads(Path(f"sweep/{folder}/metrics.json").read_text())
+            values.append(metrics["test/accuracy"])
+            record = json.loads(Path(f"sweep/{folder}/run.json").read_text())
+            assert record["value"] == pytest.approx(metrics["val/loss"])
+            assert f"optimizer.lr={lr}" in Path(f"sweep/{folder}/.hydra/overrides.yaml").read_text()
+        assert float(row["test/accuracy"]) == pytest.approx(sum(values) / 2)
+        assert float(row["test/accuracy (standard error)"]) == pytest.approx(abs(values[0] - values[1]) / 2)
+    assert "0.01" in Path("sweep/summary.html").read_text()
+
+
+def test_a_failed_job_is_a_row_with_its_message(command):
+    code, out, err = command(*SWEEP, "optimizer.lr=1e-2,1e30")
+    assert code == 1
+    assert re.search(r"(?m)^1-binary failed after .* The loss or its gradient is not finite", out)
+    good, failed = read_summary()
+    assert (good["finished"], failed["finished"]) == ("1", "0")
+    assert "not finite" in failed["error"]
+    assert "Traceback" not in err
+
+
+def test_jobs_of_an_earlier_sweep_in_the_same_folder_are_left_out(command):
+    assert command(*SWEEP, "seed=0,1,2")[0] == 0
+    code, out, _ = command(*SWEEP, "seed=3,4")
+    assert code == 0
+    assert "are left out: 1." in out
+    assert [row["seed"] for row in read_summary()] == ["3 4"]
+
+
+def test_a_verbose_sweep_prints_plans(command):
+    code, out, _ = command(*SWEEP, "verbose=true")
+    assert code == 0
+    assert out.startswith("Plan")
+    assert "Results of epoch" in out
+
+
+def test_a_run_that_is_not_verbose_prints_one_line(command):
+    code, out, err = command("task=binary", "hydra.run.dir=run", "verbose=false", "model=linear", *SHORT)
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"run: val/loss [\d.]+, test/accuracy .* s \[task=binary .*\]\n", out)
+
+
+def test_an_interrupted_run_records_why(command, monkeypatch):
+    monkeypatch.setattr(
+        "lossselect.run.results.evaluate", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    code, *_ = command("task=binary", "hydra.run.dir=run", "model=linear", *SHORT)
+    assert code == 130
+    record = json.loads(Path("run/run.json").read_text())
+    assert record["error"].startswith("Interrupted after 14 steps")
+    assert record["fit_seconds"] > 0

@@ -335,6 +335,6 @@ def test_a_warning_if_a_custom_callback_stops_the_run(command, tmp_path, monkeyp
     settings = ("task=binary", f"+callbacks.own._target_={name}.Ends", "hydra.run.dir=run", "report=false")
     code, _, err = command(*settings)
     assert code == 0
-    assert "Warning: Training stopped after epoch 1 of 50, before the learning rate reached 0." in err
+    assert "Warning: Training stopped after epoch 1 of 72, before the learning rate reached 0." in err
     code, _, err = command(*settings, "monitor=last")
     assert (code, err) == (0, "")

@@ -44,7 +44,7 @@ MISTAKES = [
         ["task=binary", "scheduler=plateau", "+scheduler.monitor=val/x"],
         "Unknown metric 'val/x' of scheduler.monitor.",
     ),
-    (["task=binary", "trainer.max_epochs=abc"], "trainer.max_epochs must be an integer"),
+    (["task=binary", "trainer.max_epochs=abc"], "trainer.max_epochs must be auto or an integer"),
     (["task=binary", "data.batch_size=0"], "data.batch_size must be an integer >= 1, got 0."),
     (["task=binary", "data.val_fraction=2"], "data.val_fraction must be a number from 0 to 1, got 2."),
     (["task=binary", "data.test_fraction=2"], "data.test_fraction must be a number from 0 to 1, got 2."),
@@ -63,7 +63,7 @@ MISTAKES = [
     (["task=binary", "optimizer.lr=-1"], "Optimizer 'AdamW' cannot be built with {'lr': -1"),
     (["task=binary", "optimizer.name=Adm"], "Unknown optimizer 'Adm'. Did you mean 'Adam'?"),
     (["task=binary", "scheduler.name=Cosine"], "Unknown scheduler 'Cosine'."),
-    (["task=binary", "model.dropout=2"], "Net 'mlp' cannot be built"),
+    (["task=binary", "model.dropout=2"], "dropout must be a number from 0 to 1"),
     (["task=binary", "model.name=mpl"], "Unknown net 'mpl'. Did you mean 'mlp'?"),
     (
         ["task=binary", "monitor=val/auc"],

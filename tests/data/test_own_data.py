@@ -363,9 +363,9 @@ class TestPredict:
         return partial(call, predict.main, "predict.py")
 
     def test_a_run_folder_in_place_of_a_checkpoint(self, trained, run, call):
-        for i, checkpoint in enumerate(["run", trained]):
+        for i, checkpoint in enumerate([trained, "run", "run/metrics.json", "run/checkpoints"]):
             assert run(f"checkpoint={checkpoint}", "input=species.csv", f"output={i}.csv")[0] == 0
-        assert Path("0.csv").read_bytes() == Path("1.csv").read_bytes()
+            assert Path(f"{i}.csv").read_bytes() == Path("0.csv").read_bytes()
         assert call(export.main, "export.py", "checkpoint=run", "format=safetensors")[0] == 0
         assert Path("run/checkpoints/best.safetensors").is_file()
         loaded = [ls.TaskModule.load_from_checkpoint(path) for path in ("run", trained)]

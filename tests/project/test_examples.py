@@ -14,6 +14,7 @@ from importlib.metadata import distributions, version
 
 import numpy as np
 import pytest
+import yaml
 from new_process import run_program, run_python
 from paths import ROOT
 from PIL import Image, ImageDraw
@@ -149,13 +150,14 @@ def test_sweep_with_optuna(run, tmp_path):
         *(ROOT / "train.py", "-m", "--config-dir", EXAMPLES / "sweep"),
         *("experiment=optuna", "trust=[optuna]", "hydra.sweep.dir=sweep", *settings),
     )
-    (best,) = numbers(r"Best value: ([.\d]+)", out)
+    best = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())["best_value"]
     runs = [
         json.loads(path.read_text())["val/average_precision"]
         for path in tmp_path.glob("sweep/*/metrics.json")
     ]
     assert len(runs) == 3
     assert best == pytest.approx(max(runs), abs=1e-6)
+    assert len(re.findall(rf"(?m)^ +\*.* {best:.4f} ", out)) == 1, out
     assert best > 0.35  # predictions that ignore the features reach 0.30
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 

@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 
 from lossselect.cli.predict import predict_file
-from lossselect.reporting.tables import escape_formula
+from lossselect.reporting.formulas import escape_formula
 
 FORMULAS = ["=1+2", "=cmd|' /C calc'!A0", "+SUM(A1)", "-2+3", "@A1", "\t=1", "\r=1", "\uff1d1", "-", "+a"]
 HARMLESS = ["-1", "+1", "-1.5e3", "a=b", "cat", "", "'=1", '["=1"]', "0"]

@@ -30,11 +30,16 @@ _LEAVE_OUT = (
 )
 _FOREIGN = "it was not written by torch.save, or it is truncated"
 
+RESULTS = (".csv", ".html", ".json", ".yaml")
+"""Suffixes of the files in a run folder that are not models."""
+
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """Return the best checkpoint of a run folder; any other path unchanged."""
-    best = Path(path) / "checkpoints" / "best.ckpt"
-    return best if best.is_file() else Path(path)
+    """Return the best checkpoint of a run, given by its folder or one of its files; others unchanged."""
+    path = Path(path)
+    folder = path.parent if path.suffix in RESULTS and path.is_file() else path
+    places = (folder / "checkpoints" / "best.ckpt", folder / "best.ckpt")
+    return next((best for best in places if best.is_file()), path)
 
 
 def read_best_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Comparison of runs: of the jobs of a sweep, and of any run folders."""

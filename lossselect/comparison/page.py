@@ -1,0 +1,124 @@
+"""The page of a comparison or of a sweep."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
+
+from lossselect.comparison.compare import Comparison
+from lossselect.comparison.predictions import Predictions
+from lossselect.comparison.runs import Run
+from lossselect.comparison.table import Table
+from lossselect.reporting import figures
+from lossselect.reporting.html import figure_to_svg, inline, render
+
+BINS = 15
+"""Number of bins of a reliability diagram."""
+
+
+def comparison_page(comparisons: Sequence[Comparison]) -> str:
+    """Return the page of a comparison, with a part for each task."""
+    parts = [_make_part(comparison, f"task{i}") for i, comparison in enumerate(comparisons)]
+    return render("comparison.html", title="Comparison of runs", parts=parts)
+
+
+def sweep_page(tables: Sequence[Table]) -> str:
+    """Return the page of a sweep: the tables of its runs."""
+    parts = [{**_table_of(table), **dict.fromkeys(OTHERS, ())} for table in tables]
+    return render("comparison.html", title="Runs of a sweep", parts=parts)
+
+
+OTHERS = ("intervals", "differences", "classes", "pictures", "notes")
+
+
+def _table_of(table: Table) -> dict[str, Any]:
+    columns = table.columns()
+    return {
+        "task": table.task,
+        "header": [*columns],
+        "rows": [*zip(*columns.values(), strict=True)],
+        "best": table.metric if any(row.is_best for row in table.rows) else "",
+        "note": table.note,
+    }
+
+
+def _make_part(comparison: Comparison, name: str) -> dict[str, Any]:
+    values = [
+        (run, metric, *v) for run, metrics in comparison.intervals.items() for metric, v in metrics.items()
+    ]
+    differing = [
+        (run, rows, metric, *value)
+        for run, (rows, metrics) in comparison.differences.items()
+        for metric, value in metrics.items()
+    ]
+    header, rows = comparison.classes
+    return {
+        **_table_of(comparison.table),
+        "reference": comparison.reference.name,
+        "intervals": values,
+        "differences": differing,
+        "classes": (header, rows) if rows else (),
+        "pictures": _draw(comparison, name),
+        "notes": comparison.notes,
+    }
+
+
+def _draw(comparison: Comparison, name: str) -> list[tuple[str, str, Markup]]:
+    """Return title, caption and markup of each figure."""
+    shown = comparison.runs[: len(figures.COLOURS)]
+    left_out = f" Shown are the first {len(shown)} runs." if len(shown) < len(comparison.runs) else ""
+    predictions = {
+        run.name: comparison.predictions[run.name] for run in shown if run.name in comparison.predictions
+    }
+    with figures.styled("comparison"):
+        monitored = comparison.table.metric or "val/loss"
+        curves = {metric: _curves(shown, metric) for metric in ("val/loss", monitored)}
+        drawn = [
+            (metric, f"By epoch.{left_out}", figure, metric.replace("/", "_"))
+            for metric, figure in curves.items()
+            if figure is not None
+        ]
+        if predictions:
+            caption = "How often predictions of a given probability are true, on the test rows of each run."
+            drawn.append(("Reliability", caption + left_out, _reliability(predictions), "reliability"))
+    return [
+        (title, caption, inline(figure_to_svg(figure, f"{name}{key}")))
+        for title, caption, figure, key in drawn
+    ]
+
+
+def _curves(runs: Sequence[Run], metric: str) -> Any:
+    figure, axes = figures.panel()
+    for run in runs:
+        log = figures.read_log(run.folder)
+        if metric not in log.columns or "epoch" not in log.columns:
+            continue
+        finite = log.filter(log[metric].is_finite())
+        label, marker = figures.shorten_name(run.name), "." if len(finite) < 15 else None
+        axes.plot(finite["epoch"] + 1, finite[metric], label=label, marker=marker)
+    if not axes.lines:
+        return None
+    axes.set(xlabel="epoch", ylabel=metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figures.with_legend(figure)
+
+
+def _reliability(predictions: Mapping[str, Predictions]) -> Any:
+    figure, axes = figures.panel()
+    axes.axline((0, 0), (1, 1), **figures.DIAGONAL)
+    edges = np.linspace(0, 1, BINS + 1)[1:-1]
+    for name, of_run in predictions.items():
+        truth, p = of_run.truth, of_run.probabilities
+        if of_run.exclusive:
+            largest = np.nan_to_num(p).argmax(1)[:, None]
+            truth, p = (np.take_along_axis(values, largest, 1) for values in (truth, p))
+        known = ~(np.isnan(truth) | np.isnan(p))
+        bins = np.digitize(p[known], edges)
+        count, total, hits = (np.bincount(bins, weights, BINS) for weights in (None, p[known], truth[known]))
+        filled = count > 0
+        x, y = total[filled] / count[filled], hits[filled] / count[filled]
+        axes.plot(x, y, "o-", label=figures.shorten_name(name), markersize=3, linewidth=1.2)
+    axes.set(xlabel="probability", ylabel="fraction that is true", xlim=(0, 1), ylim=(0, 1))
+    return figures.with_legend(figure)

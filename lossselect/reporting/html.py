@@ -1,0 +1,76 @@
+"""Pages from templates: text is escaped, and only the script of the package runs."""
+
+import base64
+import hashlib
+import io
+import re
+import warnings
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from lossselect.reporting import figures
+from lossselect.utils.terminal import escape_controls
+
+UNDEFINED = "\N{EN DASH}"  # sort.js compares cells with it
+
+
+def render(template: str, **content: Any) -> str:
+    """Return the page that a template of this package makes of its content."""
+    script = _read("sort.js")
+    # the digest allows only this script: a script in a class name does not run
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = _environment().get_template(template)
+    return page.render(script=Markup(script), style=Markup(_read("page.css")), digest=digest, **content)
+
+
+def _read(name: str) -> str:
+    return (files("lossselect.reporting") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(_read),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: escape_controls(value) if type(value) is str else value,
+    )
+    environment.filters["cell"] = _format_cell
+    return environment
+
+
+def _format_cell(value: Any) -> str:
+    if value is None or value != value:
+        return UNDEFINED
+    return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)
+
+
+def figure_to_svg(figure: Figure, name: str, png: Path | None = None) -> str:
+    """Return a figure as SVG, and write it to a PNG file; `name` makes its ids unique in a page."""
+    svg = io.StringIO()
+    with figures.styled(name), warnings.catch_warnings():
+        # an emoji in a class name, in the PNG
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+        if png is not None:
+            figure.set_layout_engine("none")  # the layout stays, and computing it takes as long as drawing
+            figure.savefig(png, dpi=130, facecolor="white")
+    return escape_controls(svg.getvalue())  # XML cannot contain control characters
+
+
+def inline(svg: str) -> Markup:
+    """Return an SVG as markup for a page, in the colour of its text."""
+    text = svg[svg.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # matplotlib escapes text; the ids of groups would be repeated in each figure
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    return Markup(text.replace(figures.INK, "currentColor"))
