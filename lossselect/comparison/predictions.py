@@ -34,7 +34,7 @@ class Predictions:
 
     @property
     def exclusive(self) -> bool:
-        """Whether exactly one output is true in each row."""
+        """True if exactly one output is 1 in each row."""
         return not self.several and len(self.names) > 1
 
     def select(self, places: np.ndarray) -> "Predictions":
@@ -78,7 +78,7 @@ def read_predictions(folder: Path) -> Predictions:
 
 
 def _read_lists(cells: pl.Series, names: tuple[str, ...]) -> np.ndarray | None:
-    """Return JSON lists of names as columns of 0 and 1, NaN for empty cells; None if cells are no lists."""
+    """Return JSON lists of names as columns of 0 and 1, NaN for empty cells; None if a cell is not a list."""
     places = {name: place for place, name in enumerate(names)}
     matrix = np.zeros((len(cells), len(names)))
     for row, text in enumerate(cells):
