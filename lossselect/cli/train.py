@@ -256,7 +256,6 @@ def train(config: DictConfig, record: RunRecord) -> float | None:
 
     has_default_monitor = config.monitor is None
     module, data, monitor = prepare(config)
-    record.task = module.task.name
     trainer, best_callback = make_trainer(config, folder, module._epochs["val"].first.directions)
     smoke_test = bool(config.trainer.get("fast_dev_run"))
     writes = is_first_process() and not smoke_test
@@ -266,6 +265,7 @@ def train(config: DictConfig, record: RunRecord) -> float | None:
     decision = decision_settings(config, module, data)
     described = plan(module, data, describe_training(config, data, monitor, trainer), monitor, decision)
     folder_lines = _prepare_folder(config, folder, start, writes)
+    record.task = module.task.name
     described = Plan(described.title, [*described.lines, *folder_lines])
     print_renderable(described.summary())
     if inferred := getattr(getattr(data, "splits", None), "reason", None):

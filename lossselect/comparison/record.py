@@ -52,7 +52,8 @@ class RunRecord:
 def record_run(folder: Path | None, describe: Callable[[BaseException], str]) -> Iterator[RunRecord]:
     """Yield a record to complete, and write it into a run folder at the end, also after an error.
 
-    `describe` returns the message of an error. Without a folder nothing is written.
+    `describe` returns the message of an error. Nothing is written without a folder, or if the run ends before
+    `task` is set, and the folder has files of an earlier run.
     """
     start = time.monotonic()
     record = RunRecord(datetime.now(UTC).isoformat(timespec="seconds"))
@@ -63,9 +64,13 @@ def record_run(folder: Path | None, describe: Callable[[BaseException], str]) ->
         raise
     finally:
         record.seconds = round(time.monotonic() - start, 3)
-        if folder is not None:
+        if folder is not None and (record.task or not _has_files(folder)):
             with suppress(OSError), atomic_write(folder / NAME) as path:  # a full disk may be the error
                 path.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+
+
+def _has_files(folder: Path) -> bool:
+    return any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def read_record(folder: Path) -> RunRecord | None:

@@ -59,11 +59,11 @@ def sorted_values(values: Iterable[Value]) -> list[Value]:
 
 def as_number(text: Any) -> float | int | None:
     """Convert a string to a number, integers exactly; None for other text, "nan", "inf" and "1_000"."""
-    if isinstance(text, int) or (isinstance(text, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", text)):
-        return int(text) if len(str(text)) <= MAX_DIGITS else None
     try:
+        if isinstance(text, int) or (isinstance(text, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", text)):
+            return int(text) if len(str(text)) <= MAX_DIGITS else None
         value = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # also for some of the characters that \s matches, such as \x1f
         return None
     return value if math.isfinite(value) and "_" not in str(text) else None
 

@@ -362,3 +362,9 @@ def test_strings_that_are_numbers_are_sorted_as_numbers(numbers):
 @pytest.mark.parametrize("text", ["nan", "inf", "1_000", "x", "", None])
 def test_texts_that_are_not_numbers(text):
     assert as_number(text) is None
+
+
+@pytest.mark.parametrize("text", ["0\x1f", "\x1c7", "1.5\x1d"])
+def test_text_with_control_characters_is_not_a_number(text):
+    assert as_number(text) is None
+    assert ls.Vocabulary.fit([text, "a"]).encode([text, "a"]).tolist() in ([0, 1], [1, 0])

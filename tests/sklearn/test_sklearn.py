@@ -255,8 +255,8 @@ class TestDecision:
 
     def test_the_negative_class_is_not_rounded_to_0(self):
         model = small(net="linear", decision=None).fit(CANCER, BENIGN)
-        nn.init.zeros_(model.module_.net.weight)
-        nn.init.constant_(model.module_.net.bias, 40)
+        nn.init.zeros_(model.module_.net[-1].weight)
+        nn.init.constant_(model.module_.net[-1].bias, 40)
         no, yes = model.predict_proba(CANCER).T
         assert (yes == 1).all()
         assert ((no > 0) & (no < 1e-15)).all()

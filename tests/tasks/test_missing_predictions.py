@@ -172,6 +172,7 @@ class TestChunkedHead:
     @pytest.mark.parametrize("task", [ls.Multiclass(50), ls.Multilabel(50, threshold=0.0)], ids=str)
     def test_highest_outputs(self, task, tmp_path):
         module = ls.TaskModule(task, {"name": "linear", "num_features": 4}, head="chunked").eval()
+        torch.nn.init.normal_(module.net[-1].weight)
         features = torch.randn(3, 4)
         features[1] = NAN
         found = module.predict_step(features, 0)
@@ -185,7 +186,7 @@ class TestChunkedHead:
     def test_an_infinite_logit(self):
         module = ls.TaskModule(ls.Multiclass(50), {"name": "linear", "num_features": 4}, head="chunked")
         with torch.no_grad():
-            module.net.bias[7] = INF
+            module.net[-1].bias[7] = INF
         assert module.predict_step(torch.randn(2, 4), 0)["prediction"].tolist() == [MISSING, MISSING]
 
 

@@ -420,8 +420,8 @@ class TestWeights:
     def test_are_not_exported(self, suffix, tmp_path):
         module = ls.TaskModule(ls.Binary(), {"name": "linear", "num_features": 3})
         with torch.no_grad():
-            module.net.weight[0, 1] = NAN
-        with pytest.raises(ValueError, match=r"1 of 3 entries of 'net\.weight' are NaN or infinite"):
+            module.net[-1].weight[0, 1] = NAN
+        with pytest.raises(ValueError, match=r"1 of 4 entries of 'net\.1\.weight' are NaN or infinite"):
             export_model(module, tmp_path / f"m{suffix}")
         assert not [*tmp_path.iterdir()]
 
@@ -431,9 +431,9 @@ class TestWeights:
         monkeypatch.setattr("lossselect.export.write._compare", lambda *_: {})
         module = ls.TaskModule(ls.Binary(), {"name": "linear", "num_features": 3})
         with torch.no_grad():
-            module.net.weight[0, 1] = INF
+            module.net[-1].weight[0, 1] = INF
         export_model(module, tmp_path / f"m{suffix}")
-        with pytest.raises(ValueError, match=r"1 of 3 entries of '.*weight' are NaN or infinite"):
+        with pytest.raises(ValueError, match=r"1 of 4 entries of '.*weight' are NaN or infinite"):
             load_exported(tmp_path / f"m{suffix}", trust=True)
 
 
