@@ -111,6 +111,16 @@ def test_the_p_value_is_that_of_all_exchanges(monkeypatch):
     assert found.p == pytest.approx(np.mean(extreme), abs=0.015)
 
 
+def test_only_rows_that_differ_count():
+    """Six rows that are all wrong in the second run: p = 2 / 2^6 as in a sign test, for any number of rows."""
+    first = draw("binary", rows=100)
+    right = np.flatnonzero((first.truth == first.predicted)[:, 0])[:6]
+    predicted = first.predicted.copy()
+    predicted[right] = 1 - predicted[right]
+    second = Predictions(**{**vars(first), "predicted": predicted})
+    assert differences(first, second)["accuracy"].p == pytest.approx(2 / 64, abs=0.017)
+
+
 def test_equal_predictions_do_not_differ():
     predictions = draw("multiclass")
     for difference in differences(predictions, predictions).values():
