@@ -66,8 +66,8 @@ def _make_table(table: Table, metrics: Sequence[str]) -> "RichTable":
     title = f"Runs of task={table.task}" + ", mean ± standard error over seeds" * has_seeds
     shown = make_table(title, ("", "runs" if has_seeds else "run", *table.settings, *metrics, "seconds"))
     for row in table.rows:
-        finished, started = row.seconds.n, len(row.runs)
-        counts = str(started) if finished == started else f"{finished} of {started}"
+        started = len(row.runs)
+        counts = str(started) if row.finished == started else f"{row.finished} of {started}"
         cells = [
             "*" if row.is_best else "",
             counts if has_seeds else row.runs[0].name,

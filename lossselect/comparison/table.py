@@ -53,6 +53,11 @@ class Row:
     seconds: Mean
     is_best: bool = False
 
+    @property
+    def finished(self) -> int:
+        """The number of runs with results."""
+        return sum(not run.error for run in self.runs)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -98,7 +103,7 @@ class Table:
             "task": [self.task] * len(self.rows),
             **{key: [row.settings[key] for row in self.rows] for key in self.settings},
             "seed": [" ".join(run.seed for run in row.runs) for row in self.rows],
-            "finished": [row.seconds.n for row in self.rows],
+            "finished": [row.finished for row in self.rows],
         }
         for name in names:
             means = [row.metrics.get(name) for row in self.rows]
@@ -185,7 +190,7 @@ def _choose_metric(runs: Sequence[Run]) -> tuple[str, str]:
         reason = "the runs have different monitors"
     for name in (f"val/{name}" for name in COMPARABLE):
         if finished and all(run.metrics.get(name) is not None for run in finished):
-            return name, f"compared by {name}, because {reason}"
+            return name, f"because {reason}"
     return "", f"no run is marked as the best: {reason if finished else 'none has finished'}"
 
 

@@ -96,7 +96,7 @@ def test_runs_without_results_are_rows_with_their_error(tmp_path):
     write_run(tmp_path / "2", *words, "seed=2", killed=True)
     table = table_of(tmp_path)
     (row,) = table.rows
-    assert (row.seconds.n, len(row.runs)) == (1, 3)
+    assert (row.finished, len(row.runs)) == (1, 3)
     assert table.errors() == {"The loss is not finite.": ["1"], "not finished": ["2"]}
     assert table.columns()["error"] == ["The loss is not finite.; not finished"]
 
@@ -220,3 +220,11 @@ def test_rows_may_have_different_metrics(tmp_path):
     write_run(tmp_path / "a", "head=dense", metrics={"test/accuracy": 1, "test/f1_micro": 1})
     write_run(tmp_path / "b", "head=chunked", metrics={"test/precision_at_k": 1})
     assert table_of(tmp_path).metrics
+
+
+def test_a_run_of_an_earlier_version_has_metrics_but_no_record(tmp_path):
+    write_run(tmp_path / "a", "model=a", metrics={"val/loss": 1}, killed=True)
+    write_run(tmp_path / "b", "model=b", metrics={"val/loss": 2}, value=2)
+    table = table_of(tmp_path)
+    assert table.columns()["finished"] == [1, 1]
+    assert [row.is_best for row in table.rows] == [True, False]
