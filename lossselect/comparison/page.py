@@ -30,17 +30,19 @@ def sweep_page(tables: Sequence[Table]) -> str:
     return render("comparison.html", title="Runs of a sweep", parts=parts)
 
 
-OTHERS = ("intervals", "differences", "classes", "pictures", "notes")
+OTHERS = ("intervals", "differences", "classes", "pictures")
 
 
 def _table_of(table: Table) -> dict[str, Any]:
-    columns = table.columns()
+    # long messages would make the rows of a table high
+    columns = {name: column for name, column in table.columns().items() if name not in ("task", "error")}
     return {
         "task": table.task,
         "header": [*columns],
         "rows": [*zip(*columns.values(), strict=True)],
         "best": table.metric if any(row.is_best for row in table.rows) else "",
         "note": table.note,
+        "notes": [f"{', '.join(runs)}: {error}" for error, runs in table.errors().items()],
     }
 
 
@@ -54,14 +56,15 @@ def _make_part(comparison: Comparison, name: str) -> dict[str, Any]:
         for metric, value in metrics.items()
     ]
     header, rows = comparison.classes
+    shown = _table_of(comparison.table)
     return {
-        **_table_of(comparison.table),
+        **shown,
         "reference": comparison.reference.name,
         "intervals": values,
         "differences": differing,
         "classes": (header, rows) if rows else (),
         "pictures": _draw(comparison, name),
-        "notes": comparison.notes,
+        "notes": shown["notes"] + comparison.notes,
     }
 
 

@@ -119,6 +119,9 @@ def test_a_failed_job_is_a_row_with_its_message(command):
     assert (good["finished"], failed["finished"]) == ("1", "0")
     assert "not finite" in failed["error"]
     assert "Traceback" not in err
+    page = Path("sweep/summary.html").read_text()
+    assert page.count("not finite") == 1
+    assert page.index("</table>") < page.index("not finite")
 
 
 def test_jobs_of_an_earlier_sweep_in_the_same_folder_are_left_out(command):
