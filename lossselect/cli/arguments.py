@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
-from lossselect.cli.console import COMMANDS
+from lossselect.cli import COMMANDS
 from lossselect.data.readers.suffixes import ARRAYS, COMPRESSIONS, FORMATS, SEPARATORS
 from lossselect.exceptions import ConfigError
 from lossselect.losses.registry import LOSSES

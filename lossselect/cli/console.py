@@ -1,4 +1,4 @@
-"""The commands, the parsing of their arguments, and the printing of errors, warnings and interruptions."""
+"""Parsing of the commands' arguments; printing of errors, warnings and interruptions as one message each."""
 
 import os
 import re
@@ -18,18 +18,6 @@ from lossselect.utils.checks import check_options
 from lossselect.utils.redaction import redact
 from lossselect.utils.terminal import print_safely, sanitize
 from lossselect.utils.warnings import LossSelectWarning
-
-COMMANDS = {
-    "train": "train and evaluate a classifier; the same as train.py",
-    "explain": "print the plan of a run without training",
-    "data": "show rows, columns and labels of a file without training",
-    "predict": "predict classes and probabilities for the rows of a new file",
-    "evaluate": "compute the metrics and the report of a model on a new labelled file",
-    "export": "write a checkpoint's model as ONNX, torch.export or safetensors",
-    "compare": "compare runs: settings, metrics with intervals, and tests on common test rows",
-    "report": "write the report of a run that ended early",
-}
-"""Each command, and a description."""
 
 REWORDS_ERRORS = "LOSSSELECT_REWORDS_ERRORS"
 """Variable that is set if the first process, rather than the user, has set HYDRA_FULL_ERROR."""

@@ -4,7 +4,7 @@ import re
 import sys
 from importlib import import_module
 
-from lossselect.cli.console import COMMANDS
+from lossselect.cli import COMMANDS
 from lossselect.utils.checks import suggestion
 from lossselect.utils.terminal import prepare_streams
 
