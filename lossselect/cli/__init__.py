@@ -1,3 +1,5 @@
+"""The command line: a module for each command, its arguments, and its error messages."""
+
 COMMANDS = {
     "train": "train and evaluate a classifier; the same as train.py",
     "explain": "print the plan of a run without training",
