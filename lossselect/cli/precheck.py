@@ -91,8 +91,9 @@ class CheckBeforeRun(Callback):
                     dry_run(job)
             if dry == {True}:  # before Hydra creates the jobs' folders
                 sys.exit(0)
-            folder = Path(config.hydra.sweep.dir).absolute()
-            CheckBeforeRun.sweep = folder, list_runs(folder)
+            if not job.trainer.get("fast_dev_run"):  # which saves nothing
+                folder = Path(config.hydra.sweep.dir).absolute()
+                CheckBeforeRun.sweep = folder, list_runs(folder)
 
 
 def _split_jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:

@@ -190,8 +190,8 @@ def run(config: DictConfig) -> float | None:
     """Fit, evaluate and predict in Hydra's run folder; return the value that a sweeper optimises."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     is_job = HydraConfig.get().mode is RunMode.MULTIRUN
-    is_verbose = not is_job if config.verbose == "auto" else config.verbose
     saves_nothing = config.trainer.get("fast_dev_run") or config.check_only or config.explain
+    is_verbose = (saves_nothing or not is_job) if config.verbose == "auto" else config.verbose
     recorded = folder if is_first_process() and not saves_nothing else None
     with ignore_warnings(*as_list(config.ignore_warnings)):
         try:

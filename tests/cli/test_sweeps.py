@@ -154,3 +154,10 @@ def test_an_interrupted_run_records_why(command, monkeypatch):
     record = json.loads(Path("run/run.json").read_text())
     assert record["error"].startswith("Interrupted after 14 steps")
     assert record["fit_seconds"] > 0
+
+
+def test_a_smoke_test_of_each_job_saves_no_table(command):
+    code, out, err = command(*SWEEP, "seed=0,1", "+trainer.fast_dev_run=true")
+    assert code == 0, err
+    assert out.count("Smoke test passed") == 2
+    assert not [*Path("sweep").glob("summary.*")]
