@@ -10,10 +10,11 @@ from typing import Any
 import polars as pl
 
 from lossselect.comparison.predictions import Predictions, read_predictions, shared_rows
-from lossselect.comparison.runs import UNREADABLE, Run
+from lossselect.comparison.runs import Run
 from lossselect.comparison.statistics import Difference, Interval, differences, intervals
 from lossselect.comparison.table import Table, make_tables
 from lossselect.exceptions import DataError
+from lossselect.reporting.run_files import UNREADABLE
 
 TOLERANCE = 1e-3
 """Maximum difference of a metric from metrics.json."""

@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 
 from lossselect.comparison.compare import Comparison
 from lossselect.comparison.predictions import Predictions
-from lossselect.comparison.runs import Run
 from lossselect.comparison.table import Table
 from lossselect.reporting import figures
 from lossselect.reporting.html import figure_to_svg, inline, render
+from lossselect.reporting.run_files import read_log
 
 BINS = 15
 """Number of bins of a reliability diagram."""
@@ -34,7 +33,7 @@ OTHERS = ("intervals", "differences", "classes", "pictures")
 
 
 def _table_of(table: Table) -> dict[str, Any]:
-    # long messages would make the rows of a table high
+    # long messages would make the rows of a table tall
     columns = {name: column for name, column in table.columns().items() if name not in ("task", "error")}
     return {
         "task": table.task,
@@ -77,7 +76,11 @@ def _draw(comparison: Comparison, name: str) -> list[tuple[str, str, Markup]]:
     }
     with figures.styled("comparison"):
         monitored = comparison.table.metric or "val/loss"
-        curves = {metric: _curves(shown, metric) for metric in ("val/loss", monitored)}
+        logs = [(figures.shorten_name(run.name), read_log(run.folder)) for run in shown]
+        curves = {
+            metric: figures.epoch_curves([(run, log, metric) for run, log in logs], metric)
+            for metric in ("val/loss", monitored)
+        }
         drawn = [
             (metric, f"By epoch.{left_out}", figure, metric.replace("/", "_"))
             for metric, figure in curves.items()
@@ -90,22 +93,6 @@ def _draw(comparison: Comparison, name: str) -> list[tuple[str, str, Markup]]:
         (title, caption, inline(figure_to_svg(figure, f"{name}{key}")))
         for title, caption, figure, key in drawn
     ]
-
-
-def _curves(runs: Sequence[Run], metric: str) -> Any:
-    figure, axes = figures.panel()
-    for run in runs:
-        log = figures.read_log(run.folder)
-        if metric not in log.columns or "epoch" not in log.columns:
-            continue
-        finite = log.filter(log[metric].is_finite())
-        label, marker = figures.shorten_name(run.name), "." if len(finite) < 15 else None
-        axes.plot(finite["epoch"] + 1, finite[metric], label=label, marker=marker)
-    if not axes.lines:
-        return None
-    axes.set(xlabel="epoch", ylabel=metric)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figures.with_legend(figure)
 
 
 def _reliability(predictions: Mapping[str, Predictions]) -> Any:

@@ -103,7 +103,7 @@ def _read_names(cells: pl.Series, names: tuple[str, ...]) -> np.ndarray:
 def shared_rows(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
     """Return the predictions of both on the rows that both have, with the same labels.
 
-    What one has not predicted is left out of both.
+    A label without a prediction in one of them is left out of both.
 
     Raises:
         DataError: the outputs, or the labels of a row, differ, or there are no common rows with labels.

@@ -1,8 +1,9 @@
-"""Run folders: their settings, metrics and ends, read without importing torch."""
+"""Run folders: their settings, metrics and outcomes, read without importing torch."""
 
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from yaml import YAMLError
 from lossselect.comparison.record import NAME as RECORD
 from lossselect.comparison.record import RunRecord, read_record
 from lossselect.exceptions import ConfigError, FileMissingError
+from lossselect.reporting.run_files import UNREADABLE, read_metrics
 
 OVERRIDES = Path(".hydra", "overrides.yaml")
 NOT_COMPARED = (
@@ -24,8 +26,8 @@ NOT_COMPARED = (
     *("trust", "verbose", "seed"),
 )
 """Settings that do not change a model, and the seed, which is shown otherwise."""
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError, OmegaConfBaseException)
-"""Errors of damaged files."""
+DAMAGED = (*UNREADABLE, YAMLError, OmegaConfBaseException)
+"""Errors of files that are missing or damaged, and of config files."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Run:
 
     @cached_property
     def _choices(self) -> DictConfig:
-        with suppress(*UNREADABLE):
+        with suppress(*DAMAGED):
             return _load(self.folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
         return OmegaConf.create()
 
@@ -76,7 +78,7 @@ class Run:
     @cached_property
     def data(self) -> str:
         """The name of the data and the numbers of rows, "" if unknown."""
-        with suppress(*UNREADABLE):
+        with suppress(*DAMAGED):
             content = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
             rows = ", ".join(f"{int(count):,} {split}" for split, count in content["rows"].items())
             return f"{content['name']} ({rows})"
@@ -85,7 +87,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, str]:
         """All settings that can change the result, except the seed, by name: "optimizer.lr"."""
-        with suppress(*UNREADABLE):
+        with suppress(*DAMAGED):
             return dict(_flatten(OmegaConf.to_container(self._config, resolve=False)))
         return {}
 
@@ -95,11 +97,11 @@ class Run:
         return {key: value for key, value in self.config.items() if key.partition(".")[0] == "loss"}
 
     def setting(self, key: str) -> str:
-        """Return the name of the chosen variant or the value of a setting; "" if the run has no such one."""
+        """Return the name of the chosen variant or the value of a setting; "" if the run lacks it."""
         if (chosen := self._choices.get(key)) is not None:
             return str(chosen)
         value: Any = None
-        with suppress(*UNREADABLE):
+        with suppress(*DAMAGED):
             value = OmegaConf.select(self._config, key)
         return self.overrides.get(key, "") if value is None else str(value)
 
@@ -116,7 +118,7 @@ def _flatten(values: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _load(path: Path) -> DictConfig:
-    with suppress(*UNREADABLE):
+    with suppress(*DAMAGED):
         content = OmegaConf.load(path)
         if isinstance(content, DictConfig):
             return content
@@ -126,14 +128,11 @@ def _load(path: Path) -> DictConfig:
 def read_run(folder: Path, name: str) -> Run:
     """Return a run; what cannot be read is left out."""
     words: Any = []
-    with suppress(*UNREADABLE):
+    with suppress(*DAMAGED):
         words = OmegaConf.to_container(OmegaConf.load(folder / OVERRIDES))
     pairs = [str(word).lstrip("+").partition("=") for word in words if isinstance(word, str)]
-    metrics: dict[str, float | None] = {}
-    with suppress(*UNREADABLE):
-        content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        metrics = {key: value for key, value in content.items() if isinstance(value, int | float | None)}
-    return Run(folder, name, {key: value for key, _, value in pairs}, metrics, read_record(folder))
+    overrides = {key: value for key, _, value in pairs}
+    return Run(folder, name, overrides, read_metrics(folder), read_record(folder))
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -141,21 +140,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     if len(folders) == 1:
         return [read_run(folders[0], folders[0].name)]
     paths = [folder.absolute() for folder in folders]
-    common = Path(*_common(path.parts for path in paths))
+    common = Path(os.path.commonpath(paths))
+    if common in paths:  # a run and one within it
+        common = common.parent
     return [
         read_run(folder, path.relative_to(common).as_posix())
         for folder, path in zip(folders, paths, strict=True)
     ]
-
-
-def _common(parts: Iterable[tuple[str, ...]]) -> list[str]:
-    """Return the folders that all paths start with."""
-    common = []
-    for names in zip(*parts, strict=False):
-        if len({*names}) > 1:
-            break
-        common.append(names[0])
-    return common
 
 
 def find_runs(path: Path) -> list[Path]:

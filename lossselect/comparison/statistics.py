@@ -12,7 +12,7 @@ import numpy as np
 from lossselect.comparison.predictions import Predictions
 
 MANY_ROWS, SAMPLES, FEW_SAMPLES = 10_000, 1000, 200
-"""Numbers of resamples, up to and above this number of rows, whose intervals are narrow."""
+"""Numbers of resamples up to and above MANY_ROWS; with many rows, intervals are narrow."""
 MAX_VALUES = 1 << 24
 """Maximum number of weights in a block."""
 MAX_CLASSES = 200

@@ -6,9 +6,8 @@ and none accepts bins, or a matrix whose colours (fractions) differ from its num
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -56,25 +55,16 @@ def styled(name: str) -> AbstractContextManager[None]:
     return mpl.rc_context({**STYLE, "svg.hashsalt": name})
 
 
-def read_log(folder: Path) -> pl.DataFrame:
-    """Return logs/metrics.csv of a run; without columns if it is missing or damaged."""
-    with suppress(OSError, pl.exceptions.PolarsError):  # missing, or cut off
-        options: dict[str, Any] = {"infer_schema": False, "quote_char": None, "truncate_ragged_lines": True}
-        log = pl.read_csv(folder / "logs" / "metrics.csv", **options)
-        return log.with_columns(pl.all().cast(pl.Float64, strict=False))
-    return pl.DataFrame()
-
-
-def epoch_curves(log: pl.DataFrame, names: list[str], label: str) -> Figure | None:
-    """Draw columns of a run's log by epoch."""
-    names = [name for name in names if name in log.columns and log[name].is_finite().any()]
-    if not names or "epoch" not in log.columns:
-        return None
+def epoch_curves(curves: Iterable[tuple[str, pl.DataFrame, str]], label: str) -> Figure | None:
+    """Draw columns of logs by epoch: for each curve its name, the log of a run, and the name of a column."""
     figure, axes = panel()
-    for name in names:
-        finite = log.filter(pl.col(name).is_finite())
-        marker = "." if len(finite) < 15 else None  # a line of one point would be invisible
-        axes.plot(finite["epoch"] + 1, finite[name], label=name, marker=marker)
+    for name, log, column in curves:
+        if {column, "epoch"} <= {*log.columns} and log[column].is_finite().any():
+            finite = log.filter(pl.col(column).is_finite())
+            marker = "." if len(finite) < 15 else None  # a line of one point would be invisible
+            axes.plot(finite["epoch"] + 1, finite[column], label=name, marker=marker)
+    if not axes.lines:
+        return None
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return with_legend(figure)

@@ -16,6 +16,7 @@ from lossselect.reporting.html import figure_to_svg, inline, render
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import page_tables, summary_rows
 from lossselect.reporting.plan import Line, by_stage, format_rows
+from lossselect.reporting.run_files import UNREADABLE, read_log, read_metrics
 from lossselect.utils.atomic_write import atomic_write
 
 
@@ -25,20 +26,16 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     `ended` is the reason if the run did not finish.
     """
     lines: list[Line] = []
-    metrics: dict[str, Any] = {}
-    unreadable = (OSError, ValueError, TypeError, KeyError, AttributeError)  # files of a run that was killed
-    with suppress(*unreadable):
+    metrics = read_metrics(folder)
+    with suppress(*UNREADABLE):
         content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         lines = [Line(**line) for line in content["lines"]]
-    with suppress(*unreadable):
-        content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        metrics = {name: value for name, value in content.items() if isinstance(value, int | float | None)}
     overview: dict[str, Any] = {}
-    with suppress(*unreadable):
+    with suppress(*UNREADABLE):
         of_data = Overview.from_dict(json.loads((folder / "data.json").read_text(encoding="utf-8")))
         overview = {"summary": [*summary_rows(of_data)], "tables": [*page_tables(of_data)]}
     nets: dict[str, Any] = {}
-    with suppress(*unreadable, pl.exceptions.PolarsError):
+    with suppress(*UNREADABLE, pl.exceptions.PolarsError):
         nets = pl.read_csv(folder / "nets.csv").to_dict(as_series=False)
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
@@ -66,14 +63,15 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
 
 def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:
     """Return the figures for which there are data, by name; page.html has their captions."""
-    log = figures.read_log(folder)
+    log = read_log(folder)
     usual = ("val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision")
     others = [name for name in log.columns if re.fullmatch(r"val/(?!loss$)[^/]+", name)]
     scores = [name for name in usual if name in others] or others[:6]
+    losses = ("train/loss", "val/loss")
     with figures.styled("report"):
         drawn = {
-            "loss": figures.epoch_curves(log, ["train/loss", "val/loss"], "loss (nats)"),
-            "metrics": figures.epoch_curves(log, scores, "metric"),
+            "loss": figures.epoch_curves([(name, log, name) for name in losses], "loss (nats)"),
+            "metrics": figures.epoch_curves([(name, log, name) for name in scores], "metric"),
         }
         if outcome:
             drawn |= {

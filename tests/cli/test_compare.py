@@ -49,6 +49,22 @@ def test_prints_runs_intervals_and_differences(runs, compare):
     assert SCRIPT.replace("<", "&lt;").replace(">", "&gt;") in page
 
 
+def test_each_run_has_a_curve(runs, compare):
+    """The shortened names of runs may be equal."""
+    folders = []
+    for end in "ab":
+        folder = Path(f"{'long' * 9}{end}")
+        Path(runs[0]).rename(folder) if end == "a" else Path(runs[1]).rename(folder)
+        (folder / "logs").mkdir()
+        (folder / "logs" / "metrics.csv").write_text("epoch,val/loss\n0,1\n1,0.5\n")
+        folders.append(str(folder))
+    assert compare(*folders)[0] == 0
+    page = Path("compare.html").read_text()
+    assert page.count("<figure>") == 2
+    first = page[page.index("<figure>") : page.index("</figure>")]
+    assert first.count("longlonglong") == 2  # in the legend
+
+
 def test_json(runs, compare):
     code, out, _ = compare("mlp", "linear", "--json", "--output", "page.html")
     assert code == 0
