@@ -130,7 +130,7 @@ def command(request, monkeypatch, tmp_path, call):
     """
     # imported here, because tests of the core run without Hydra
     from lossselect.cli import train
-    from lossselect.run import build
+    from lossselect.data import loading
 
     if "figures" not in request.keywords:
         monkeypatch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: {})
@@ -139,7 +139,7 @@ def command(request, monkeypatch, tmp_path, call):
     # Hydra would compose the config once more, only to look for hydra.mode, which no test sets
     monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *args, **kwargs: None)
     _parse_packaged_configs_once(monkeypatch)
-    build._load_data.cache_clear()  # cached data would not issue warnings again
+    loading.load_checked.cache_clear()  # cached data would not issue warnings again
     adds_net = "default_net" not in request.keywords
 
     def run(*words):

@@ -199,8 +199,10 @@ def describe_error(error: BaseException) -> str:
 
 
 @contextmanager
-def report_early_end(trainer: Any, folder: Path, writes_report: bool) -> Iterator[None]:
+def report_early_end(trainer: Any, folder: Path, run_folder: Path, writes_report: bool) -> Iterator[None]:
     """Write the report of a run that ends with an error; list the checkpoints of a run ended by a signal.
+
+    `folder` contains the checkpoints; it may be that of a fold in the `run_folder`.
 
     After a signal there is no time for a report, and the exit code is 143 or 130.
     """
@@ -228,7 +230,7 @@ def report_early_end(trainer: Any, folder: Path, writes_report: bool) -> Iterato
         names = ", ".join(sorted(f"checkpoints/{path.name}" for path in folder.glob("checkpoints/*.ckpt")))
         summary = f"after {trainer.global_step} steps. In {folder}: {names or 'no checkpoint yet'}."
         if names:
-            summary += f" To resume, add hydra.run.dir={folder} resume=auto to the same settings."
+            summary += f" To resume, add hydra.run.dir={run_folder} resume=auto to the same settings."
         if not is_terminated:
             raise KeyboardInterrupt(f"Interrupted {summary}") from None
         print_safely(f"Terminated {summary}", file=sys.stderr)

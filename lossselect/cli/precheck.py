@@ -18,12 +18,20 @@ from omegaconf.errors import OmegaConfBaseException
 from lossselect.cli.arguments import find_value, guess
 from lossselect.cli.console import is_first_process, print_errors_in_one_line
 from lossselect.comparison.runs import list_runs
+from lossselect.cross_validation.members import check_members
 from lossselect.exceptions import ConfigError
 from lossselect.models.auto import check_encoding
 from lossselect.run.build import build_metrics, load_data
 from lossselect.run.lock import check_unlocked, lock_folder
 from lossselect.run.loggers import check_loggers
-from lossselect.run.settings import list_variants, needs_trainer, resolve_head, resolve_monitor, to_plain
+from lossselect.run.settings import (
+    list_members,
+    list_variants,
+    needs_trainer,
+    resolve_head,
+    resolve_monitor,
+    to_plain,
+)
 from lossselect.run.trust import check_targets
 from lossselect.run.validation import (
     SETTINGS,
@@ -114,6 +122,7 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
     check_targets(config)
     plain, task, splits = to_plain(config), None, None
     check_config(plain)
+    check_members(plain, hydra_config.overrides.task)
     check_loggers(config)
     if config.get("module"):
         from lossselect.run.custom_module import CustomModule
@@ -151,7 +160,8 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
     elif config.resume is not None:
         _check_resume(config.resume, task)
     if not is_dry_run(config) or "_target_" in config.data or needs_trainer(plain):
-        ranks = check_trainer(plain, sweep and "submitit" not in str(hydra_config.launcher.get("_target_")))
+        several = sweep and "submitit" not in str(hydra_config.launcher.get("_target_"))
+        ranks = check_trainer(plain, several or bool(list_members(plain)))
         if splits is not None:
             from lossselect.data.batches import check_enough_rows
 

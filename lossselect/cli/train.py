@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lossselect.cli.arguments import choose_net, find_value, order_arguments
 from lossselect.cli.console import (
@@ -34,7 +34,7 @@ from lossselect.comparison.record import RunRecord, record_run
 from lossselect.losses.registry import LOSSES
 from lossselect.metrics.direction import best_mode
 from lossselect.run.lock import lock_folder, unlock_folders
-from lossselect.run.settings import list_variants, task_monitor, to_plain
+from lossselect.run.settings import list_members, list_variants, task_monitor, to_plain
 from lossselect.run.trust import trust
 from lossselect.utils.checks import as_list
 from lossselect.utils.redaction import record_environment
@@ -198,7 +198,7 @@ def run(config: DictConfig) -> float | None:
             # after an error in a job, Hydra runs the others, and prints which one failed
             one_line = nullcontext() if is_job else print_errors_in_one_line()
             with quiet(not is_verbose), one_line, record_run(recorded, describe_error) as record:
-                return _run_job(config, folder, record) if is_job else train(config, record)
+                return _run_job(config, folder, record) if is_job else _train(config, folder, record)
         finally:
             if recorded is not None and not is_verbose:
                 from lossselect.comparison.sweep import describe_run
@@ -217,20 +217,36 @@ def _run_job(config: DictConfig, folder: Path, record: RunRecord) -> float | Non
     if is_first_process():
         lock_folder(folder)
     try:
-        return train(config, record)
+        return _train(config, folder, record)
     finally:
         unlock_folders()
 
 
-def train(config: DictConfig, record: RunRecord) -> float | None:
-    """Run the composed config, and complete its `record`; see `run`.
+def _train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
+    """Train once, or as often as `folds` and `repeats` say; see `train`."""
+    members = list_members(config)
+    if not members:
+        return train(config, folder, record)
+    from lossselect.cross_validation.members import member_config
+    from lossselect.cross_validation.run import train_members
+
+    if config.trainer.get("fast_dev_run"):
+        return train(member_config(config, members[0]), folder, record)
+    averaged = train_members(config, folder, record, train, describe_error)
+    if config.export and averaged is not None:
+        from lossselect.cli.export import export_run
+
+        export_run(*averaged, folder, config.export, config.export_raw)
+    return record.value
+
+
+def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
+    """Run the composed config in a folder, and complete its `record`; see `run`.
 
     Returns:
         The value of `monitor` at the checkpoint that was evaluated. With `monitor=last`, the value of the
         task's own metric (`val/loss`, or for multilabel `val/average_precision`), if it was computed.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-
     from lossselect.reporting.explain import decision_lines, loss_lines, plan
     from lossselect.reporting.plan import (
         Line,
@@ -247,12 +263,12 @@ def train(config: DictConfig, record: RunRecord) -> float | None:
         evaluate,
         save_nets,
         save_overview,
+        save_plan,
         save_predictions,
     )
     from lossselect.run.resume import check_start, continue_log, resume_path
     from lossselect.run.trainer import convert_start_errors
     from lossselect.training.checkpoints.content import read_checkpoint
-    from lossselect.utils.atomic_write import atomic_write
 
     has_default_monitor = config.monitor is None
     module, data, monitor = prepare(config)
@@ -272,13 +288,13 @@ def train(config: DictConfig, record: RunRecord) -> float | None:
         print_safely(f"task=auto: {module.task} ({inferred}).")
     print("explain=true shows all choices, their reasons, and the settings that change them.")
     if writes:
-        with atomic_write(folder / "plan.json") as path:
-            path.write_text(described.to_json(), encoding="utf-8")
+        save_plan(described, folder)
         if config.report:
             save_overview(data, folder)
     counts_labels, loss_is_open = module._needs_counts, getattr(module.criterion, "waiting", False)
     loggers = trainer.loggers
-    with report_early_end(trainer, folder, config.report and writes), finish_loggers(loggers):
+    run_folder = Path(HydraConfig.get().runtime.output_dir)  # not that of a fold
+    with report_early_end(trainer, folder, run_folder, config.report and writes), finish_loggers(loggers):
         if start is not None:
             continue_log(trainer, start[1])
         log_settings(trainer, config)
@@ -342,14 +358,9 @@ def _prepare_folder(
     """Move the files of an earlier run out of the way; return the plan's lines about that and resuming."""
     from lossselect.reporting.plan import Line
     from lossselect.run.results import remove_results
-    from lossselect.run.resume import keep_previous_run
+    from lossselect.run.resume import keep_previous_run, settings_lines
 
-    # a previous_run.N has its settings only in its plan; unresolved, as ${oc.env:NAME} may be a secret
-    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    lines = [
-        Line("settings", " ".join(overrides), "from the command line"),
-        Line("outputs", str(folder), "", "hydra.run.dir=FOLDER"),
-    ]
+    lines = settings_lines(folder)
     started_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
     if start is not None:
         why = "optimizer and scheduler keep the settings in the checkpoint"

@@ -46,6 +46,7 @@ MIN_OWNERS, MAX_SCHEMES = 5, 2
 
 def find_rows(
     roles: Mapping[str, pl.Series],
+    groups: np.ndarray | None,
     labels: Labels,
     fractions: Mapping[str, float],
     seed: int,
@@ -55,7 +56,8 @@ def find_rows(
     """Return the rows of each split: those that a column names, and the others drawn from the training rows.
 
     Args:
-        roles: The columns that determine the splits, by setting: "split", "group" and "time".
+        roles: The columns that determine the splits, by setting: "split" and "time".
+        groups: The group of each row, as `read_groups` returns it, or None.
         labels: The labels of all rows, by which drawn splits are stratified.
         fractions: Fractions of the splits without a separate file, as in `split_rows`.
         seed: Seed of the drawn splits.
@@ -71,9 +73,10 @@ def find_rows(
         column = roles["split"]
         rows = read_splits(column, folds)
         for split in rows.keys() - {"train", *fractions}:
+            also = f"data.{split}_path" + " or folds" * (split == "val")
             raise ConfigError(
-                f"Column {column.name!r} (data.split) contains {SPLIT_NAMES[split]} rows, but "
-                f"data.{split}_path is also set. Remove one of them."
+                f"Column {column.name!r} (data.split) contains {SPLIT_NAMES[split]} rows, but {also} is also "
+                "set. Remove one of them."
             )
     train = rows["train"]
     drawn = {split: fraction for split, fraction in fractions.items() if split not in rows}
@@ -83,7 +86,6 @@ def find_rows(
             raise ConfigError("data.time has no effect: no split is drawn from the rows. Remove data.time.")
         parts = split_by_time(times[train], drawn)
     else:
-        groups = read_groups(roles["group"]) if "group" in roles else None
         values = (
             labels.values.select(train) if isinstance(labels.values, SparseLabels) else labels.values[train]
         )

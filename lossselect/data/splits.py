@@ -58,6 +58,7 @@ class Splits:
         overview: The columns of the file, as `describe_columns` returns them.
         scaling: How numbers are scaled, a name in `SCALINGS`; "" for a sparse matrix.
         in_chunks: Whether the training rows are shuffled in chunks, because they may not fit into memory.
+        groups: The group of each row that is in the file of the training rows, or None.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Splits:
     overview: tuple[Any, ...] = ()
     scaling: str = "standard"
     in_chunks: bool = False
+    groups: np.ndarray | None = None
 
     def rows_in_file(self, split: str) -> np.ndarray:
         """Return the indices of the split's rows in their file, counted from 0."""
@@ -119,7 +121,7 @@ def split_rows(
     Raises:
         DataError: too few rows or groups for a fraction.
     """
-    strata = _strata(labels)
+    strata = stratify(labels)
     if groups is not None:
         return _split_groups(groups, strata, fractions, seed, names)
     pinned = np.zeros(len(labels), dtype=bool)
@@ -207,16 +209,16 @@ def _split_groups(
             size, smaller = count * fraction, min(fraction, 1 - fraction)
             num_folds = Fraction(fraction).limit_denominator(MAX_GROUP_FOLDS).denominator
             num_folds = max(num_folds, round(1 / smaller), reserve + 1)
-            folds = _group_folds(remaining, groups, strata, num_folds, seed)
+            folds = group_folds(remaining, groups, strata, num_folds, seed)
             if len(folds) <= reserve:  # stratified folds may be empty
-                folds = _group_folds(remaining, groups, None, num_folds, seed)
+                folds = group_folds(remaining, groups, None, num_folds, seed)
             splits[split] = np.sort(np.concatenate(_take(folds, size, reserve)))
             count -= len(splits[split])
             remaining = np.concatenate([remaining[:0], *folds])  # there may be only pinned rows left
     return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), remaining])), **splits}
 
 
-def _group_folds(
+def group_folds(
     rows: np.ndarray, groups: np.ndarray, strata: np.ndarray | None, num_folds: int, seed: int
 ) -> list[np.ndarray]:
     """Return rows in at most `num_folds` folds of whole groups, stratified unless there are many groups."""
@@ -269,8 +271,11 @@ def _take(folds: list[np.ndarray], size: float, reserve: int) -> list[np.ndarray
     return taken
 
 
-def _strata(labels: np.ndarray | SparseLabels) -> np.ndarray | None:
-    """Return classes (N,), -1 where missing, or 0/1 (N, L); None if stratification would take too long."""
+def stratify(labels: np.ndarray | SparseLabels) -> np.ndarray | None:
+    """Return classes (N,), -1 where missing, or 0/1 (N, L), by which rows are stratified.
+
+    Returns None if stratification would take too long.
+    """
     if isinstance(labels, SparseLabels) or labels.ndim == 2:
         if np.prod(labels.shape) > MAX_STRATIFIED:
             return None

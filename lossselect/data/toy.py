@@ -63,7 +63,12 @@ DATASETS: dict[str, Callable[[], Rows]] = {"breast_cancer": breast_cancer, "digi
 
 
 def load(
-    name: str, *, seed: int, val_fraction: float, test_fraction: float | None, scaling: str = "standard"
+    name: str,
+    *,
+    seed: int,
+    val_fraction: float | None,
+    test_fraction: float | None,
+    scaling: str = "standard",
 ) -> "Splits":
     """Return the data set `name`, split and scaled; see `make_splits`."""
     rows = lookup(DATASETS, name, "data set")()
@@ -74,7 +79,7 @@ def make_splits(
     name: str,
     rows: Rows,
     seed: int,
-    val_fraction: float,
+    val_fraction: float | None,
     test_fraction: float | None = None,
     scaling: str = "standard",
 ) -> "Splits":
@@ -87,7 +92,7 @@ def make_splits(
         name: The data set's name.
         rows: The data set.
         seed: Seed of the split.
-        val_fraction: Fraction of the rows that are not test rows.
+        val_fraction: Fraction of the rows that are not test rows; None for no validation split.
         test_fraction: Fraction of all rows, unless the data set has test rows.
         scaling: See `fit_scales`.
 
@@ -119,7 +124,10 @@ def make_splits(
         remaining, test = split_in_two(remaining, labels, test_fraction, seed)
     else:
         remaining = np.setdiff1d(remaining, test)
-    train, val = split_in_two(remaining, labels, val_fraction, seed)
+    split = {"train": remaining, "test": test}
+    if val_fraction is not None:
+        split["train"], split["val"] = split_in_two(remaining, labels, val_fraction, seed)
+    train = split["train"]
     standardizer = Standardizer(columns).partial_fit(features[train])
     scales = fit_scales(scaling, standardizer, features[train].T)  # few rows
     numbers = tuple(map(Number, columns, scales, [False] * len(columns)))
@@ -135,7 +143,7 @@ def make_splits(
         torch.from_numpy(Scaler(scales)(features)),
         labels,
         names,
-        {split: torch.from_numpy(part) for split, part in zip(SPLITS, (train, val, test), strict=True)},
+        {name: torch.from_numpy(split[name]) for name in SPLITS if name in split},
         {**prepared.to_dict(), "labels": settings.to_dict()},
         scaling=scaling,
     )

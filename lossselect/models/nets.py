@@ -124,16 +124,37 @@ def ensemble(
     """
     from lossselect.models.ensemble import Ensemble
 
+    return Ensemble(_make_nets(nets, [*SINGLE_NETS], num_features, task), task)
+
+
+def average(
+    num_features: int,
+    task: Task,
+    nets: Mapping[str, Mapping[str, Any]],
+) -> nn.Module:
+    """Return the average of nets that were trained one after another: (N, num_features) -> logits.
+
+    `nets` contains their names and options without sizes; see `Average`.
+    """
+    from lossselect.models.average import Average
+
+    return Average(_make_nets(nets, [*SINGLE_NETS, "ensemble"], num_features, task), task)
+
+
+def _make_nets(nets: Any, names: Sequence[str], num_features: int, task: Task) -> dict[str, nn.Module]:
+    """Return the nets of a mapping of specs, each with one of the `names`."""
     if not isinstance(nets, Mapping) or not nets:
         raise OptionTypeError(f"nets must be a mapping of names to nets, got {nets!r}.")
     built = {}
     for name, spec in nets.items():
         if not str(name).isidentifier():
             raise ConfigError(f"The names of nets must be identifiers such as tabm_2, got {name!r}.")
-        if not isinstance(spec, Mapping) or spec.get("name") == "ensemble":
-            raise ConfigError(f"nets.{name} must be a mapping with the name of a single net, got {spec!r}.")
+        if not isinstance(spec, Mapping) or spec.get("name") not in names:
+            raise ConfigError(
+                f"nets.{name} must be a mapping whose name is one of {', '.join(names)}, got {spec!r}."
+            )
         built[name] = make_net({**spec, "num_features": num_features}, task)
-    return Ensemble(built, task)
+    return built
 
 
 def check_dropout(name: str, rate: float) -> None:
@@ -164,9 +185,10 @@ def head_options(head: str | Mapping[str, Any] | None, also: Sequence[str] = ())
     return {"name": name, **{key: value for key, value in options.items() if value is not None}}
 
 
-NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear, "tabm": tabm, "ensemble": ensemble}
-SINGLE_NETS = tuple(name for name in NETS if name != "ensemble")
-"""The nets that a user can choose by name; an ensemble is the result of `model=auto`."""
+SINGLE_NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear, "tabm": tabm}
+"""The nets that a user can choose by name."""
+NETS = {**SINGLE_NETS, "ensemble": ensemble, "average": average}
+"""All nets; an ensemble is the result of `model=auto`, an average that of `folds` and `repeats`."""
 MEMBER_NETS = frozenset({"tabm", "ensemble"})
 """The nets that are subclasses of `Members`."""
 

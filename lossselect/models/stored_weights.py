@@ -71,9 +71,9 @@ def check_net(
     spec: Mapping[str, Any], task: Task, weights: Mapping[str, Any], source: Any, prefix: str = ""
 ) -> None:
     """Raise a CheckpointError unless weights with this prefix have the shapes of `make_net(spec, ...)`."""
-    nets = spec.get("nets")
-    specs = [spec, *(nets.values() if isinstance(nets, Mapping) else ())]
-    widths = (part.get("hidden", ()) for part in specs if isinstance(part, Mapping))
+    nets = _inner_nets(spec)
+    specs = [spec, *nets, *(inner for net in nets for inner in _inner_nets(net))]
+    widths = (part.get("hidden", ()) for part in specs)
     layers = len(specs) - 1 + sum(len(hidden) for hidden in widths if isinstance(hidden, list | tuple))
     if layers > len(weights):
         raise CheckpointError(
@@ -98,3 +98,8 @@ def check_net(
                 f"{source} is damaged: its weights do not fit its net {net_spec} with {task.num_outputs} "
                 f"outputs. Expected {name!r} of shape {expected.get(name)}, got {shape}. {COPY}"
             )
+
+
+def _inner_nets(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    nets = spec.get("nets")
+    return [net for net in nets.values() if isinstance(net, Mapping)] if isinstance(nets, Mapping) else []

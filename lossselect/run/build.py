@@ -3,10 +3,8 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
@@ -16,7 +14,7 @@ from lossselect.metrics.direction import best_mode
 from lossselect.models.auto import default_epochs, resolve_net
 from lossselect.run.custom_module import CustomModule
 from lossselect.run.settings import (
-    FILE_DATA,
+    describe_repetition,
     drop_none,
     is_sharded,
     is_stopping_callback,
@@ -33,9 +31,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
     from torch import nn
 
-    from lossselect.data.splits import Splits
+    from lossselect.data.loading import LoadedData
     from lossselect.reporting.plan import Line, Monitor
-    from lossselect.tasks.label_counts import LabelCounts
     from lossselect.tasks.registry import Task
     from lossselect.training.checkpoints.saving import BestCheckpoint
     from lossselect.training.module import TaskModule
@@ -66,20 +63,15 @@ def build_metrics(config: DictConfig) -> Any:
     return build(config.metrics, "metrics")
 
 
-class LoadedData(NamedTuple):
-    """Built-in data or data of a file, checked against the task before Lightning is imported."""
-
-    splits: "Splits"
-    task: "Task"
-    counts: "dict[str, LabelCounts]"
-
-
-def load_data(config: DictConfig) -> LoadedData:
+def load_data(config: DictConfig) -> "LoadedData":
     """Return the data that the config names; cached, because the check of the config reads them first."""
+    from lossselect.data.loading import load_checked
     from lossselect.data.readers.formats import list_files
 
     options = to_plain(config.data)
     options.pop("batch_size")
+    if config.get("folds"):
+        options["val_fraction"] = None  # the validation rows are a fold of the others
     # overwriting a file changes its times (`st_ctime_ns` even if the other is copied), replacing it its inode
     versions = []
     paths = [options.get(name) for name in ("path", "val_path", "test_path")]
@@ -89,41 +81,12 @@ def load_data(config: DictConfig) -> LoadedData:
             if Path(value).is_file():  # not ".", as in data.decimal: a run folder changes its times
                 stat = Path(value).stat()
                 versions.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-    task = json.dumps(to_plain(config.task), sort_keys=True)
-    return _load_data(json.dumps(options, sort_keys=True), task, tuple(versions))
-
-
-@lru_cache(maxsize=1)
-def _load_data(data_json: str, task_json: str, versions: tuple[tuple[int, ...], ...]) -> LoadedData:
-    from lossselect.data.checks import check_order, check_splits
-    from lossselect.data.toy import load
-    from lossselect.labels.sparse_labels import SparseLabels
-    from lossselect.tasks.infer import encode_checked, infer_task
-    from lossselect.tasks.registry import TASKS, make_task
-
-    options, settings = json.loads(data_json), drop_none(json.loads(task_json))
-    names = settings.pop("class_names", None)
-    has_order = names is not None
-    if options["name"] in FILE_DATA:
-        from lossselect.data.files.load import load_own_data
-
-        splits = load_own_data(**options, task={**settings, "class_names": names})
-        settings["name"], names = splits.task, splits.class_names
-    else:
-        splits = load(**options)
-        if settings["name"] == "auto":
-            settings["name"], reason = infer_task(splits.labels)
-            splits = replace(splits, task=settings["name"], reason=f"{splits.name}: {reason}")
-    width = len(splits.class_names) if TASKS[settings["name"]].is_sized() else None
-    # class names are added below, so that errors about labels of another task show the labels as they are
-    task = make_task(num_outputs=width, **settings)
-    if not isinstance(splits.labels, SparseLabels):
-        fits = len(splits.class_names) == len(task.names)
-        encode_checked(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
-    task = replace(task, class_names=splits.class_names if names is None else names)
-    if task.ordinal and not has_order:
-        check_order(task.names)
-    return LoadedData(splits, task, check_splits(task, splits))
+    task = drop_none(to_plain(config.task))
+    arguments = json.dumps(options, sort_keys=True), json.dumps(task, sort_keys=True), tuple(versions)
+    loaded = load_checked(*arguments)
+    if not config.get("folds"):
+        return loaded
+    return loaded.take_fold(config.folds, config.fold or 0, config.seed)
 
 
 def has_loader(data: Any, split: str) -> bool:
@@ -319,6 +282,11 @@ def describe_training(
         value += f"; batches of {rows} rows" + (f", {rows * group} rows per step" if group > 1 else "")
     change = "trainer.max_epochs=..." + ", data.batch_size=..." * (getattr(data, "splits", None) is not None)
     yield Line("training", value, "", change)
+    if repetition := describe_repetition(plain):
+        change = "folds=..., repeats=..."
+        yield Line(
+            "repetition", repetition, "results are means; predictions average the probabilities", change
+        )
     stopping = []
     for entry in stopping_callbacks(plain):
         if "monitor" not in entry:

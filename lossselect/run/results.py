@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 from lossselect.data.batches import identity
 from lossselect.data.datamodule import TensorData
 from lossselect.data.overview import make_overview
+from lossselect.data.splits import Splits
 from lossselect.decision.advice import Advice
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
@@ -27,6 +28,7 @@ from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedPair
 from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.outcome import Outcome
+from lossselect.reporting.plan import Plan
 from lossselect.reporting.tables import (
     format_cells,
     prediction_columns,
@@ -54,6 +56,8 @@ RESULTS = (
         "metrics.json",
         "per_class.csv",
         "confusion_matrix.csv",
+        "members.csv",
+        "out_of_fold.csv",
     ),
     *("predictions.csv", "predictions.pt", "report.html", "figures"),
     *(f"model{form.suffix}" for form in FORMATS.values()),
@@ -76,6 +80,12 @@ def remove_results(folder: Path) -> None:
     for path in folder.glob("checkpoints/*"):  # exports become outdated
         if find_format(path):
             path.unlink()
+
+
+def save_plan(plan: Plan, folder: Path) -> None:
+    """Write plan.json."""
+    with atomic_write(folder / "plan.json") as path:
+        path.write_text(plan.to_json(), encoding="utf-8")
 
 
 def save_overview(data: Any, folder: Path) -> None:
@@ -278,7 +288,7 @@ def save_predictions(
             columns: dict[str, Any] = {"row": range(part.start, part.stop)}
             if isinstance(data, TensorData):
                 columns["row"] = data.splits.rows_in_file("test")[part]
-                columns["target"] = _decode_targets(task, data, part)
+                columns["target"] = decode_targets(task, data.splits, data.splits.rows["test"][part])
             columns |= prediction_columns(task, **{name: output[part] for name, output in outputs.items()})
             escape_formula(columns).write_csv(file, include_header=start == 0)
     return "predictions.csv"
@@ -327,9 +337,9 @@ def _gather_batches(batches: list[dict[str, Tensor]], in_blocks: bool) -> list[d
     return [row for turn in zip_longest(*rows) for row in turn if row is not None]
 
 
-def _decode_targets(task: Task, data: TensorData, part: slice) -> list[str | None]:
-    """Return the decoded target of a part of the test rows."""
-    labels, rows = data.splits.labels, data.splits.rows["test"][part]
+def decode_targets(task: Task, splits: Splits, rows: Tensor) -> list[str | None]:
+    """Return the decoded targets of rows as cells of a table."""
+    labels = splits.labels
     if isinstance(labels, SparseLabels):  # without creating a dense matrix
         return format_cells(labels.select(rows).to_lists(task.names))
     return format_cells(task.decode(task.to_hard_labels(task.encode(labels[rows.numpy()]))))

@@ -6,14 +6,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lossselect.compat.lightning import reopen_tensorboard
 from lossselect.exceptions import CheckpointError, ConfigError
+from lossselect.reporting.plan import Line
 from lossselect.run.results import RESULTS
+from lossselect.run.settings import is_member
 from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
 from lossselect.training.checkpoints.validation import check_resumable, check_states
 from lossselect.training.module import TaskModule
@@ -96,16 +100,27 @@ def _check_shapes(checkpoint: Mapping[str, Any], module: TaskModule) -> None:
             )
 
 
+def settings_lines(folder: Path) -> list[Line]:
+    """Return the plan's lines about the settings of the command line and the run folder."""
+    # a previous_run.N has its settings only in its plan; unresolved, as ${oc.env:NAME} may be a secret
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return [
+        Line("settings", " ".join(overrides), "from the command line"),
+        Line("outputs", str(folder), "", "hydra.run.dir=FOLDER"),
+    ]
+
+
 def keep_previous_run(folder: Path) -> Path | None:
     """Move the files of an earlier run with checkpoints to a subfolder, and return it.
 
     Otherwise a run without resume=auto would overwrite them.
     """
-    if not any(folder.glob("checkpoints/*.ckpt")):
+    trainings = [path.parent.name for path in folder.glob("*/checkpoints") if is_member(path.parent.name)]
+    if not trainings and not any(folder.glob("checkpoints/*.ckpt")):
         return None
     target = next(path for i in count(1) if not (path := folder / f"previous_run.{i}").exists())
     target.mkdir()
-    for name in ("checkpoints", "logs", *RESULTS):
+    for name in ("checkpoints", "logs", *RESULTS, *trainings):
         if (folder / name).exists():
             (folder / name).rename(target / name)
     return target

@@ -1,8 +1,9 @@
 """The packaged configs, and the head, monitor and loss options that follow from a run's settings."""
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
@@ -211,3 +212,40 @@ def is_stopping_callback(entry: Any) -> bool:
 def task_monitor(config: Mapping[str, Any], task: "Task") -> str:
     """Return the validation metric that selects the checkpoint by default."""
     return f"val/{topk_monitor(task) if resolve_head(config, task)['name'] == 'chunked' else task.monitor}"
+
+
+class Member(NamedTuple):
+    """One of the trainings of a run with `folds` or `repeats`: its name and the settings that it changes."""
+
+    name: str
+    settings: dict[str, int]
+
+
+def is_member(name: str) -> bool:
+    """Return whether a folder has the name of a training."""
+    return re.fullmatch(r"(repeat_\d+_)?fold_\d+|repeat_\d+", name) is not None
+
+
+def list_members(config: Mapping[str, Any]) -> list[Member]:
+    """Return the trainings of a run in their order; empty for an ordinary run."""
+    folds, repeats, seed = config.get("folds"), config.get("repeats"), config["seed"]
+    if config.get("fold") is not None or not (folds or repeats):
+        return []
+    return [
+        Member(
+            "_".join([f"repeat_{repeat}"] * bool(repeats) + [f"fold_{fold}"] * bool(folds)),
+            {"seed": seed + repeat} | ({} if fold is None else {"fold": fold}),
+        )
+        for repeat in range(repeats or 1)
+        for fold in (range(folds) if folds else [None])
+    ]
+
+
+def describe_repetition(config: Mapping[str, Any]) -> str:
+    """Return how often a run trains, for the plan; "" for an ordinary run."""
+    folds, repeats = config.get("folds"), config.get("repeats")
+    if not list_members(config):
+        return ""
+    parts = [f"{repeats} seeds ({config['seed']} to {config['seed'] + repeats - 1})"] if repeats else []
+    parts += [f"{folds} folds"] if folds else []
+    return " x ".join(parts) + f", {(repeats or 1) * (folds or 1)} trainings with the same test rows"

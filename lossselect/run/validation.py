@@ -49,7 +49,7 @@ SETTINGS = (
     *PARTS,
     *("scheduler", "callbacks", "logger", "experiment", "seed", "monitor", "resume", "on_nonfinite"),
     *("trust", "time_limit", "check_only", "explain", "export", "export_raw", "report", "ignore_warnings"),
-    *("head", "bias_init", "mix", "decision", "metrics", "module", "verbose"),
+    *("head", "bias_init", "mix", "decision", "metrics", "module", "verbose", "folds", "fold", "repeats"),
 )
 """The settings at the top level of a config, except `hydra`."""
 
@@ -234,8 +234,8 @@ def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
     if sweep and ranks > 1 and not {"RANK", "LOCAL_RANK", "SLURM_PROCID"} & os.environ.keys():
         # Lightning would start the other processes with the command of the whole sweep
         raise ConfigError(
-            f"Each job of this sweep (-m) would use {ranks} processes, which a sweep cannot start. Set "
-            "trainer.devices=1, start each run without -m, or set hydra/launcher=slurm."
+            f"Each training would use {ranks} processes, which a sweep (-m), folds and repeats cannot start. "
+            "Set trainer.devices=1, start each run by itself, or set hydra/launcher=slurm for a sweep."
         )
     return ranks
 

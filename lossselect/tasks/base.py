@@ -262,24 +262,39 @@ class Task(ABC):
         log_q = log_p.exp().neg_().log1p_().scatter_(0, top, log_others)
         return log_p.sub_(log_q).movedim(0, 1).contiguous()
 
-    def mean_logits(self, logits: Tensor, weights: Tensor | None = None) -> Tensor:
+    def mean_logits(
+        self,
+        logits: Tensor,
+        weights: Tensor | None = None,
+        shifts: Tensor | None = None,
+        temperatures: Tensor | None = None,
+    ) -> Tensor:
         """Return the logits of the weighted mean probability of K nets, in float32 or wider.
 
-        Under softmax, the logarithm of sum_k w_k softmax(z_k); under sigmoid, the log-odds of
-        sum_k w_k sigmoid(z_k).
+        Under softmax, the logarithm of sum_k w_k softmax((z_k - s_k) / T_k); under sigmoid, the log-odds of
+        sum_k w_k sigmoid((z_k - s_k) / T_k).
 
         Args:
             logits: The raw logits z of the nets, (N, K, num_outputs).
             weights: The weights w (K,), which are > 0 and sum to 1; None for equal weights.
+            shifts: The shifts s of the class logits, (K, num_probabilities); None for 0.
+            temperatures: The temperatures T, (K, num_probabilities) or (K, 1); None for 1.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        scores = self.class_logits(logits.transpose(1, 2)).transpose(1, 2)  # classes are in dimension 1
+        scores = scores if shifts is None else scores - shifts
+        scores = scores if temperatures is None else scores / temperatures
         if weights is None:
-            weights = logits.new_full((logits.shape[1],), 1 / logits.shape[1])
+            weights = scores.new_full((scores.shape[1],), 1 / scores.shape[1])
         log_weights = weights.log()[:, None]
         if self.activation == "softmax":
-            return (logits.log_softmax(-1) + log_weights).logsumexp(1)
-        positive, negative = (logsigmoid(z) + log_weights for z in (logits, -logits))
-        return positive.logsumexp(1) - negative.logsumexp(1)
+            return self._from_class_logits((scores.log_softmax(-1) + log_weights).logsumexp(1))
+        positive, negative = (logsigmoid(z) + log_weights for z in (scores, -scores))
+        return self._from_class_logits(positive.logsumexp(1) - negative.logsumexp(1))
+
+    def _from_class_logits(self, class_logits: Tensor) -> Tensor:
+        """Return logits with these `class_logits`, (N, num_outputs)."""
+        return class_logits
 
     def predict(self, logits: Tensor) -> Tensor:
         """Return predictions (long): 0/1 (N, 1, ...), class indices (N, ...) or 0/1 per label (N, L, ...).

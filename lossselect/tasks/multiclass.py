@@ -110,14 +110,12 @@ class Multiclass(Task):
         above = cumulative_sum(logsigmoid(logits), 1)
         return torch.cat([end, above], 1) + torch.cat([logsigmoid(-logits), end], 1)
 
-    def mean_logits(self, logits: Tensor, weights: Tensor | None = None) -> Tensor:
+    def _from_class_logits(self, class_logits: Tensor) -> Tensor:
         if not self.ordinal:
-            return super().mean_logits(logits, weights)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        classes = self.class_logits(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
-        log_p = super().mean_logits(classes, weights)
+            return class_logits
         # output k is the log-odds of a class above k, given class k or above
-        return torch.stack([log_p[:, k + 1 :].logsumexp(1) - log_p[:, k] for k in range(self.num_outputs)], 1)
+        above = (class_logits[:, k + 1 :].logsumexp(1) for k in range(self.num_outputs))
+        return torch.stack([rest - class_logits[:, k] for k, rest in enumerate(above)], 1)
 
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
         """Return the canonical target: class indices, long (N, ...), or soft labels, float (N, C, ...).

@@ -15,11 +15,11 @@ from train_cases import train_in
 import lossselect as ls
 from lossselect.cli import main as cli
 from lossselect.cli.predict import predict_file
+from lossselect.data.loading import load_checked
 from lossselect.export import digest, formats
 from lossselect.export import write as export
 from lossselect.export.read import load_exported
 from lossselect.export.write import export_model
-from lossselect.run.build import _load_data
 
 SUFFIXES = tuple(form.suffix for form in formats.FORMATS.values())
 NAMES = ("a/b", "<b>", "=1", "\N{GRINNING FACE}")
@@ -458,7 +458,7 @@ class TestCommand:
         (tmp_path / "t.csv").write_text((run / "t.csv").read_text().replace("16,", "160,"))
         for reason in ("the data have changed since the run", "t.csv"):
             monkeypatch.chdir(tmp_path)
-            _load_data.cache_clear()  # otherwise the process would not read the file again
+            load_checked.cache_clear()  # otherwise the process would not read the file again
             settings = (f"checkpoint={run}/run/checkpoints/best.ckpt", "output=m.onnx")
             code, out, _ = self.call(monkeypatch, capsys, "export", *settings)
             assert code == 0

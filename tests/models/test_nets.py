@@ -53,7 +53,7 @@ def test_an_encoding_adds_its_outputs_to_the_features():
         ({"name": "ensemble", "nets": ["mlp"]}, "nets must be a mapping"),
         (
             {"name": "ensemble", "nets": {"a": {"name": "ensemble", "nets": {}}}},
-            "nets.a must be a mapping with the name of a single net",
+            "nets.a must be a mapping whose name is one of mlp, linear, tabm, got",
         ),
     ],
 )
@@ -64,7 +64,7 @@ def test_invalid_options(options, message):
 
 @pytest.mark.parametrize("name", NETS)
 def test_nets_with_members_are_known_by_name(name):
-    options = {"nets": {"a": {"name": "mlp"}}} if name == "ensemble" else {}
+    options = {"nets": {"a": {"name": "mlp"}}} if name in ("ensemble", "average") else {}
     net = make_net({"name": name, "num_features": 3, **options}, ls.Binary())
     assert isinstance(net, Members) is (name in MEMBER_NETS)
 

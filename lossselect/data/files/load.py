@@ -31,7 +31,13 @@ from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import has_only_features
 from lossselect.data.readers.formats import open_table
 from lossselect.data.readers.libsvm import is_libsvm
-from lossselect.data.split_columns import describe_method, find_rows, warn_likely_splits, warn_shared_groups
+from lossselect.data.split_columns import (
+    describe_method,
+    find_rows,
+    read_groups,
+    warn_likely_splits,
+    warn_shared_groups,
+)
 from lossselect.data.splits import SPLITS, Splits
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -63,9 +69,9 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
     source, labels = first.source, first.labels
     if settings.labels.class_names is None:
         _warn_missing_numbers(labels, settings.parser)
-    rows = find_rows(
-        source.roles, labels, settings.fractions, settings.seed, settings.folds, settings.date_format
-    )
+    group_of = read_groups(source.roles["group"]) if "group" in source.roles else None
+    seed, folds, date_format = settings.seed, settings.folds, settings.date_format
+    rows = find_rows(source.roles, group_of, labels, settings.fractions, seed, folds, date_format)
     if source.weights is not None and not source.weights[rows["train"]].any():
         raise DataError(
             "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."
@@ -102,7 +108,7 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
         features=table,
         labels=join.concatenate([file.labels.values for file in files]),
         class_names=labels.class_names,
-        rows={split: torch.from_numpy(rows[split]) for split in SPLITS},
+        rows={split: torch.from_numpy(rows[split]) for split in SPLITS if split in rows},
         preparation={**preparation, "labels": label_settings.to_dict()},
         task=labels.task,
         reason=labels.reason,
@@ -113,6 +119,7 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
         method=f"{method}; features in {folder}" if folder else method,
         in_chunks=table.is_mapped and not stays_in_memory(table.nbytes),
         overview=overview,
+        groups=group_of,
     )
 
 

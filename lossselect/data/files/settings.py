@@ -74,7 +74,11 @@ class FileSettings:
             is_table,
             data["path"],
             {split: path for split, path in paths.items() if path},
-            {split: data[f"{split}_fraction"] for split in ("test", "val") if not paths[split]},
+            {
+                split: data[f"{split}_fraction"]
+                for split in ("test", "val")
+                if not paths[split] and data[f"{split}_fraction"] is not None  # with folds, none is drawn
+            },
             data["seed"],
             NamedColumns.create(data),
             LabelOptions(task["name"], class_names, **values),

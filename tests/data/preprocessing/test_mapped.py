@@ -19,12 +19,12 @@ from lossselect.cli.predict import predict_file
 from lossselect.data.checks import check_splits
 from lossselect.data.datamodule import TensorData
 from lossselect.data.files.load import load_own_data
+from lossselect.data.loading import load_checked
 from lossselect.data.preprocessing.array_features import ArrayRows
 from lossselect.data.readers import arrays
 from lossselect.data.readers.arrays import read_arrays
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.run.build import _load_data
 from lossselect.tasks.registry import make_task
 
 OPTIONS = {"val_path": None, "test_path": None, "val_fraction": 0.25, "test_fraction": 0.25, "seed": 0}
@@ -39,7 +39,7 @@ def _small_blocks(monkeypatch):
 @pytest.fixture(autouse=True)
 def _folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    _load_data.cache_clear()  # the next folder has other files of the same names
+    load_checked.cache_clear()  # the next folder has other files of the same names
 
 
 def load(path, task="multiclass", name="arrays", **options):

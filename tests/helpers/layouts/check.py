@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from layouts.cases import Layout
 from lossselect.cli.arguments import order_arguments
+from lossselect.data import loading
 from lossselect.exceptions import LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import sorted_values
@@ -48,7 +49,7 @@ def try_command(settings: str) -> Outcome:
     arguments = shlex.split(settings)
     if not any(argument.startswith("data=") for argument in arguments):
         arguments.insert(0, "data=table")
-    build._load_data.cache_clear()
+    loading.load_checked.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("error")
         warnings.simplefilter("always", LossSelectWarning)

@@ -172,7 +172,7 @@ class TestAtTheCommandLine:
     def test_a_sweep_of_jobs_with_several_processes_raises(self, command, tmp_path):
         code, _, err = command("-m", *SAME, *TWO, "seed=0,1")
         assert code == 1
-        assert "Each job of this sweep (-m) would use 2 processes" in err
+        assert "Each training would use 2 processes" in err
         assert not [*tmp_path.iterdir()]
 
 

@@ -1,0 +1,1 @@
+"""Runs that train several times: on folds, or with several seeds."""

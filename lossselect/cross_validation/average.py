@@ -1,0 +1,96 @@
+"""The checkpoint of a run with several trainings: the mean of their calibrated probabilities."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossselect.models.average import Average
+from lossselect.models.nets import make_net
+from lossselect.tasks.label_counts import LabelCounts
+from lossselect.tasks.registry import Task, make_task
+from lossselect.training.checkpoints.content import read_checkpoint
+from lossselect.utils.atomic_write import atomic_write
+
+LEFT_OUT = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "run_state")
+"""The parts of a checkpoint from which training is resumed."""
+
+
+def is_averageable(content: Mapping[str, Any]) -> bool:
+    """Return whether the net of a checkpoint is built from plain values and has a dense head."""
+    arguments = content["arguments"]
+    is_plain = isinstance(arguments.get("net"), Mapping) and content["class"] == "TaskModule"
+    return is_plain and (arguments.get("head") or {}).get("name") != "chunked"
+
+
+def save_average(
+    checkpoints: Mapping[str, Path], path: Path, counts: LabelCounts | None = None
+) -> dict[str, Any] | None:
+    """Write a checkpoint that predicts the mean of the probabilities of others, and return its content.
+
+    Its thresholds and class factors are the means of theirs (see `mean_decision`).
+
+    Args:
+        checkpoints: The checkpoints, by names of their nets.
+        path: The file to write.
+        counts: The label counts of all rows that they were trained on; None if these rows are the same.
+
+    Returns:
+        The content; None, and nothing is written, if the nets are the user's own or have a chunked head.
+    """
+    contents = {name: read_checkpoint(checkpoint) for name, checkpoint in checkpoints.items()}
+    first, *_ = contents.values()
+    if not all(map(is_averageable, contents.values())):
+        return None
+    specs = {name: {**content["arguments"]["net"]} for name, content in contents.items()}
+    width = {spec.pop("num_features") for spec in specs.values()}.pop()
+    spec = {"name": "average", "num_features": width, "nets": specs}
+    tasks = [make_task(**content["task"]) for content in contents.values()]
+    task = mean_decision(tasks)
+    net: Any = make_net(spec, task)
+    assert isinstance(net, Average)
+    net.set_calibration(tasks)
+    weights = {f"net.{name}": value for name, value in net.state_dict().items()}
+    for name, content in contents.items():
+        for key, value in content["state_dict"].items():
+            if key.startswith("net."):
+                weights[f"net.nets.{name}.{key.removeprefix('net.')}"] = value
+    base = first["base_task"] and replace(make_task(**first["base_task"]), temperature=1.0, shift=0.0)
+    content = {key: value for key, value in first.items() if key not in LEFT_OUT}
+    content |= {
+        "task": task.to_dict(),
+        "base_task": base and base.to_dict(),
+        "arguments": {**first["arguments"], "net": spec},
+        "state_dict": weights,
+        "buffers": [f"net.{name}" for name, _ in net.named_buffers()],
+    }
+    if counts is not None:
+        content |= {"counts": counts.to_dict(), "loss": None}  # the loss is built from the counts
+    path.parent.mkdir(exist_ok=True)
+    with atomic_write(path) as temporary:
+        torch.save(content, temporary)
+    return content
+
+
+def mean_decision(tasks: Sequence[Task]) -> Task:
+    """Return the task whose decision is the mean of those of tasks, and whose logits are calibrated.
+
+    Thresholds are averaged as log-odds, class factors as logarithms.
+    """
+    changed: dict[str, Any] = {"temperature": 1.0, "shift": 0.0}
+    first = tasks[0]
+    names = {field.name for field in fields(first)}
+    thresholds = [task.threshold for task in tasks]
+    if "threshold" in names and len({*map(str, thresholds)}) > 1:
+        values = [np.broadcast_to(np.array(task.threshold), first.num_probabilities) for task in tasks]
+        odds = np.stack([np.log(value) - np.log1p(-value) for value in np.clip(values, 1e-12, 1 - 1e-12)])
+        mean = (1 / (1 + np.exp(-odds.mean(0)))).tolist()
+        changed["threshold"] = mean[0] if len(mean) == 1 else tuple(mean)
+    if "prior_correction" in names and any(task.prior_correction is not None for task in tasks):
+        ones = [1.0] * first.num_probabilities
+        factors = [ones if task.prior_correction is None else task.prior_correction for task in tasks]
+        changed["prior_correction"] = tuple(np.exp(np.log(factors).mean(0)).tolist())
+    return replace(first, **changed)

@@ -1,0 +1,219 @@
+"""A run with `folds` or `repeats`: it trains several times, and writes means and averaged predictions."""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from lossselect.comparison.record import RunRecord, record_run
+from lossselect.comparison.sweep import describe_run
+from lossselect.comparison.table import Mean, mean_of
+from lossselect.cross_validation.average import save_average
+from lossselect.cross_validation.members import check_same_members, member_config, write_settings
+from lossselect.cross_validation.out_of_fold import save_out_of_fold
+from lossselect.reporting.explain import plan
+from lossselect.reporting.plan import Line, Plan, print_renderable, print_table
+from lossselect.reporting.run_files import read_metrics
+from lossselect.run.build import (
+    build_data,
+    build_metrics,
+    decision_settings,
+    describe_training,
+    has_loader,
+    load_data,
+    prepare,
+)
+from lossselect.run.custom_module import load_trained
+from lossselect.run.results import (
+    evaluate_test,
+    remove_results,
+    save_metrics,
+    save_overview,
+    save_plan,
+    save_predictions,
+)
+from lossselect.run.resume import keep_previous_run, settings_lines
+from lossselect.run.settings import Member, list_members
+from lossselect.run.trainer import trainer_on
+from lossselect.utils.atomic_write import atomic_write
+from lossselect.utils.devices import parse_device
+from lossselect.utils.terminal import print_safely
+from lossselect.utils.warnings import ignore_warnings
+
+ERROR = "_standard_error"
+"""End of the stage in the names of standard errors in metrics.json: "val_standard_error/accuracy"."""
+
+Train = Callable[[DictConfig, Path, RunRecord], float | None]
+
+
+def train_members(
+    config: DictConfig,
+    folder: Path,
+    record: RunRecord,
+    train: Train,
+    describe: Callable[[BaseException], str],
+) -> tuple[Any, Any] | None:
+    """Train as often as `folds` and `repeats` say, and write the results to the run folder.
+
+    Args:
+        config: The config of the run.
+        folder: The run folder, which will contain a folder for each training.
+        record: The record of the run, to complete.
+        train: Trains an ordinary run.
+        describe: Returns the message of an error.
+
+    Returns:
+        The module of the averaged nets and its data; None if the nets cannot be averaged.
+    """
+    members = list_members(config)
+    configs = {member.name: member_config(config, member) for member in members}
+    data = _start(config, configs[members[0].name], folder, members)
+    record.task = data.task.name if hasattr(data, "task") else str(config.task.name)
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    records: list[RunRecord] = []
+    for number, member in enumerate(members):
+        place = folder / member.name
+        write_settings(
+            place, configs[member.name], [*overrides, *(f"{k}={v}" for k, v in member.settings.items())]
+        )
+        # the first training has already warned about the data
+        repeated = ("duplicate_rows", "rare_class") if number else ()
+        shown = nullcontext() if config.verbose is True else redirect_stdout(io.StringIO())
+        with ignore_warnings(*repeated), shown, record_run(place, describe) as member_record:
+            train(configs[member.name], place, member_record)
+        records.append(member_record)
+        print_safely(describe_run(place))
+    return _finish(config, folder, record, configs, records, data)
+
+
+def _start(config: DictConfig, first: DictConfig, folder: Path, members: Sequence[Member]) -> Any:
+    """Print and write the plan of the run, and return the data of the first training."""
+    if config.resume == "auto" and folder.is_dir():
+        check_same_members(folder, members, config.folds)
+    module, data, monitor = prepare(first)
+    training = describe_training(config, data, monitor)
+    described = plan(module, data, training, monitor, decision_settings(first, module, data))
+    resumes = config.resume == "auto" and any((folder / member.name).is_dir() for member in members)
+    lines = settings_lines(folder)
+    if not resumes and (moved := keep_previous_run(folder)):
+        text = f"the files of an earlier run in this folder were moved to {moved.name}"
+        lines.append(Line("previous_run", text))
+    remove_results(folder)
+    described = Plan(described.title, [*described.lines, *lines])
+    print_renderable(described.summary())
+    print("explain=true shows all choices, their reasons, and the settings that change them.")
+    save_plan(described, folder)
+    save_overview(data, folder)
+    return data
+
+
+def _finish(
+    config: DictConfig,
+    folder: Path,
+    record: RunRecord,
+    configs: Mapping[str, DictConfig],
+    records: Sequence[RunRecord],
+    data: Any,
+) -> tuple[Any, Any] | None:
+    """Write the results of the trainings; return the module of the averaged nets, and its data, if any."""
+    values = {name: read_metrics(folder / name) for name in configs}
+    names = dict.fromkeys(name for metrics in values.values() for name in metrics)
+    means = {name: mean_of([metrics.get(name) for metrics in values.values()]) for name in names}
+    _save_members(folder, configs, values, means, records)
+    results = {name: mean.mean for name, mean in means.items()}
+    checkpoints = {name: folder / name / "checkpoints" / "best.ckpt" for name in configs}
+    average = folder / "checkpoints" / "best.ckpt"
+    counts = data.counts["train"] + data.counts["val"] if config.folds else None
+    content = save_average(checkpoints, average, counts)
+    outcome, averaged = None, None
+    if content is None:
+        print("Your own nets, and those with a chunked head, are not averaged.")
+    else:
+        changed = {"metrics": build_metrics(config)} if "metrics" in content["not_plain"] else {}
+        module = load_trained(str(average), content, None, evaluates=True, **changed)
+        averaged = module, build_data(next(iter(configs.values())))
+        results = {name: value for name, value in results.items() if not name.startswith("test/")}
+        device = parse_device("cpu" if config.trainer.get("accelerator") == "cpu" else "auto")
+        if has_loader(data, "test"):
+            trainer = trainer_on(device)
+            arguments = {"datamodule": averaged[1], "verbose": False}
+            tested, outcome = evaluate_test(
+                trainer, module, averaged[1], folder, bool(config.report), **arguments
+            )
+            results |= tested
+            save_predictions(trainer, module, averaged[1], None, folder)
+        if config.folds:
+            with ignore_warnings("duplicate_rows", "rare_class"):
+                splits = {name: load_data(config).splits for name, config in configs.items()}
+            save_out_of_fold(folder, module.task, checkpoints, splits, device)
+    errors = {
+        name.replace("/", f"{ERROR}/", 1): mean.error
+        for name, mean in means.items()
+        if name in results and (name.startswith("val/") or content is None) and not math.isnan(mean.error)
+    }
+    save_metrics({**results, **errors}, folder)
+    _print_results(means, results if content is not None else {})
+    if config.report:
+        from lossselect.reporting.page import write_report
+
+        write_report(folder, outcome)
+    first = records[0]
+    record.metric, record.mode = first.metric, first.mode
+    record.value = None if (value := mean_of([r.value for r in records]).mean) != value else value
+    record.fit_seconds = round(sum(r.fit_seconds or 0 for r in records), 3)
+    found = [name for name in FILES if (folder / name).is_file()]
+    print_safely(f"Saved in {folder}: {', '.join(found)}")
+    return averaged
+
+
+FILES = (
+    *("checkpoints/best.ckpt", "metrics.json", "members.csv", "out_of_fold.csv", "predictions.csv"),
+    *("per_class.csv", "confusion_matrix.csv", "report.html"),
+)
+"""The files that are named at the end of a run."""
+
+
+def _save_members(
+    folder: Path,
+    configs: Mapping[str, DictConfig],
+    values: Mapping[str, Mapping[str, float | None]],
+    means: Mapping[str, Mean],
+    records: Iterable[RunRecord],
+) -> None:
+    """Write members.csv: the metrics of each training, their mean and their standard error."""
+    has_folds = any(config.folds for config in configs.values())
+    columns: dict[str, list[Any]] = {
+        "training": [*configs, "mean", "standard error"],
+        "seed": [*(config.seed for config in configs.values()), None, None],
+        **({"fold": [*(config.fold for config in configs.values()), None, None]} if has_folds else {}),
+    }
+    for name, mean in means.items():
+        columns[name] = [*(metrics.get(name) for metrics in values.values()), mean.mean, mean.error]
+    seconds = [record.seconds for record in records]
+    columns["seconds"] = [*seconds, *mean_of(seconds)[:2]]
+    with atomic_write(folder / "members.csv") as path:
+        pl.DataFrame(columns).fill_nan(None).write_csv(path)
+
+
+def _print_results(means: Mapping[str, Mean], results: Mapping[str, float]) -> None:
+    """Print the mean and the standard error of each metric, and the `results` of the averaged nets."""
+    names = dict.fromkeys(name.removeprefix("val/") for name in means if name.startswith("val/"))
+    names |= dict.fromkeys(name.removeprefix("test/") for name in means if name.startswith("test/"))
+    rows = []
+    for name in names:
+        if not name.startswith("default_decision/"):
+            value = results.get(f"test/{name}")
+            averaged = "" if value is None else f"{value:.4f}"
+            rows.append((name, _format(means, f"val/{name}"), _format(means, f"test/{name}"), averaged))
+    print_table("Mean ± standard error", rows, ("", "val", "test", "test (averaged)"))
+
+
+def _format(means: Mapping[str, Mean], name: str) -> str:
+    mean = means.get(name)
+    return "" if mean is None or math.isnan(mean.mean) else f"{mean.mean:.4f} ± {mean.error:.4f}"
