@@ -211,7 +211,9 @@ def _print_results(means: Mapping[str, Mean], results: Mapping[str, float]) -> N
             value = results.get(f"test/{name}")
             averaged = "" if value is None else f"{value:.4f}"
             rows.append((name, _format(means, f"val/{name}"), _format(means, f"test/{name}"), averaged))
-    print_table("Mean ± standard error", rows, ("", "val", "test", "test (averaged)"))
+    width = 4 if any(row[3] for row in rows) else 3
+    header = ("", "val", "test", "test (averaged)")[:width]
+    print_table("Mean ± standard error", [row[:width] for row in rows], header)
 
 
 def _format(means: Mapping[str, Mean], name: str) -> str:

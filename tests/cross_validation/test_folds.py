@@ -120,7 +120,7 @@ def test_own_nets_are_repeated_but_not_averaged(command, tmp_path):
         "    return nn.Linear(num_features, num_outputs)\n"
     )
     code, out, err = command(
-        "task=multiclass", *SHORT, "repeats=2", "model._target_=own.build", "trust=[own]"
+        "task=multiclass", *SHORT, "repeats=2", "~model", "+model._target_=own.build", "trust=[own]"
     )
     assert (code, err) == (0, "")
     assert "are not averaged" in out
