@@ -3,15 +3,17 @@
 lossselect evaluate checkpoint=best.ckpt input=labelled.csv
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
 from lossselect.cli.predict import MODEL, READING, find_trained, parse_batch_size, parse_reading
-from lossselect.decision.text import choose_decision, find_source, split_list
+from lossselect.decision.text import choose_decision, describe_decision, find_source, split_list
 from lossselect.exceptions import ConfigError
-from lossselect.utils.atomic_write import new_folder
+from lossselect.utils.atomic_write import check_output, new_folder
 from lossselect.utils.checks import check_float
 from lossselect.utils.structure import COUNT, check_structure
 from lossselect.utils.terminal import print_safely
@@ -36,22 +38,27 @@ def evaluate_file(
     module: str | None = None,
     max_memory: str | None = None,
     cache: str | None = None,
-    **reading: str,
+    save: str | None = None,
+    **others: str,
 ) -> None:
     """Evaluate a checkpoint on the rows of a labelled file, and write the results to a new folder.
+
+    `others` are settings for reading a file, and those of the decision to fit ("decision.metric").
 
     Raises:
         ConfigError: an argument is not valid, or the checkpoint cannot evaluate a file.
         DataError: the file has other columns than the training, or no valid labels.
     """
     size = None if batch_size is None else parse_batch_size(batch_size)
+    fitted = {key.removeprefix("decision."): others.pop(key) for key in DECISION if key in others}
+    _check_decision(fitted, threshold, save, {"the checkpoint": checkpoint, "the input file": input})
     with new_folder(Path(output)) as folder:
         from lossselect.data.files.labelled import load_labelled
         from lossselect.data.label_parsing.settings import LabelSettings
         from lossselect.data.preprocessing.preparation import Preparation
         from lossselect.export.formats import find_format
         from lossselect.labels.values import as_number
-        from lossselect.training.checkpoints.content import read_checkpoint
+        from lossselect.training.checkpoints.content import read_checkpoint, save_decision
 
         checkpoint = find_trained(checkpoint)
         if find_format(checkpoint):
@@ -66,7 +73,7 @@ def evaluate_file(
             )
         check_structure(stored, {"batch_size": COUNT}, "TensorData")
         preparation = Preparation.stored(stored, checkpoint)
-        changed = parse_reading(preparation, reading)
+        changed = parse_reading(preparation, others)
         trained = _load_module(checkpoint, content, module)
         source = find_source(trained.task, trained._base_task)
         task, decision = choose_decision(trained.task, source, threshold)
@@ -84,7 +91,11 @@ def evaluate_file(
             limit = check_float("max_memory", max_memory if number is None else number, 0)
         splits = load_labelled(input, task, preparation, labels, names, limit, cache, **changed)
         size = size or max(stored["batch_size"], 1)
+        if fitted:
+            decision = _fit_decision(trained, splits, size, device, fitted)
         _evaluate(trained, splits, size, device, folder, checkpoint, decision)
+        if save is not None:
+            save_decision(save, content, trained)
         if labels.sample_weight is not None and splits.weights is None:
             print_safely(
                 f"The loss is unweighted, as {input} has no {labels.sample_weight!r} (data.sample_weight)."
@@ -92,6 +103,18 @@ def evaluate_file(
     saved = ("metrics.json", "per_class.csv", "confusion_matrix.csv", "predictions.csv", "report.html")
     found = [name for name in saved if (Path(output) / name).is_file()]
     print_safely(f"Saved in {output}: {', '.join(found)}")
+    if save is not None:
+        print_safely(f"Saved {save}, the checkpoint with this decision")
+
+
+DECISION = {
+    "decision.metric": ("f1", "fit thresholds that maximise this metric on the input's rows; auto, null"),
+    "decision.calibration": ("none", "fit no temperature, or per_label; by default temperature"),
+    "decision.per_label": ("false", "fit one threshold for all labels"),
+    "decision.recall": ("0.9", "minimum recall of decision.metric=precision_at_recall"),
+    "decision.shrinkage": ("10", "positives at which a label's own and the common threshold weigh the same"),
+}
+"""Settings of a decision that is fitted to the rows of the input."""
 
 
 COMMAND = Command(
@@ -106,6 +129,8 @@ COMMAND = Command(
         "target": ("[a,b]", "column, columns or array of the labels, if named unlike those of the training"),
         "batch_size": ("64", "number of rows evaluated at once; by default that of the training"),
         **MODEL,
+        **DECISION,
+        "save": ("new.ckpt", "file to write: the checkpoint with the threshold or the fitted decision"),
         "missing": ("NA", "value, or list of values, that marks a missing label; replaces the training's"),
         "empty": ("missing", "meaning of an empty cell of labels, if unlike the training: negative, missing"),
         "handle_unknown": ("ignore", "a label that no training row has: error, or ignore (treat as missing)"),
@@ -118,6 +143,49 @@ COMMAND = Command(
 )
 
 main = partial(run_command, COMMAND)
+
+
+def _check_decision(
+    fitted: Mapping[str, str], threshold: str | None, save: str | None, inputs: Mapping[str, str]
+) -> None:
+    """Raise ConfigError for settings of the decision that contradict each other or have no effect."""
+    if fitted and threshold is not None:
+        name = f"decision.{next(iter(fitted))}"
+        raise ConfigError(f"threshold cannot be combined with {name}. Remove one of them.")
+    if save is not None:
+        if not fitted and threshold is None:
+            raise ConfigError(
+                "save has no effect, as the decision has not changed. Set threshold or decision.metric, or "
+                "remove save."
+            )
+        check_output(Path(save), [".ckpt"], inputs, "save")
+        if Path(save).exists():
+            raise ConfigError(f"save={save} already exists. Choose another save, or remove the file.")
+
+
+def _fit_decision(
+    module: "TaskModule", splits: "Splits", batch_size: int, device: str, settings: Mapping[str, str]
+) -> str:
+    """Fit the decision of a module to the rows of `splits`, and return its description."""
+    from lossselect.data.datamodule import TensorData
+    from lossselect.labels.values import as_number
+    from lossselect.run.trainer import trainer_on
+    from lossselect.tasks.label_counts import count_labels
+    from lossselect.training.tune import tune_decision
+    from lossselect.utils.devices import parse_device
+
+    words: dict[str, Any] = {"true": True, "false": False, "null": None}
+    options: dict[str, Any] = {
+        key: words[text] if text in words else text if (number := as_number(text)) is None else number
+        for key, text in settings.items()
+    }
+    splits = replace(splits, rows={"val": splits.rows["test"]})
+    counts = {"val": count_labels(module.task, splits.labels)}
+    data = TensorData(splits, module.task, batch_size, counts)
+    tune_decision(trainer_on(parse_device(device)), module, datamodule=data, **options)
+    return describe_decision(module.task, f"fitted to the {counts['val'].rows} rows of {splits.name}") + (
+        " The metrics are on the same rows, so they look better than on new rows."
+    )
 
 
 def _load_module(checkpoint: str, content: dict[str, Any], module: str | None) -> "TaskModule":

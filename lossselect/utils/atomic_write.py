@@ -29,21 +29,23 @@ def check_regular_file(path: str | Path, fix: str = "Save its content to a file 
         raise ConfigError(f"Expected a regular file, but {path} is {kind}. {fix}")
 
 
-def check_output(path: Path, suffixes: Sequence[str] = (), inputs: Mapping[str, str] | None = None) -> None:
-    """Raise an error unless a file of the program can be written to `path`.
+def check_output(
+    path: Path, suffixes: Sequence[str] = (), inputs: Mapping[str, str] | None = None, setting: str = "output"
+) -> None:
+    """Raise an error unless a file of the program can be written to `path`, the value of a `setting`.
 
     If there are `suffixes`, it must have one of them. `inputs` are paths that it must not be, by description.
     """
     check_regular_file(path, "Choose another path.")
     if not path.parent.is_dir():
-        raise FileMissingError(f"The folder {path.parent} of output={path} does not exist. Create it.")
+        raise FileMissingError(f"The folder {path.parent} of {setting}={path} does not exist. Create it.")
     if path.is_dir():
-        raise ConfigError(f"output={path} is a folder. Set output to the path of a file.")
+        raise ConfigError(f"{setting}={path} is a folder. Set {setting} to the path of a file.")
     if suffixes and path.suffix.lower() not in suffixes:
-        raise ConfigError(f"output={path} must end in {' or '.join(suffixes)}.")
+        raise ConfigError(f"{setting}={path} must end in {' or '.join(suffixes)}.")
     for name, other in (inputs or {}).items():
         if path.resolve() == Path(other).resolve():
-            raise ConfigError(f"output={path} is {name}. Choose another output.")
+            raise ConfigError(f"{setting}={path} is {name}. Choose another {setting}.")
 
 
 @contextmanager

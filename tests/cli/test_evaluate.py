@@ -13,7 +13,7 @@ from train_cases import train_in
 
 from lossselect.cli import evaluate, predict
 from lossselect.data.toy import DATASETS
-from lossselect.training.checkpoints.content import read_checkpoint
+from lossselect.training.checkpoints.content import read_best_checkpoint, read_checkpoint
 
 SHORT = [
     "trainer.max_epochs=2", "trainer.accelerator=cpu", "hydra.run.dir=run", "report=false", "logger=none",
@@ -394,3 +394,59 @@ def test_a_report_of_an_evaluation(trained, run):
     assert f"data.csv: {COUNT} rows: report</title>" in page
     assert "missing labels are left out" in page
     assert not Path("<b>/logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "settings"),
+    [
+        (["half"], "binary", ["decision.metric=f1", "decision.calibration=none"]),
+        (["tags"], "multilabel", ["decision.metric=f1_macro", "decision.per_label=false"]),
+        (["species"], "multiclass", ["decision.metric=balanced_accuracy"]),
+    ],
+)
+def test_a_decision_fitted_to_the_file(command, run, tmp_path, target, task, settings):
+    """It equals that of `fit_decision` on the rows of the file, and can be saved without training."""
+    path = write(tmp_path, [], target)
+    data = ["data=table", f"data.path={path}", f"data.target={target[0]}"]
+    data += ["data.delimiter='|'", "data.empty=negative"] * (task == "multilabel") + ["data.positive=2"] * (
+        task == "binary"
+    )
+    code, _, err = command(f"task={task}", *data, *SHORT)
+    assert (code, err) == (0, "")
+    saved = Path("run/checkpoints/best.ckpt").read_bytes()
+    code, out, err = run("checkpoint=run", f"input={path}", *settings, "save=new.ckpt")
+    assert (code, err) == (0, "")
+    assert f"fitted to the {COUNT} rows of data.csv" in out
+    assert "the metrics are on the same rows" in out.lower()
+    assert Path("run/checkpoints/best.ckpt").read_bytes() == saved
+    old, new = read_best_checkpoint("run"), read_best_checkpoint("new.ckpt")
+    assert new["task"] != old["task"]
+    assert all(torch.equal(new["state_dict"][name], value) for name, value in old["state_dict"].items())
+
+    assert run("checkpoint=new.ckpt", f"input={path}", "output=again")[0] == 0
+    first, again = (json.loads(Path(name, "metrics.json").read_text()) for name in ("evaluation", "again"))
+    assert first == again
+    assert "test/default_decision/accuracy" in first
+
+
+def test_a_saved_threshold(command, run, tmp_path):
+    path = write(tmp_path, [], ["half"])
+    settings = ["data=table", f"data.path={path}", "data.target=half", "data.positive=2"]
+    assert command("task=binary", *settings, *SHORT)[0] == 0
+    assert run("checkpoint=run", f"input={path}", "threshold=0.25", "save=new.ckpt")[0] == 0
+    assert read_checkpoint("new.ckpt")["task"]["threshold"] == 0.25
+    code, out, _ = run("checkpoint=new.ckpt", f"input={path}", "output=again")
+    assert (code, "Threshold (set by the run): 2: 0.25." in out) == (0, True)
+    for words, message in [
+        (["save=other.ckpt"], "save has no effect"),
+        (["threshold=0.3", "save=new.ckpt"], "save=new.ckpt already exists"),
+        (["threshold=0.3", "save=new.pt"], "save=new.pt must end in .ckpt"),
+        (["threshold=0.3", "save=no/new.ckpt"], "The folder no of save=no/new.ckpt does not exist"),
+        (["threshold=0.3", "decision.metric=f1"], "threshold cannot be combined with decision.metric"),
+        (["decision.metric=f2"], "Unknown decision.metric"),
+        (["decision.recall=0.8"], "no effect without decision.metric=precision_at_recall"),
+    ]:
+        code, _, err = run("checkpoint=run", f"input={path}", "output=other", *words)
+        assert (code, message in err) == (1, True), err
+        assert not Path("other").exists()
+        assert not Path("other.ckpt").exists()

@@ -175,7 +175,8 @@ def match_names(weights: Mapping[str, Any], names: Iterable[str]) -> Mapping[str
 
 def save_decision(path: str | os.PathLike[str], content: dict[str, Any], module: Any) -> None:
     """Write a checkpoint with the module's task, whose decision has been tuned since `content` was saved."""
-    content |= {"task": module.task.to_dict(), "base_task": module._base_task.to_dict()}
+    base = module._base_task
+    content |= {"task": module.task.to_dict(), "base_task": base and base.to_dict()}
     with atomic_write(Path(path)) as temporary:
         torch.save(content, temporary)
 
