@@ -227,10 +227,8 @@ def _evaluate(
     if module._chunked:
         data.use_sparse_targets()
     trainer = trainer_on(parse_device(device))
-    results, outcome = evaluate_test(
-        trainer, module, data, folder, report=True, datamodule=data, verbose=False
-    )
-    save_metrics(results, folder)
+    results, outcome = evaluate_test(trainer, module, data, folder, datamodule=data, verbose=False)
+    save_metrics(results, folder, outcome)
     save_predictions(trainer, module, data, None, folder)
     missing = f"{counts.missing} missing labels are left out" if counts.missing else ""
     lines = [

@@ -9,11 +9,11 @@ from typing import Any
 
 import polars as pl
 
-from lossselect.comparison.predictions import Predictions, read_predictions, shared_rows
+from lossselect.comparison.predictions import read_predictions, shared_rows
 from lossselect.comparison.runs import Run
-from lossselect.comparison.statistics import Difference, Interval, differences, intervals
 from lossselect.comparison.table import Table, make_tables
 from lossselect.exceptions import DataError
+from lossselect.reporting.intervals import Difference, Interval, Predictions, differences, intervals
 from lossselect.reporting.run_files import UNREADABLE
 
 TOLERANCE = 1e-3

@@ -7,10 +7,10 @@ import numpy as np
 from markupsafe import Markup
 
 from lossselect.comparison.compare import Comparison
-from lossselect.comparison.predictions import Predictions
 from lossselect.comparison.table import Table
 from lossselect.reporting import figures
 from lossselect.reporting.html import figure_to_svg, inline, render
+from lossselect.reporting.intervals import Predictions
 from lossselect.reporting.run_files import read_log
 
 BINS = 15

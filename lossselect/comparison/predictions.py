@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,38 +10,7 @@ import polars as pl
 
 from lossselect.exceptions import DataError
 from lossselect.reporting.formulas import escape_formula
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """True labels, predictions and probabilities of the test rows, each (N, K), for K outputs or classes.
-
-    Args:
-        rows: The row numbers in the data (N,).
-        names: The names of the outputs.
-        truth: 1 or 0; NaN where the label is missing.
-        predicted: 1 or 0; NaN where there is no prediction.
-        probabilities: The probabilities.
-        several: Whether a row may have several labels; otherwise it has one of two or more classes.
-    """
-
-    rows: np.ndarray
-    names: tuple[str, ...]
-    truth: np.ndarray
-    predicted: np.ndarray
-    probabilities: np.ndarray
-    several: bool
-
-    @property
-    def exclusive(self) -> bool:
-        """True if exactly one output is 1 in each row."""
-        return not self.several and len(self.names) > 1
-
-    def select(self, places: np.ndarray) -> "Predictions":
-        """Return the rows at some places."""
-        parts = (self.rows, self.truth, self.predicted, self.probabilities)
-        rows, truth, predicted, probabilities = (part[places] for part in parts)
-        return replace(self, rows=rows, truth=truth, predicted=predicted, probabilities=probabilities)
+from lossselect.reporting.intervals import Predictions
 
 
 def read_predictions(folder: Path) -> Predictions:

@@ -19,7 +19,7 @@ from lossselect.cross_validation.members import check_same_members, member_confi
 from lossselect.cross_validation.out_of_fold import save_out_of_fold
 from lossselect.reporting.explain import plan
 from lossselect.reporting.plan import Line, Plan, print_renderable, print_table
-from lossselect.reporting.run_files import read_metrics
+from lossselect.reporting.run_files import ERROR, read_metrics
 from lossselect.run.build import (
     build_data,
     build_metrics,
@@ -45,9 +45,6 @@ from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.devices import parse_device
 from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import ignore_warnings
-
-ERROR = "_standard_error"
-"""End of the stage in the names of standard errors in metrics.json: "val_standard_error/accuracy"."""
 
 Train = Callable[[DictConfig, Path, RunRecord], float | None]
 
@@ -143,9 +140,7 @@ def _finish(
         if has_loader(data, "test"):
             trainer = trainer_on(device)
             arguments = {"datamodule": averaged[1], "verbose": False}
-            tested, outcome = evaluate_test(
-                trainer, module, averaged[1], folder, bool(config.report), **arguments
-            )
+            tested, outcome = evaluate_test(trainer, module, averaged[1], folder, **arguments)
             results |= tested
             save_predictions(trainer, module, averaged[1], None, folder)
         if config.folds:
@@ -153,11 +148,11 @@ def _finish(
                 splits = {name: load_data(config).splits for name, config in configs.items()}
             save_out_of_fold(folder, module.task, checkpoints, splits, device)
     errors = {
-        name.replace("/", f"{ERROR}/", 1): mean.error
+        name + ERROR: mean.error
         for name, mean in means.items()
         if name in results and (name.startswith("val/") or content is None) and not math.isnan(mean.error)
     }
-    save_metrics({**results, **errors}, folder)
+    save_metrics({**results, **errors}, folder, outcome)
     _print_results(means, results if content is not None else {})
     if config.report:
         from lossselect.reporting.page import write_report

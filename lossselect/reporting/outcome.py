@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lossselect.metrics.calibration_error import calibration_error, sum_in_bins
+from lossselect.reporting.intervals import Interval, Predictions, metric_intervals
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 
@@ -24,6 +25,8 @@ class Outcome:
         fraction: The fraction of the split's rows that is included.
         per_class: The columns of the table of classes.
         confusion: Counts of shape (C, C), a row per true class.
+        groups: The group of each row, or None.
+        has_positions: Whether rows are positions of trailing dimensions, such as pixels.
     """
 
     task: Task
@@ -35,6 +38,8 @@ class Outcome:
     fraction: float = 1.0
     per_class: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     confusion: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    has_positions: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,6 +108,21 @@ class Outcome:
         cells, predicted = ((1, True), (0, True), (1, False), (0, False)), self.predicted == 1
         counts = (((self.truth == truth) & (predicted == positive)).sum(0) for truth, positive in cells)
         return dict(zip(names, counts, strict=True))
+
+    def intervals(self, metrics: Mapping[str, float | None]) -> dict[str, Interval]:
+        """Return 95 % intervals of the split's metrics ("test/accuracy"); see `metric_intervals`.
+
+        There are none if only a sample of the rows is included, or if rows are positions such as pixels.
+        """
+        if self.fraction < 1 or self.has_positions:
+            return {}
+        rows, several = np.arange(len(self.truth)), self.task.several_labels
+        predictions = Predictions(
+            *(rows, self.names, self.truth, self.predicted, self.probabilities, several),
+            log_odds=self.log_odds,
+            groups=self.groups,
+        )
+        return metric_intervals(predictions, metrics, self.split)
 
     def find_errors(self, count: int) -> list[tuple[int, str, str, float]]:
         """Return the most confident wrong predictions: row, true, predicted, probability."""

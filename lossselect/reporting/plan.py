@@ -115,7 +115,8 @@ def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]
     """
     # "test/f1", "test/recall/cat" or "test/default_decision/f1"
     parts = [re.fullmatch(r"(?s)(\w+/default_decision|\w+)/(.*)", name) for name in metrics]
-    stages = [*dict.fromkeys(part[1] for part in parts if part)]
+    found = dict.fromkeys(part[1] for part in parts if part)
+    stages = sorted(found, key=lambda stage: [*HEADINGS].index(stage) if stage in HEADINGS else -1)
     names = dict.fromkeys(part[2] for part in parts if part)
     headings = HEADINGS if "test/default_decision" in stages else {}
     return [headings.get(stage, stage) for stage in stages], {

@@ -11,8 +11,25 @@ UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 """Errors of files that are missing or damaged."""
 
 
+LOW, HIGH, ERROR = "_ci_low", "_ci_high", "_standard_error"
+"""Ends of the names of the bounds of 95 % intervals, and of standard errors: "test/accuracy_ci_low"."""
+
+
 def read_metrics(folder: Path) -> dict[str, float | None]:
-    """Return metrics.json of a run; empty if it is missing or damaged."""
+    """Return the metrics in metrics.json of a run; empty if it is missing or damaged."""
+    return {name: value for name, value in _read_numbers(folder).items() if not _is_bound(name)}
+
+
+def read_bounds(folder: Path) -> dict[str, float | None]:
+    """Return the bounds of 95 % intervals and the standard errors in metrics.json of a run."""
+    return {name: value for name, value in _read_numbers(folder).items() if _is_bound(name)}
+
+
+def _is_bound(name: str) -> bool:
+    return name.endswith((LOW, HIGH, ERROR))
+
+
+def _read_numbers(folder: Path) -> dict[str, float | None]:
     with suppress(*UNREADABLE):
         content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         return {name: value for name, value in content.items() if isinstance(value, int | float | None)}

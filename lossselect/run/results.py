@@ -29,6 +29,7 @@ from lossselect.labels.targets import EncodedPair
 from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.plan import Plan
+from lossselect.reporting.run_files import HIGH, LOW
 from lossselect.reporting.tables import (
     format_cells,
     prediction_columns,
@@ -138,7 +139,7 @@ def evaluate(
                     save_decision(last, latest, module)
         trainer.strategy.barrier()  # the other processes read it next
     if has_loader(data, "test"):
-        tested, outcome = evaluate_test(trainer, module, data, folder, report, **quietly)
+        tested, outcome = evaluate_test(trainer, module, data, folder, **quietly)
         results |= tested
     else:
         buffer = OutputBuffer(MAX_SHOWN) if report and results else None
@@ -147,19 +148,16 @@ def evaluate(
             trainer.validate(module, **quietly)
         outcome = _take_outcome(module, buffer, data, "val")
     if trainer.is_global_zero:
-        save_metrics(results, folder)
+        save_metrics(results, folder, outcome)
     return results, outcome, advice
 
 
 def evaluate_test(
-    trainer: Trainer, module: TaskModule, data: Any, folder: Path, report: bool, **arguments: Any
+    trainer: Trainer, module: TaskModule, data: Any, folder: Path, **arguments: Any
 ) -> tuple[dict[str, float], Outcome | None]:
-    """Evaluate the test rows, and write the tables of classes; the outcome is for a `report`.
-
-    `arguments` are those of `Trainer.test`.
-    """
+    """Evaluate the test rows, and write the tables of classes; `arguments` are those of `Trainer.test`."""
     results: dict[str, float] = {}
-    buffer = module._epochs["test"].first.output_buffer = OutputBuffer(MAX_SHOWN) if report else None
+    buffer = module._epochs["test"].first.output_buffer = OutputBuffer(MAX_SHOWN)
     for values in trainer.test(module, **arguments):
         results |= values
     epoch = module._epochs["test"].first
@@ -175,9 +173,15 @@ def _take_outcome(module: TaskModule, buffer: OutputBuffer | None, data: Any, sp
     return None if buffer is None else _make_outcome(module, epoch, buffer, data, split)
 
 
-def save_metrics(results: Mapping[str, float], folder: Path) -> None:
-    """Write metrics.json; a metric that is undefined for these labels is null, as JSON has no NaN."""
-    metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
+def save_metrics(results: Mapping[str, float], folder: Path, outcome: Outcome | None = None) -> None:
+    """Write metrics.json, with 95 % intervals if there is an outcome.
+
+    A metric that is undefined for these labels is null, as JSON has no NaN.
+    """
+    numbers = {**results}
+    for name, interval in outcome.intervals(results).items() if outcome else ():
+        numbers |= {name + LOW: interval.low, name + HIGH: interval.high}
+    metrics = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
     with atomic_write(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
@@ -209,7 +213,19 @@ def _make_outcome(
         logits, target = logits[predicted], target[predicted]
         names = None if names is None else np.asarray(names)[predicted.numpy()]
     tasks, columns = (module.task, module._base_task), _per_class_columns(epoch)
-    return Outcome(*tasks, logits, target, split, names, buffer.share, columns, confusion)
+    groups = _find_groups(data, split)
+    if groups is not None:
+        groups = groups[: len(predicted)][predicted.numpy()]
+    has_positions = bool(module._trailing_dims)
+    arguments = (*tasks, logits, target, split, names, buffer.share, columns, confusion)
+    return Outcome(*arguments, groups=groups, has_positions=has_positions)
+
+
+def _find_groups(data: Any, split: str) -> np.ndarray | None:
+    """Return the group of each row of a split of the file that has the training rows, if there are groups."""
+    if not isinstance(data, TensorData) or data.splits.groups is None or split in data.splits.starts:
+        return None
+    return data.splits.groups[data.splits.rows[split].numpy()]
 
 
 def _predict_loaders(data: Any) -> Callable[[], Any]:

@@ -39,7 +39,7 @@ def test_folds_of_a_table(command, call, wine):
     metrics, each = read_metrics(run), [read_metrics(run / name) for name in names]
     values = [part["val/loss"] for part in each]
     assert metrics["val/loss"] == pytest.approx(np.mean(values))
-    assert metrics["val_standard_error/loss"] == pytest.approx(np.std(values, ddof=1) / math.sqrt(3))
+    assert metrics["val/loss_standard_error"] == pytest.approx(np.std(values, ddof=1) / math.sqrt(3))
     assert all(f"{part['val/loss']:.4f}" in out for part in each)
 
     # each row that is not a test row is predicted once, by a net that was not trained on its group

@@ -3,14 +3,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss, roc_auc_score
 
 import lossselect as ls
-from lossselect.comparison import statistics
-from lossselect.comparison.predictions import Predictions, read_predictions, shared_rows
-from lossselect.comparison.statistics import differences, intervals
+from lossselect.comparison.predictions import read_predictions, shared_rows
 from lossselect.exceptions import DataError
+from lossselect.reporting import intervals as statistics
 from lossselect.reporting.formulas import escape_formula
+from lossselect.reporting.intervals import Predictions, differences, intervals
 from lossselect.reporting.tables import format_cells, prediction_columns
 
 
@@ -236,3 +236,50 @@ def test_damaged_predictions_raise(content, tmp_path):
     (tmp_path / "predictions.csv").write_text(content)
     with pytest.raises(DataError):
         read_predictions(tmp_path)
+
+
+def with_scores(predictions, **changed):
+    p = predictions.probabilities
+    return Predictions(**{**vars(predictions), "log_odds": np.log(p) - np.log1p(-p), **changed})
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_rankings_equal_those_of_scikit_learn(kind):
+    predictions = with_scores(draw(kind))
+    scores = predictions.log_odds.round(1)  # with ties
+    found = intervals(with_scores(predictions, log_odds=scores))
+    columns = list(zip(predictions.truth.T, scores.T, strict=True))
+    assert found["auroc"].value == pytest.approx(np.mean([roc_auc_score(*column) for column in columns]))
+    expected = np.mean([average_precision_score(*column) for column in columns])
+    assert found["average_precision"].value == pytest.approx(expected)
+    for name in ("auroc", "average_precision"):
+        assert found[name].low < found[name].value < found[name].high
+
+
+def test_weighted_rankings_are_those_of_repeated_rows():
+    predictions = with_scores(draw("multilabel", rows=40))
+    counts = np.random.default_rng(2).integers(0, 3, 40)
+    repeated = predictions.select(np.repeat(np.arange(40), counts))
+    weighted = statistics._Ranking(predictions).metrics(counts[None].astype(float))
+    plain = statistics._Ranking(repeated).metrics(np.ones((1, counts.sum())))
+    assert {name: value[0] for name, value in weighted.items()} == pytest.approx(
+        {name: value[0] for name, value in plain.items()}
+    )
+
+
+def test_groups_are_drawn_as_a_whole():
+    """Ten copies of each row, as one group, have the interval of the single rows."""
+    single = with_scores(draw("binary", rows=60))
+    copies = single.select(np.repeat(np.arange(60), 10))
+    grouped = Predictions(**{**vars(copies), "groups": np.repeat(np.arange(60), 10)})
+    for name, interval in intervals(single).items():
+        assert intervals(grouped)[name] == pytest.approx(interval, abs=1e-12)
+        assert intervals(copies)[name].high - interval.value < 0.6 * (interval.high - interval.value)
+
+
+def test_an_interval_without_a_value_is_left_out():
+    predictions = with_scores(draw("binary", rows=20))
+    one_class = Predictions(**{**vars(predictions), "truth": np.ones((20, 1))})
+    metrics = {"test/accuracy": float((one_class.predicted == 1).mean()), "test/auroc": float("nan")}
+    assert [*statistics.metric_intervals(one_class, metrics, "test")] == ["test/accuracy"]
+    assert not statistics.metric_intervals(one_class, {"test/accuracy": 0.123}, "test")
