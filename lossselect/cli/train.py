@@ -251,6 +251,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
     from lossselect.reporting.plan import (
         Line,
         Plan,
+        compare_decisions,
         format_rows,
         print_metrics,
         print_renderable,
@@ -323,15 +324,18 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
                 "before the learning rate reached 0. The last epoch was kept, which may not be the best one. "
                 "To keep the best epoch, set monitor=val/loss.",
             )
-        results, outcome, advice = evaluate(trainer, module, data, best, folder, decision, config.report)
+        results, outcome, tuned = evaluate(trainer, module, data, best, folder, decision, config.report)
         log_results(loggers, results, trainer.global_step)
         predictions = save_predictions(trainer, module, data, best, folder)
-        if module._base_task is not None:
-            print_table("Decision", decision_lines(module.task))
+        if tuned is not None and decision is not None:
+            calibrates = decision["calibration"] != "none"
+            print_table("Decision", decision_lines(module.task, tuned.rows, calibrates))
         epoch = f"epoch {read_checkpoint(best)['epoch'] + 1}"
         print_metrics(f"Results of {'the nets together' if nets else epoch}", results)
-        if advice is not None:
-            print(advice)
+        if worse := compare_decisions(results):
+            print(worse)
+        if tuned is not None and tuned.advice is not None:
+            print(tuned.advice)
         if config.report and writes:
             from lossselect.reporting.page import write_report
 

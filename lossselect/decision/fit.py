@@ -34,6 +34,10 @@ RECALL = 0.9
 MIN_TUNED_POSITIVES = 10
 """Minimum number of positives for which a tuned threshold is not mostly noise."""
 
+MIN_CALIBRATED_ROWS = 20
+"""Minimum number of labelled rows for a temperature. With ten, it was worse than none for half of the samples
+of some data sets (docs/choosing.md)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionOptions:
@@ -114,7 +118,8 @@ def fit_decision(
     """Return the task with the temperature, and thresholds or class factors, that best fit validation rows.
 
     Calibration: the temperature T minimises the cross-entropy of logits / T. The shift that weights of the
-    loss (`pos_weight`, or `weight` under softmax) add to the logits is subtracted first. Predictions that are
+    loss (`pos_weight`, or `weight` under softmax) add to the logits is subtracted first. With fewer than 20
+    labelled rows, T is 1, and with many it may still be worse than 1 on other rows. Predictions that are
     not tuned remain those of the weighted loss (logit >= 0, or the largest logit).
 
     Thresholds then maximise the metric. The threshold t_l of a label with n_l positives is shrunk, as a
@@ -190,8 +195,13 @@ def fit_decision(
         return task
     weights = weight_shift(task, loss)
     if decision.calibration != "none":
-        shift, temperature = fit_shift_and_temperature(scores, truth, known, weights, loss, task.exclusive)
-        if decision.calibration == "per_label":
+        shift, temperature = np.zeros(1) if weights is None else weights, 1.0
+        has_rows = known.any(1).sum() >= MIN_CALIBRATED_ROWS
+        if has_rows:
+            shift, temperature = fit_shift_and_temperature(
+                scores, truth, known, weights, loss, task.exclusive
+            )
+        if has_rows and decision.calibration == "per_label":
             temperature = _number_or_tuple(label_temperatures(scores - shift, truth, known))
         fitted = replace(task, temperature=temperature, shift=_number_or_tuple(shift) if shift.any() else 0.0)
     # untuned predictions of a weighted loss: the threshold sigmoid(-offset), or the class factors exp(offset)

@@ -315,8 +315,11 @@ def _format_options(options: Mapping[str, Any]) -> list[str]:
     return [f"{name}={value}" for name, value in options.items() if value is not None]
 
 
-def decision_lines(task: Task) -> Iterator[tuple[str, str]]:
-    """Yield names and values of the parts of the decision that were fitted on the validation split."""
+def decision_lines(task: Task, rows: int, calibrates: bool) -> Iterator[tuple[str, str]]:
+    """Yield the parts of the decision that were fitted to a number of validation rows."""
+    from lossselect.decision.fit import MIN_CALIBRATED_ROWS
+
+    yield "fitted to", f"{rows} validation rows"
     for name, value, default in (
         ("shift", task.shift, 0.0),
         ("temperature", task.temperature, 1.0),
@@ -325,6 +328,8 @@ def decision_lines(task: Task) -> Iterator[tuple[str, str]]:
     ):
         if value not in (None, default):
             yield name, _format_by_output(task, value) if isinstance(value, tuple) else f"{value:.3g}"
+        elif name == "temperature" and calibrates and rows < MIN_CALIBRATED_ROWS:
+            yield name, f"1, as fewer than {MIN_CALIBRATED_ROWS} rows cannot show that another one is better"
 
 
 def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> list[tuple[str, ...]]:

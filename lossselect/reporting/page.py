@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,16 @@ from lossselect.reporting import figures
 from lossselect.reporting.html import figure_to_svg, inline, render
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import page_tables, summary_rows
-from lossselect.reporting.plan import Line, by_stage, format_rows
-from lossselect.reporting.run_files import UNREADABLE, read_log, read_metrics
+from lossselect.reporting.plan import Line, by_stage, compare_decisions, format_rows
+from lossselect.reporting.run_files import (
+    ERROR,
+    HIGH,
+    LOW,
+    UNREADABLE,
+    read_bounds,
+    read_log,
+    read_metrics,
+)
 from lossselect.utils.atomic_write import atomic_write
 
 
@@ -39,13 +48,15 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
         nets = pl.read_csv(folder / "nets.csv").to_dict(as_series=False)
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
+    extra = _bounds_columns(folder, values)
     page = render(
         "page.html",
         title=lines[0].value if lines else folder.name,
         ended=ended,
         plan=lines,
-        stages=stages,
-        metrics=[(name, *row) for name, row in values.items()],
+        stages=[*stages, *extra],
+        metrics=[(name, *row, *(column[name] for column in extra.values())) for name, row in values.items()],
+        worse=compare_decisions(metrics),
         by_key=metrics,
         pictures=_draw_pictures(folder, outcome),
         net_header=[*nets],
@@ -59,6 +70,20 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     with atomic_write(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return folder / "report.html"
+
+
+def _bounds_columns(folder: Path, metrics: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the columns of standard errors and of 95 % intervals, as text by metric, if there are any."""
+    bounds, columns = read_bounds(folder), dict[str, dict[str, str]]()
+    for split in ("val", "test"):
+        errors, intervals = {}, {}
+        for name in metrics:
+            low, high, error = (bounds.get(f"{split}/{name}{end}") for end in (LOW, HIGH, ERROR))
+            errors[name] = "" if error is None else f"± {error:.4f}"
+            intervals[name] = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+        columns |= {f"{split}, standard error": errors} if any(errors.values()) else {}
+        columns |= {f"{split}, 95 % interval": intervals} if any(intervals.values()) else {}
+    return columns
 
 
 def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:

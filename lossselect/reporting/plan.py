@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lossselect.metrics.direction import direction
 from lossselect.utils.redaction import redact
 from lossselect.utils.terminal import escape_controls, escape_controls_in_json, sanitize
 
@@ -20,6 +21,12 @@ SUMMARY = {
     **dict.fromkeys(("resumed", "previous_run", "outputs"), None),
 }
 """Names of the lines in a plan's summary, and the rows of a terminal that each may fill; None: any number."""
+
+
+MIN_CHANGE = 0.0005
+"""Smallest change of a metric that is reported."""
+OF_PROBABILITIES = ("brier_score", "calibration_error")
+"""Metrics that only the calibration changes."""
 
 
 class Monitor(NamedTuple):
@@ -122,6 +129,36 @@ def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]
     return [headings.get(stage, stage) for stage in stages], {
         name: [metrics.get(f"{stage}/{name}") for stage in stages] for name in names
     }
+
+
+def compare_decisions(metrics: Mapping[str, float | None]) -> str:
+    """Return a sentence if the tuned decision worsens a metric of the test rows, and one for calibration."""
+    prefix = "test/default_decision/"
+    better, worse, uncalibrated = list[str](), list[str](), list[str]()
+    for key, before in metrics.items():
+        name, after = key.removeprefix(prefix), metrics.get(f"test/{key.removeprefix(prefix)}")
+        mode = direction(name) if key.startswith(prefix) and "/" not in name else None
+        if mode is None or before is None or after is None or abs(after - before) < MIN_CHANGE:
+            continue
+        change = f"{name} ({before:.4f} to {after:.4f})"
+        is_better = (after > before) == (mode == "max")
+        if name in OF_PROBABILITIES:
+            uncalibrated += [] if is_better else [change]
+        else:
+            (better if is_better else worse).append(change)
+    lines = []
+    if worse:
+        gains = f"improves {', '.join(better)}, but " if better else ""
+        lines.append(
+            f"On the test rows, the tuned decision {gains}worsens {', '.join(worse)}. decision.metric=null "
+            "keeps the default one."
+        )
+    if uncalibrated:
+        lines.append(
+            f"On the test rows, calibration worsens {', '.join(uncalibrated)}. decision.calibration=none "
+            "leaves it out."
+        )
+    return " ".join(lines)
 
 
 def print_metrics(title: str, metrics: Mapping[str, float]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -21,7 +21,6 @@ from lossselect.data.batches import identity
 from lossselect.data.datamodule import TensorData
 from lossselect.data.overview import make_overview
 from lossselect.data.splits import Splits
-from lossselect.decision.advice import Advice
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
 from lossselect.labels.sparse_labels import SparseLabels
@@ -43,7 +42,7 @@ from lossselect.training.checkpoints.net_selection import NetSelection
 from lossselect.training.epoch import Epoch, OutputBuffer, TopKEpoch
 from lossselect.training.forward import describe
 from lossselect.training.module import TaskModule
-from lossselect.training.tune import tune_on_validation
+from lossselect.training.tune import Tuned, tune_on_validation
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.distributed import all_gather
 from lossselect.utils.warnings import warn
@@ -107,16 +106,24 @@ def save_nets(trainer: Trainer, folder: Path) -> dict[str, list[Any]]:
     return table
 
 
+class Evaluation(NamedTuple):
+    """The metrics of a run, the outcome on the test rows, and the tuning of the decision, if any."""
+
+    results: dict[str, float]
+    outcome: Outcome | None
+    tuned: Tuned | None
+
+
 def evaluate(
     trainer: Trainer, module: TaskModule, data: Any, best: str, folder: Path, decision: Any, report: bool
-) -> tuple[dict[str, float], Outcome | None, Advice | None]:
+) -> Evaluation:
     """Evaluate the best checkpoint on validation and test rows, if any, and write tables and metrics.json.
 
     `decision` contains the options of `fit_decision`, or is None. The decision is fitted on the validation
     rows before the test, and saved in the checkpoint. The outcome for a `report` is on the test rows, or on
     the validation rows if there are no test rows.
     """
-    advice = None
+    tuned = None
     results: dict[str, float] = {}
     trainer.loggers = []  # evaluation must not add rows to the log of the training
     source: dict[str, Any] = {"datamodule": data, "ckpt_path": best}
@@ -127,8 +134,8 @@ def evaluate(
         for values in trainer.validate(module, **quietly):
             results |= values
     elif decision is not None:
-        values, advice = tune_on_validation(trainer, module, decision, **source)
-        results |= values
+        tuned = tune_on_validation(trainer, module, decision, **source)
+        results |= tuned.metrics
         if trainer.is_global_zero:
             content = read_checkpoint(best)
             save_decision(best, content, module)
@@ -149,7 +156,7 @@ def evaluate(
         outcome = _take_outcome(module, buffer, data, "val")
     if trainer.is_global_zero:
         save_metrics(results, folder, outcome)
-    return results, outcome, advice
+    return Evaluation(results, outcome, tuned)
 
 
 def evaluate_test(

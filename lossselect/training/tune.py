@@ -1,7 +1,7 @@
 """Fitting of a module's decision to its validation split."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning.pytorch import Trainer
 
@@ -13,6 +13,14 @@ from lossselect.training.epoch import OutputBuffer
 
 if TYPE_CHECKING:
     from lossselect.training.module import TaskModule
+
+
+class Tuned(NamedTuple):
+    """The result of tuning: metrics with the default decision, advice, and the number of validation rows."""
+
+    metrics: Mapping[str, float]
+    advice: Advice | None
+    rows: int
 
 
 def tune_decision(
@@ -45,13 +53,13 @@ def tune_decision(
         DataError: the validation split has no row, or no known label.
     """
     data = {"dataloaders": dataloaders, "datamodule": datamodule, "ckpt_path": ckpt_path}
-    return tune_on_validation(trainer, module, options, **data)[0]
+    return tune_on_validation(trainer, module, options, **data).metrics
 
 
 def tune_on_validation(
     trainer: Trainer, module: "TaskModule", options: Mapping[str, Any], **data: Any
-) -> tuple[Mapping[str, float], Advice | None]:
-    """Tune the decision as `tune_decision` does; also return advice if no threshold was tuned.
+) -> Tuned:
+    """Tune the decision as `tune_decision` does; the result has advice if no threshold was tuned.
 
     `data` are the arguments of `Trainer.validate`.
     """
@@ -86,4 +94,4 @@ def tune_on_validation(
     # results may differ between processors in the last digit, so all ranks use the task of rank 0
     module.set_decision(make_task(**trainer.strategy.broadcast(fitted.to_dict())))
     advised = goal is None and decision.metric == "auto"
-    return results[0], suggest_threshold(module.task, *rows) if advised else None
+    return Tuned(results[0], suggest_threshold(module.task, *rows) if advised else None, len(rows[0]))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 import lossselect as ls
 from lossselect.cli import main as cli
-from lossselect.reporting.plan import SUMMARY, Line, Plan
+from lossselect.reporting.plan import SUMMARY, Line, Plan, compare_decisions
 
 NASTY = "<script>alert(1)</script> [red] & \"'"
 
@@ -340,3 +340,24 @@ class TestCommands:
             monkeypatch.setattr("sys.argv", command)
             cli.main()
             assert capsys.readouterr().out.startswith("lossselect 0.")
+
+
+def test_a_decision_that_makes_metrics_worse_is_reported():
+    metrics = {
+        "test/f1": 0.5, "test/default_decision/f1": 0.4,
+        "test/accuracy": 0.8, "test/default_decision/accuracy": 0.9,
+        "test/hamming_distance": 0.2, "test/default_decision/hamming_distance": 0.1,
+        "test/brier_score": 0.11, "test/default_decision/brier_score": 0.1,
+        "test/calibration_error": 0.01, "test/default_decision/calibration_error": 0.02,
+        "test/auroc": 0.7, "test/recall/cat": 0.1, "test/default_decision/recall/cat": 0.2,
+        "test/mine": 0.1, "test/default_decision/mine": 0.2,
+    }  # fmt: skip
+    assert compare_decisions(metrics) == (
+        "On the test rows, the tuned decision improves f1 (0.4000 to 0.5000), but worsens accuracy (0.9000 to "
+        "0.8000), hamming_distance (0.1000 to 0.2000). decision.metric=null keeps the default one. On the test "
+        "rows, calibration worsens brier_score (0.1000 to 0.1100). decision.calibration=none leaves it out."
+    )
+    better = {name: value for name, value in metrics.items() if name.endswith(("f1", "calibration_error"))}
+    assert compare_decisions(better) == ""
+    equal = {"test/accuracy": 0.9, "test/default_decision/accuracy": 0.9, "test/f1": None}
+    assert compare_decisions({**equal, "test/default_decision/f1": None}) == ""
