@@ -1,7 +1,7 @@
 """Columns that determine the splits: a published split or folds, groups that stay together, and time."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations
 from types import MappingProxyType
 from typing import Any
@@ -50,6 +50,7 @@ def find_rows(
     labels: Labels,
     fractions: Mapping[str, float],
     seed: int,
+    paths: Collection[str] = (),
     folds: Mapping[str, Any] = MappingProxyType({}),
     date_format: str | None = None,
 ) -> dict[str, np.ndarray]:
@@ -61,6 +62,7 @@ def find_rows(
         labels: The labels of all rows, by which drawn splits are stratified.
         fractions: Fractions of the splits without a separate file, as in `split_rows`.
         seed: Seed of the drawn splits.
+        paths: The splits with a separate file.
         folds: See `read_splits`.
         date_format: See `find_date_format`.
 
@@ -73,7 +75,7 @@ def find_rows(
         column = roles["split"]
         rows = read_splits(column, folds)
         for split in rows.keys() - {"train", *fractions}:
-            also = f"data.{split}_path" + " or folds" * (split == "val")
+            also = f"data.{split}_path" if split in paths else "folds"
             raise ConfigError(
                 f"Column {column.name!r} (data.split) contains {SPLIT_NAMES[split]} rows, but {also} is also "
                 "set. Remove one of them."

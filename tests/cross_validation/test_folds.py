@@ -203,7 +203,7 @@ def test_wrong_settings(command, tmp_path, words, message):
     [
         (["data.time=x0"], "would train on rows that are later"),
         (["data.val_path=wine.csv"], "Remove data.val_path, or folds"),
-        (["data.split=part"], "contains validation rows, but data.val_path or folds is also set"),
+        (["data.split=part"], "contains validation rows, but folds is also set"),
     ],
 )
 def test_settings_that_name_validation_rows(command, wine, words, message):

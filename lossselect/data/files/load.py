@@ -70,8 +70,8 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
     if settings.labels.class_names is None:
         _warn_missing_numbers(labels, settings.parser)
     group_of = read_groups(source.roles["group"]) if "group" in source.roles else None
-    seed, folds, date_format = settings.seed, settings.folds, settings.date_format
-    rows = find_rows(source.roles, group_of, labels, settings.fractions, seed, folds, date_format)
+    others = settings.other_paths, settings.folds, settings.date_format
+    rows = find_rows(source.roles, group_of, labels, settings.fractions, settings.seed, *others)
     if source.weights is not None and not source.weights[rows["train"]].any():
         raise DataError(
             "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."
