@@ -89,7 +89,7 @@ Change any setting with KEY=VALUE, add one with +KEY=VALUE:
   --hydra-help                    print the options of Hydra
 
 Results in the run folder: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, report.html,
-plan.json, data.json, nets.csv, logs/metrics.csv, and for several classes confusion_matrix.csv.
+plan.json, data.json, nets.csv, logs/metrics.csv, and except for multilabel confusion_matrix.csv.
 """
 
 CHECK = "++hydra.callbacks.check={_target_: lossselect.cli.precheck.CheckBeforeRun}"

@@ -96,8 +96,8 @@ class Outcome:
         return bins.numpy(), float(calibration_error(bins))
 
     def counts(self) -> dict[str, np.ndarray]:
-        """Return the confusion matrix of each output, if outputs are predicted independently."""
-        if self.task.exclusive or self.fraction < 1:
+        """Return the confusion matrix of each output if there is none of the classes."""
+        if self.task.exclusive or self.confusion is not None or self.fraction < 1:
             return {}
         names = ("true positives", "false positives", "false negatives", "true negatives")
         cells, predicted = ((1, True), (0, True), (1, False), (0, False)), self.predicted == 1
@@ -128,8 +128,11 @@ class Outcome:
         ]
 
     def find_confusions(self, count: int) -> list[tuple[str, str, int, float]]:
-        """Return the most frequent confusions: true, predicted, rows, fraction of the true class."""
-        if self.confusion is None:
+        """Return the most frequent confusions: true, predicted, rows, fraction of the true class.
+
+        Of two classes, the confusion matrix shows them all.
+        """
+        if self.confusion is None or len(self.confusion) < 3:
             return []
         counts, names = self.confusion, self.task.names
         wrong = (counts > 0) & ~np.eye(len(counts), dtype=bool)

@@ -339,6 +339,11 @@ class TestRun:
         assert f">{wrong['row'][0]}<" in page
         assert json.loads((tmp_path / "run" / "data.json").read_text())["rows"]["test"] == predictions.height
         assert f"{predictions.height} test" in page
+        matrix = pl.read_csv(tmp_path / "run" / "confusion_matrix.csv")
+        assert matrix["true"].to_list() == matrix.columns[1:] == ["malignant", "benign"]
+        for row in matrix.iter_rows(named=True):
+            said = predictions.filter(target=row.pop("true"))["prediction"]
+            assert row == {name: (said == name).sum() for name in row}
         with pytest.raises(ValueError, match=r"Remove report\.html to replace it"):
             write_run_report(str(tmp_path / "run"))
 
