@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from lossselect.reporting import figures
@@ -60,10 +62,12 @@ def figure_to_svg(figure: Figure, name: str, png: Path | None = None) -> str:
     with figures.styled(name), warnings.catch_warnings():
         # an emoji in a class name, in the PNG
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+        # not Figure.savefig, which draws a figure twice
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
         if png is not None:
             figure.set_layout_engine("none")  # the layout stays, and computing it takes as long as drawing
-            figure.savefig(png, dpi=130, facecolor="white")
+            figure.set(dpi=130, facecolor="white")
+            FigureCanvasAgg(figure).print_png(png)
     return escape_controls(svg.getvalue())  # XML cannot contain control characters
 
 

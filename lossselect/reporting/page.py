@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from lossselect.data.overview import Overview
 from lossselect.reporting import figures
+from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.html import figure_to_svg, inline, render
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import page_tables, summary_rows
@@ -21,7 +21,7 @@ from lossselect.utils.atomic_write import atomic_write
 
 
 def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") -> Path:
-    """Write report.html, figures/*.svg and figures/*.png from the files in a run folder; return the path.
+    """Write report.html from the files in a run folder, and figures/ as SVG, PNG and CSV; return the path.
 
     `ended` is the reason if the run did not finish.
     """
@@ -82,12 +82,13 @@ def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:
                 "confusion": figures.confusion(outcome),
                 "together": figures.combine(outcome),
             }
-    return {name: _save(figure, name, folder / "figures") for name, figure in drawn.items() if figure}
+    return {name: _save(drawing, name, folder / "figures") for name, drawing in drawn.items() if drawing}
 
 
-def _save(figure: Figure, name: str, folder: Path) -> Markup:
-    """Write the figure to files, and return it as markup for the page."""
+def _save(drawing: figures.Drawing, name: str, folder: Path) -> Markup:
+    """Write a figure and its data to files, and return it as markup for the page."""
     folder.mkdir(exist_ok=True)
-    text = figure_to_svg(figure, name, folder / f"{name}.png")
+    text = figure_to_svg(drawing.figure, name, folder / f"{name}.png")
     (folder / f"{name}.svg").write_text(text, encoding="utf-8")
+    escape_formula(drawing.data).write_csv(folder / f"{name}.csv")
     return inline(text)

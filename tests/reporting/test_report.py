@@ -8,13 +8,16 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
 
 import lossselect as ls
 from lossselect.cli import main as cli
 from lossselect.cli.report import write_run_report
 from lossselect.data.overview import Column, Overview
-from lossselect.reporting.figures import combine, roc, styled
+from lossselect.reporting.figures import combine, reliability, roc, styled
+from lossselect.reporting.names import shorten_names
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import print_overview
 from lossselect.reporting.page import write_report
@@ -156,7 +159,7 @@ class TestOutcome:
         logits = torch.linspace(40, 60, 100)[:, None]
         target = torch.arange(100)[:, None].double().ge(50).double()
         with styled("roc"):
-            figure = roc(Outcome(ls.Binary(), None, logits, target))
+            figure = roc(Outcome(ls.Binary(), None, logits, target)).figure
         assert "AUROC 1.000" in figure.legends[0].get_texts()[0].get_text()
 
     def test_decides_as_predictions_are_made(self):
@@ -171,7 +174,7 @@ class TestOutcome:
         target = torch.tensor([[1, 1]] * 10 + [[1, nan]] * 90 + [[0, 0]] * 10).double()
         of = Outcome(ls.Multilabel(2), None, torch.zeros(110, 2), target)
         with styled("together"):
-            shares = combine(of).axes[0].images[0].get_array()
+            shares = combine(of).figure.axes[0].images[0].get_array()
         assert shares.tolist() == [[1, 1], [1, 1]]
 
     def test_no_threshold_decides_the_most_probable_labels(self, tmp_path):
@@ -184,6 +187,33 @@ class TestOutcome:
         of = outcome(ls.Multiclass(3, class_names=("a", "b", "c")), confusion=counts)
         assert of.find_confusions(2) == [("b", "a", 5, 0.5), ("a", "b", 2, 0.2)]
         assert len(of.find_confusions(9)) == 3
+
+
+WELLS = [f"Experiment 2024 / plate 3 / well {row}{i:02d}" for row in "ABCDEFGHIJ" for i in range(1, 11)]
+
+
+class TestNames:
+    def test_the_start_that_all_have_is_left_out(self):
+        short = shorten_names(WELLS)
+        assert short[0] == "\N{HORIZONTAL ELLIPSIS}A01"
+        assert len({*short}) == 100
+
+    def test_the_middle_of_a_long_name_is_left_out(self):
+        names = ["a" * 20 + "b" * 20, "c" * 20 + "d" * 20, "short"]
+        assert shorten_names(names, 9) == [
+            "aaaa\N{HORIZONTAL ELLIPSIS}bbbb",
+            "cccc\N{HORIZONTAL ELLIPSIS}dddd",
+            "short",
+        ]
+
+    def test_names_that_fit_are_unchanged(self):
+        assert shorten_names(["a b c", "a b d"]) == ["a b c", "a b d"]
+
+    @given(st.lists(st.text(alphabet="ab (2)\n", max_size=12), unique=True), st.integers(8, 12))
+    def test_differ_and_fit(self, names, length):
+        short = shorten_names(names, length)
+        assert len({*short}) == len(names)
+        assert max(map(len, short), default=0) <= length
 
 
 class TestPage:
@@ -257,6 +287,32 @@ class TestPage:
         assert names == {"loss", "metrics", "roc", "precision_recall", "reliability", "scores"}
         for path in (tmp_path / "figures").glob("*.png"):
             assert path.read_bytes().startswith(b"\x89PNG")
+        assert {path.stem for path in (tmp_path / "figures").glob("*.csv")} == names
+
+    def test_the_data_of_figures_are_files(self, tmp_path):
+        write_run(tmp_path)
+        counts = np.arange(64).reshape(8, 8)
+        of = outcome(ls.Multiclass(8, class_names=NASTY), confusion=counts)
+        write_report(tmp_path, of)
+        data = {path.stem: pl.read_csv(path) for path in (tmp_path / "figures").glob("*.csv")}
+        assert data["loss"].rows()[-2:] == [("val/loss", 1, 0.7), ("val/loss", 2, 0.65)]
+        # a spreadsheet must not run a name
+        cells = data["confusion"]
+        assert cells["true"].unique(maintain_order=True)[2] == "'" + NASTY[2]
+        assert cells["rows"].to_list() == counts.ravel().tolist()
+        (count, says, right), _ = of.reliability(of.task)
+        bins = data["reliability"]
+        assert bins["count"].to_list() == count[count > 0].tolist()
+        assert (bins["count"] * bins["fraction that is true"]).sum() == pytest.approx(right.sum())
+        assert (bins["count"] * bins["mean probability"]).sum() == pytest.approx(says.sum())
+        assert data["scores"]["count"].sum() == 8 * 200
+        assert data["roc"]["class"].n_unique() == 9
+
+    def test_a_bin_of_few_rows_has_a_number(self):
+        logits = torch.tensor([[3.0]] * 20_000 + [[-2.0]])
+        with styled("reliability"):
+            figure = reliability(Outcome(ls.Binary(), None, logits, (logits > 0).double())).figure
+        assert [text.get_text() for text in figure.axes[1].texts if text.get_text()] == ["1", "20k"]
 
     @pytest.mark.parametrize("kind", ["one class only", "all missing", "no positive prediction"])
     def test_rows_that_show_little(self, kind, tmp_path):
@@ -389,12 +445,12 @@ class InOrder(Data):
 
     def test_nothing_of_another_run_stays(self, command, tmp_path):
         given = ("trainer.max_epochs=1", "hydra.run.dir=run")
-        assert command("task=multiclass", *given, "export=safetensors")[0] == 0
+        assert command("task=multilabel", *given, "export=safetensors")[0] == 0
         assert command("task=binary", *given)[0] == 0
         assert not (tmp_path / "run" / "model.safetensors").exists()
-        assert not (tmp_path / "run" / "figures" / "confusion.svg").exists()
+        assert not (tmp_path / "run" / "figures" / "together.svg").exists()
         assert (tmp_path / "run" / "previous_run.1" / "model.safetensors").exists()
-        assert (tmp_path / "run" / "previous_run.1" / "figures" / "confusion.svg").exists()
+        assert (tmp_path / "run" / "previous_run.1" / "figures" / "together.svg").exists()
 
     def test_none_is_wanted(self, command, tmp_path):
         assert command("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run", "report=false")[0] == 0
