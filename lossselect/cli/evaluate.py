@@ -3,6 +3,7 @@
 lossselect evaluate checkpoint=best.ckpt input=labelled.csv
 """
 
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def evaluate_file(
             limit = check_float("max_memory", max_memory if number is None else number, 0)
         splits = load_labelled(input, task, preparation, labels, names, limit, cache, **changed)
         size = size or max(stored["batch_size"], 1)
-        _evaluate(trained, splits, size, device, folder, checkpoint, decision)
+        _evaluate(trained, splits, size, device, folder, Path(output), checkpoint, decision)
         if labels.sample_weight is not None and splits.weights is None:
             print_safely(
                 f"The loss is unweighted, as {input} has no {labels.sample_weight!r} (data.sample_weight)."
@@ -140,10 +141,14 @@ def _evaluate(
     batch_size: int,
     device: str,
     folder: Path,
+    output: Path,
     checkpoint: str,
     decision: str,
 ) -> None:
-    """Write the results of a module on the test rows of `splits`, and print its metrics."""
+    """Write the results of a module on the test rows of `splits`, and print its metrics.
+
+    `folder` is renamed to `output` later.
+    """
     from lossselect.data.checks import check_counts
     from lossselect.data.datamodule import TensorData
     from lossselect.reporting.page import write_report
@@ -170,6 +175,8 @@ def _evaluate(
         Line("task", str(module.task)),
         Line("checkpoint", checkpoint),
         Line("decision", decision, "", "threshold=..."),
+        Line("outputs", str(output.resolve()), "", "output=FOLDER"),
+        Line("started", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
     (folder / "plan.json").write_text(Plan("Evaluation", lines).to_json(), encoding="utf-8")
     write_report(folder, outcome)

@@ -265,6 +265,7 @@ def train(config: DictConfig, record: RunRecord) -> float | None:
     decision = decision_settings(config, module, data)
     described = plan(module, data, describe_training(config, data, monitor, trainer), monitor, decision)
     folder_lines = _prepare_folder(config, folder, start, writes)
+    folder_lines.append(Line("started", f"{record.started[:16].replace('T', ' ')} UTC"))
     record.task = module.task.name
     described = Plan(described.title, [*described.lines, *folder_lines])
     print_renderable(described.summary())

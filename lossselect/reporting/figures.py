@@ -205,7 +205,7 @@ def scores(outcome: Outcome) -> Drawing:
             drawn.append(found.select(*label, pl.all()))
         highest = max(shape.max() for shape in shapes.values()) or 1
         for (name, shape), colour in zip(shapes.items(), (COLOURS[1], COLOURS[0]), strict=True):
-            style = {"fill": True, "color": colour, "alpha": 0.45, "label": "" if i else name}
+            style: dict[str, Any] = {"fill": True, "color": colour, "alpha": 0.45, "label": "" if i else name}
             axes.stairs(bottom + shape / highest, left + bins, baseline=bottom, **style)
         axes.plot([left, left + 1], [bottom, bottom], color=INK, linewidth=0.8)
         for x in (0, 1):

@@ -5,7 +5,7 @@ import hashlib
 import io
 import re
 import warnings
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from lossselect.reporting import figures
+from lossselect.reporting.names import shorten_names
 from lossselect.utils.terminal import escape_controls
 
 UNDEFINED = "\N{EN DASH}"  # sort.js compares cells with it
+LONG_NAME = 48
+"""Maximum number of characters of a name in a table."""
 
 
 def render(template: str, **content: Any) -> str:
@@ -46,14 +49,19 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: escape_controls(value) if type(value) is str else value,
     )
-    environment.filters["cell"] = _format_cell
+    environment.filters |= {"cell": _format_cell, "shorten": partial(shorten_names, max_length=LONG_NAME)}
     return environment
 
 
 def _format_cell(value: Any) -> str:
     if value is None or value != value:
         return UNDEFINED
-    return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)
+    if not isinstance(value, float | np.floating):
+        return str(value)
+    size = abs(float(value))
+    if size == 0 or 1e-3 <= size < 1e4:
+        return f"{value:.3f}"
+    return f"{value:.2g}" if size < 1 else f"{value:.6g}"
 
 
 def figure_to_svg(figure: Figure, name: str, png: Path | None = None) -> str:

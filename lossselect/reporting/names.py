@@ -22,20 +22,20 @@ def shorten_names(names: Sequence[str], max_length: int = 22) -> list[str]:
         prefix = os.path.commonprefix(shown)  # noqa: RUF071  # of characters, as intended
         common = re.match(r"(?s).*\W", prefix) if len({*shown}) > 1 else None
         start = len(common[0]) if common else 0
-        shown = [_cut(ELLIPSIS + name[start:] if start > 1 else name, max_length) for name in shown]
+        shown = [cut_middle(ELLIPSIS + name[start:] if start > 1 else name, max_length) for name in shown]
     chosen: dict[str, str] = {}  # the name of each text
     for name, text in zip(names, shown, strict=True):
         number = 1
         while chosen.setdefault(text, name) != name:
             number += 1
             mark = f" ({number})"
-            text = _cut(text.removesuffix(f" ({number - 1})"), max_length - len(mark)) + mark
+            text = cut_middle(text.removesuffix(f" ({number - 1})"), max_length - len(mark)) + mark
     texts = {name: text for text, name in chosen.items()}
     return [texts[name] for name in names]
 
 
-def _cut(name: str, max_length: int) -> str:
-    """Return a name without its middle if it is too long."""
+def cut_middle(name: str, max_length: int) -> str:
+    """Return a text without its middle if it is too long."""
     if len(name) <= max_length:
         return name
     end = (max_length - 1) // 2

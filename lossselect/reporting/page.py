@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from lossselect.reporting.html import figure_to_svg, inline, render
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import page_tables, summary_rows
 from lossselect.reporting.plan import Line, by_stage, format_rows
-from lossselect.reporting.run_files import UNREADABLE, read_log, read_metrics
+from lossselect.reporting.run_files import UNREADABLE, read_log, read_metrics, read_plan, read_seed
 from lossselect.utils.atomic_write import atomic_write
+from lossselect.utils.redaction import redact
 
 
 def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") -> Path:
@@ -25,23 +27,26 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
 
     `ended` is the reason if the run did not finish.
     """
-    lines: list[Line] = []
-    metrics = read_metrics(folder)
-    with suppress(*UNREADABLE):
-        content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-        lines = [Line(**line) for line in content["lines"]]
+    lines, metrics = read_plan(folder), read_metrics(folder)
     overview: dict[str, Any] = {}
+    data = ""
     with suppress(*UNREADABLE):
         of_data = Overview.from_dict(json.loads((folder / "data.json").read_text(encoding="utf-8")))
+        data = of_data.name
         overview = {"summary": [*summary_rows(of_data)], "tables": [*page_tables(of_data)]}
+    facts = _identify(folder, lines, data)
     nets: dict[str, Any] = {}
     with suppress(*UNREADABLE, pl.exceptions.PolarsError):
         nets = pl.read_csv(folder / "nets.csv").to_dict(as_series=False)
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
+    heading = ": ".join(Path(facts[key]).name for key in ("data", "task") if key in facts) or folder.name
+    others = (f"{key} {value}" for key, value in facts.items() if key not in ("data", "task"))
     page = render(
         "page.html",
-        title=lines[0].value if lines else folder.name,
+        title=", ".join([heading, *others]),
+        heading=heading,
+        facts=facts,
         ended=ended,
         plan=lines,
         stages=stages,
@@ -59,6 +64,23 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     with atomic_write(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return folder / "report.html"
+
+
+def _identify(folder: Path, lines: Sequence[Line], data: str) -> dict[str, str]:
+    """Return what identifies a run: data, task, loss, seed, date and folder, as far as its files tell."""
+    values = {line.name: line.value for line in lines}
+    seed = read_seed(folder)
+    is_evaluation = "evaluation" in values
+    facts = {
+        "data": data or values.get("evaluation" if is_evaluation else "data", "").partition(": ")[0],
+        "task": values.get("task", ""),
+        "loss": values.get("loss", ""),
+        "checkpoint": values.get("checkpoint", "") if is_evaluation else "",
+        "seed": "" if seed is None else str(seed),
+        "started": values.get("started", ""),
+        "folder": values.get("outputs", str(folder.resolve())),
+    }
+    return {name: redact(value) for name, value in facts.items() if value}
 
 
 def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:

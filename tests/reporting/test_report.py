@@ -1,8 +1,7 @@
-"""report.html: its content for all kinds of runs, and its display in a browser."""
+"""report.html: its content for all kinds of runs."""
 
 import json
 import re
-import shutil
 
 import numpy as np
 import polars as pl
@@ -10,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from report_cases import NASTY, WELLS, outcome, write_overview, write_run
 from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
 
 import lossselect as ls
@@ -21,79 +21,6 @@ from lossselect.reporting.names import shorten_names
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import print_overview
 from lossselect.reporting.page import write_report
-
-NASTY = (
-    "<script>alert(1)</script>",
-    "</svg></style><img src=x onerror=alert(2)>",
-    "=1+1|cmd",
-    "a/b\\c.d",
-    "n" * 300,
-    "\N{GRINNING FACE} \N{HEBREW LETTER SHIN}\N{HEBREW LETTER LAMED}",
-    "$\\frac{1}{2}$ [red]",
-    "{{ 7 * 7 }} & \"quoted\" 'too'",
-)
-
-
-def outcome(task, rows=200, missing=0.0, **more):
-    """Logits that are correlated with the target."""
-    random = torch.Generator().manual_seed(0)
-    target = torch.randint(2, (rows, task.num_probabilities), generator=random).double()
-    if task.activation == "softmax":
-        target = task.to_one_hot(torch.randint(task.num_probabilities, (rows,), generator=random)).double()
-    logits = 2 * target[:, : task.num_outputs] - 1 + torch.randn(rows, task.num_outputs, generator=random)
-    gone = (
-        torch.rand(rows, 1 if task.activation == "softmax" else target.shape[1], generator=random) < missing
-    )
-    target = target.masked_fill(gone, torch.nan)
-    return Outcome(task, more.pop("base_task", None), logits, target, rows=range(rows), **more)
-
-
-def write_run(folder):
-    """A run folder before the evaluation."""
-    (folder / "logs").mkdir()
-    (folder / "plan.json").write_text(ls.explain_task(ls.Binary()).to_json())
-    lines = [
-        "epoch,step,train/loss,val/loss,val/average_precision",
-        "0,1,,0.7,0.5",
-        "0,1,0.6,,",
-        "1,3,,0.65,0.6",
-    ]
-    (folder / "logs" / "metrics.csv").write_text("\n".join(lines) + "\n")
-
-
-def write_overview(folder, count=8):
-    """Write an overview whose columns and labels have the given number of nasty names."""
-    names = [NASTY[i % 8] * (1 + i // 8) for i in range(count)]
-    column = {"kind": "category", "use": "feature", "rows": 9, "missing": 3, "sampled": 9, "distinct": 2}
-    columns = [Column(name=n, values=f"{n!r} (5%)", decision=n, change=n, **column) for n in names]
-    rows = {"train": 5, "val": 1, "test": 3}
-    labels = [(name, rows) for name in names]
-    together = [(name, [1] * count) for name in names]
-    pairs = [(names[0], names[1], 1, 0.5)]
-    overview = Overview(
-        NASTY[0], rows, columns, 9, 4, "multilabel", count, labels, rows, rows, rows, together, pairs
-    )
-    (folder / "data.json").write_text(overview.to_json())
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium, as packaged by Debian."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
-        *("disable-background-networking", "disable-component-update", "disable-sync"),
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
 
 
 class TestOutcome:
@@ -189,9 +116,6 @@ class TestOutcome:
         assert len(of.find_confusions(9)) == 3
 
 
-WELLS = [f"Experiment 2024 / plate 3 / well {row}{i:02d}" for row in "ABCDEFGHIJ" for i in range(1, 11)]
-
-
 class TestNames:
     def test_the_start_that_all_have_is_left_out(self):
         short = shorten_names(WELLS)
@@ -262,6 +186,23 @@ class TestPage:
         assert "\x1b" not in printed
         assert "[bold]" in printed
 
+    def test_what_is_unknown_of_a_run_is_left_out(self, tmp_path):
+        write_run(tmp_path)
+        page = write_report(tmp_path).read_text()
+        title = f"{tmp_path.name}, loss cross_entropy (sigmoid form), folder {tmp_path}"
+        assert f"<title>{title}</title>" in page
+        assert re.findall(r"<dt>(.*?)</dt>", page) == ["loss", "folder"]
+        (tmp_path / ".hydra").mkdir()
+        (tmp_path / ".hydra" / "config.yaml").write_text("seed: 3\ndata:\n  name: ${oc.env:SECRET}\n")
+        assert "seed 3, folder" in write_report(tmp_path).read_text()
+
+    def test_features_are_counted_by_type(self, tmp_path):
+        write_run(tmp_path)
+        write_overview(tmp_path)
+        page = write_report(tmp_path).read_text()
+        table = page.partition("Features by type")[2].partition("</table>")[0]
+        assert re.findall(r"<td.*?<bdi>(.*?)</bdi>", table) == ["category", "8", "8", "0.333"]
+
     def test_is_one_file(self, tmp_path):
         write_run(tmp_path)
         page = write_report(tmp_path, outcome(ls.Multilabel(3))).read_text()
@@ -329,54 +270,6 @@ class TestPage:
         assert "random sample of 25.0 % of the rows" in page
 
 
-class TestBrowser:
-    def test_sorts_and_runs_nothing_else(self, browser, tmp_path):
-        write_run(tmp_path)
-        task = ls.Multilabel(8, class_names=NASTY)
-        f1 = [0.5, 0.9, float("nan"), 0.1, 0.3, 0.2, 0.8, 0.05]
-        write_report(tmp_path, outcome(task, per_class={"class": task.names, "f1": f1}))
-        browser.get(f"file://{tmp_path}/report.html")
-        assert browser.get_log("browser") == []
-        table = browser.find_element("css selector", "table.sorts")
-
-        def column(place):
-            rows = table.find_elements("css selector", "tbody tr")
-            return [row.find_elements("css selector", "td")[place].text for row in rows]
-
-        assert column(0)[0] == NASTY[0]
-        assert {*column(0)} == {*NASTY}
-        button = table.find_elements("css selector", "thead button")[1]
-        button.click()
-        assert column(1) == ["0.900", "0.800", "0.500", "0.300", "0.200", "0.100", "0.050", "\N{EN DASH}"]
-        assert column(0)[1] == NASTY[6]
-        button.click()
-        assert column(1)[1:3] == ["0.050", "0.100"]
-        assert button.find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
-
-    @pytest.mark.parametrize("scheme", ["light", "dark"])
-    def test_fits_a_phone(self, scheme, browser, tmp_path):
-        write_run(tmp_path)
-        task = ls.Multiclass(8, class_names=NASTY)
-        of = outcome(task, per_class={"class": task.names, "f1": [0.5] * 8}, confusion=np.ones((8, 8), int))
-        write_overview(tmp_path)
-        write_report(tmp_path, of)
-        size = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        browser.get(f"file://{tmp_path}/report.html")
-        widths = browser.execute_script("return [document.scrollingElement.scrollWidth, innerWidth]")
-        assert widths[0] <= widths[1] == 390
-        ink, paper = browser.execute_script(
-            "const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]"
-        )
-        lightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
-        assert (lightness[0] > lightness[1]) == (scheme == "dark")
-        text = browser.find_element("css selector", "#roc svg text")
-        assert text.value_of_css_property("fill").replace("rgb", "").startswith(ink.replace("rgb", "")[:12])
-        assert browser.get_log("browser") == []
-
-
 @pytest.mark.figures
 class TestRun:
     def test_a_run_leaves_a_report(self, command, tmp_path):
@@ -395,6 +288,10 @@ class TestRun:
         assert f">{wrong['row'][0]}<" in page
         assert json.loads((tmp_path / "run" / "data.json").read_text())["rows"]["test"] == predictions.height
         assert f"{predictions.height} test" in page
+        started = json.loads((tmp_path / "run" / "run.json").read_text())["started"]
+        identity = f"seed 0, started {started[:16].replace('T', ' ')} UTC, folder {tmp_path / 'run'}"
+        title = f"breast_cancer: binary, loss cross_entropy (sigmoid form), {identity}"
+        assert f"<title>{title}</title>" in page
         matrix = pl.read_csv(tmp_path / "run" / "confusion_matrix.csv")
         assert matrix["true"].to_list() == matrix.columns[1:] == ["malignant", "benign"]
         for row in matrix.iter_rows(named=True):
@@ -489,9 +386,10 @@ class InOrder(Data):
     @pytest.mark.parametrize(
         "content", ['{"a": 1}', '{"lines": []}', '{"lines": [{"name": 1}]}', "5", "[1]", ""]
     )
-    @pytest.mark.parametrize("name", ["plan.json", "metrics.json", "data.json"])
+    @pytest.mark.parametrize("name", ["plan.json", "metrics.json", "data.json", ".hydra/config.yaml"])
     def test_of_files_that_hold_something_else(self, name, content, tmp_path):
         write_run(tmp_path)
+        (tmp_path / ".hydra").mkdir()
         (tmp_path / name).write_text(content)
         write_run_report(str(tmp_path))
         assert 'id="loss"' in (tmp_path / "report.html").read_text()
