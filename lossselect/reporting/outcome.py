@@ -1,16 +1,20 @@
 """Predictions and true labels of the rows of a split."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from lossselect.metrics.calibration_error import calibration_error, sum_in_bins
 from lossselect.tasks.registry import IGNORE_INDEX, Task
+
+MAX_ALIKE = 3
+"""Number of wrong predictions of the same true class or label in a table, if there are many of these."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Outcome:
         fraction: The fraction of the split's rows that is included.
         per_class: The columns of the table of classes.
         confusion: Counts of shape (C, C), a row per true class.
+        describe: Function of row numbers in the file that returns the cells of these rows, by column.
     """
 
     task: Task
@@ -35,6 +40,7 @@ class Outcome:
     fraction: float = 1.0
     per_class: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     confusion: np.ndarray | None = None
+    describe: Callable[[Sequence[int]], Mapping[str, Sequence[Any]]] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,7 +111,10 @@ class Outcome:
         return dict(zip(names, counts, strict=True))
 
     def find_errors(self, count: int) -> list[tuple[int, str, str, float]]:
-        """Return the most confident wrong predictions: row, true, predicted, probability."""
+        """Return the most confident wrong predictions: row, true, predicted, probability.
+
+        At most `MAX_ALIKE` have the same true class or label, or more if there are few of these.
+        """
         if self.rows is None:
             return []
         rows, true, predicted = self.rows, self.truth, self.predicted
@@ -122,9 +131,15 @@ class Outcome:
             other = self.task.names[0] if self.task.positive_name else f"not {self.names[output]}"
             return self.names[output] if value else other
 
+        wrong = np.flatnonzero((true != predicted) & known)
+        wrong = wrong[np.argsort(-probability.ravel()[wrong], kind="stable")]
+        alike = pl.DataFrame({"true": (true + 2 * np.arange(true.shape[1])).ravel()[wrong]})
+        before = alike.select(pl.int_range(pl.len()).over("true")).to_series().to_numpy()
+        limit = max(MAX_ALIKE, -(-count // max(alike.n_unique(), 1)))
+        places = zip(*np.unravel_index(wrong[before < limit][:count], true.shape), strict=True)
         return [
             (rows[i], name(j, true[i, j]), name(j, predicted[i, j]), float(probability[i, j]))
-            for i, j in _find_largest(probability, (true != predicted) & known, count)
+            for i, j in places
         ]
 
     def find_confusions(self, count: int) -> list[tuple[str, str, int, float]]:

@@ -21,6 +21,9 @@ from lossselect.reporting.run_files import UNREADABLE, read_log, read_metrics, r
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.redaction import redact
 
+MAX_WRONG = 20
+"""Maximum number of rows of the table of wrong predictions."""
+
 
 def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") -> Path:
     """Write report.html from the files in a run folder, and figures/ as SVG, PNG and CSV; return the path.
@@ -58,6 +61,7 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
         class_header=[*classes],
         classes=[*zip(*classes.values(), strict=True)],
         outcome=outcome,
+        wrong=_wrong_table(outcome) if outcome else ((), []),
         figures=figures,
         overview=overview,
     )
@@ -81,6 +85,15 @@ def _identify(folder: Path, lines: Sequence[Line], data: str) -> dict[str, str]:
         "folder": values.get("outputs", str(folder.resolve())),
     }
     return {name: redact(value) for name, value in facts.items() if value}
+
+
+def _wrong_table(outcome: Outcome) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
+    """Return the header and the rows of the table of the most confident wrong predictions."""
+    found = outcome.find_errors(MAX_WRONG)
+    cells = outcome.describe([row for row, *_ in found]) if outcome.describe and found else {}
+    header = ["row", "true", "predicted", "probability", *cells]
+    columns = [*zip(*found, strict=True), *cells.values()]
+    return header, [*zip(*columns, strict=True)]
 
 
 def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from lossselect.data.batches import identity
 from lossselect.data.datamodule import TensorData
-from lossselect.data.overview import make_overview
+from lossselect.data.overview import describe_rows, make_overview
 from lossselect.decision.advice import Advice
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
@@ -184,11 +185,13 @@ def _make_outcome(
     if not predicted.any():
         return None
     names: Any = None
+    describe: Any = None
     # with trailing dimensions a "row" is a position, such as a pixel
     if buffer.share == 1 and not module._trailing_dims:
         count = len(logits)  # trainer.limit_test_batches
         if isinstance(data, TensorData):
-            names = data.splits.rows_in_file(split)[:count]
+            names = data.splits.rows_in_file(split)[:count].tolist()
+            describe = partial(describe_rows, data.splits, split)
         else:  # the user's loaders may shuffle
             sampler = getattr(getattr(module.trainer, f"{split}_dataloaders"), "sampler", None)
             in_shards = isinstance(sampler, DistributedSampler) and not sampler.shuffle
@@ -197,9 +200,9 @@ def _make_outcome(
     confusion = None if counts is None else counts.cpu().numpy()
     if not predicted.all():  # figures cannot show NaN
         logits, target = logits[predicted], target[predicted]
-        names = None if names is None else np.asarray(names)[predicted.numpy()]
+        names = None if names is None else np.asarray(names)[predicted.numpy()].tolist()
     tasks, columns = (module.task, module._base_task), _per_class_columns(epoch)
-    return Outcome(*tasks, logits, target, split, names, buffer.share, columns, confusion)
+    return Outcome(*tasks, logits, target, split, names, buffer.share, columns, confusion, describe)
 
 
 def _predict_loaders(data: Any) -> Callable[[], Any]:
