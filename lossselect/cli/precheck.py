@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice, product
 from pathlib import Path
@@ -23,7 +23,14 @@ from lossselect.models.auto import check_encoding
 from lossselect.run.build import build_metrics, load_data
 from lossselect.run.lock import check_unlocked, lock_folder
 from lossselect.run.loggers import check_loggers
-from lossselect.run.settings import list_variants, needs_trainer, resolve_head, resolve_monitor, to_plain
+from lossselect.run.settings import (
+    list_variants,
+    needs_trainer,
+    report_options,
+    resolve_head,
+    resolve_monitor,
+    to_plain,
+)
 from lossselect.run.trust import check_targets
 from lossselect.run.validation import (
     SETTINGS,
@@ -114,6 +121,7 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
     check_targets(config)
     plain, task, splits = to_plain(config), None, None
     check_config(plain)
+    report = report_options(plain.get("report"))
     check_loggers(config)
     if config.get("module"):
         from lossselect.run.custom_module import CustomModule
@@ -150,6 +158,7 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
             _check_folder(Path(hydra_config.run.dir), task)
     elif config.resume is not None:
         _check_resume(config.resume, task)
+    ranks = 1
     if not is_dry_run(config) or "_target_" in config.data or needs_trainer(plain):
         ranks = check_trainer(plain, sweep and "submitit" not in str(hydra_config.launcher.get("_target_")))
         if splits is not None:
@@ -157,6 +166,23 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
 
             for split, rows in splits.rows.items():
                 check_enough_rows(f"{SPLIT_NAMES[split]} split", len(rows), ranks)
+    if report and report["importance"] and check_data:
+        _check_importance(plain, splits, task, ranks)
+
+
+def _check_importance(plain: Mapping[str, Any], splits: Any, task: Any, ranks: int) -> None:
+    """Raise ConfigError if the importance of columns cannot be computed in a run."""
+    problem = ""
+    if splits is None:
+        problem = "data=table, data=arrays or built-in data"
+    elif splits.preparation["source"] == "sparse matrix":
+        problem = "dense features"
+    elif resolve_head(plain, task)["name"] == "chunked":
+        problem = "head=dense"
+    elif ranks > 1:
+        problem = f"one process, but there are {ranks}"
+    if problem:
+        raise ConfigError(f"report.importance=true requires {problem}. Set report.importance=false.")
 
 
 def _check_folder(folder: Path, task: Any) -> None:

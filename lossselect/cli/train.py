@@ -34,7 +34,7 @@ from lossselect.comparison.record import RunRecord, record_run
 from lossselect.losses.registry import LOSSES
 from lossselect.metrics.direction import best_mode
 from lossselect.run.lock import lock_folder, unlock_folders
-from lossselect.run.settings import list_variants, task_monitor, to_plain
+from lossselect.run.settings import list_variants, report_options, task_monitor, to_plain
 from lossselect.run.trust import trust
 from lossselect.utils.checks import as_list
 from lossselect.utils.redaction import record_environment
@@ -257,6 +257,7 @@ def train(config: DictConfig, record: RunRecord) -> float | None:
     has_default_monitor = config.monitor is None
     module, data, monitor = prepare(config)
     trainer, best_callback = make_trainer(config, folder, module._epochs["val"].first.directions)
+    report = report_options(config.report)
     smoke_test = bool(config.trainer.get("fast_dev_run"))
     writes = is_first_process() and not smoke_test
     start = resume_path(config.resume, folder)
@@ -275,11 +276,11 @@ def train(config: DictConfig, record: RunRecord) -> float | None:
     if writes:
         with atomic_write(folder / "plan.json") as path:
             path.write_text(described.to_json(), encoding="utf-8")
-        if config.report:
+        if report:
             save_overview(data, folder)
     counts_labels, loss_is_open = module._needs_counts, getattr(module.criterion, "waiting", False)
     loggers = trainer.loggers
-    with report_early_end(trainer, folder, config.report and writes), finish_loggers(loggers):
+    with report_early_end(trainer, folder, report is not None and writes), finish_loggers(loggers):
         if start is not None:
             continue_log(trainer, start[1])
         log_settings(trainer, config)
@@ -308,7 +309,7 @@ def train(config: DictConfig, record: RunRecord) -> float | None:
                 "before the learning rate reached 0. The last epoch was kept, which may not be the best one. "
                 "To keep the best epoch, set monitor=val/loss.",
             )
-        results, outcome, advice = evaluate(trainer, module, data, best, folder, decision, config.report)
+        results, outcome, advice = evaluate(trainer, module, data, best, folder, decision, report is not None)
         log_results(loggers, results, trainer.global_step)
         predictions = save_predictions(trainer, module, data, best, folder)
         if module._base_task is not None:
@@ -317,11 +318,24 @@ def train(config: DictConfig, record: RunRecord) -> float | None:
         print_metrics(f"Results of {'the nets together' if nets else epoch}", results)
         if advice is not None:
             print(advice)
-        if config.report and writes:
+        if report and writes:
+            from lossselect.reporting.importance import compute_importance
             from lossselect.reporting.page import write_report
 
-            write_report(folder, outcome)
-    names = (predictions, "nets.csv", "per_class.csv", "confusion_matrix.csv", "report.html")
+            importance = None
+            if report["importance"]:
+                importance = compute_importance(module, data, report["importance_seconds"], config.seed)
+                with atomic_write(folder / "importance.csv") as path:
+                    importance.to_frame().write_csv(path)
+            write_report(folder, outcome, importance=importance)
+    names = (
+        predictions,
+        "nets.csv",
+        "per_class.csv",
+        "confusion_matrix.csv",
+        "importance.csv",
+        "report.html",
+    )
     tables = [name for name in names if name and (folder / name).is_file()]
     print_safely(f"Saved in {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
     if config.export and writes:

@@ -186,11 +186,15 @@ def describe_rows(splits: Splits, split: str, rows: Sequence[int]) -> dict[str, 
     of_columns = np.stack([deviations[:, place].max(1) for place in features.places.values()], 1)
     most = np.argsort(-of_columns, axis=1, kind="stable")[:, :MAX_UNUSUAL].tolist()
     names = [*features.places]
-    unusual = [[(names[k], cells[names[k]][i]) for k in best] for i, best in enumerate(most)]
-    texts = [
-        [f"{name} {'missing' if cell is None else f'= {cell}'}" for name, cell in row] for row in unusual
-    ]
-    return {"unusual values": [*map(", ".join, texts)]}
+    unusual = ([(names[k], cells[names[k]][i]) for k in best] for i, best in enumerate(most))
+    texts = [", ".join(_describe_cell(*cell) for cell in row) for row in unusual]
+    return {"unusual values": texts}
+
+
+def _describe_cell(name: str, cell: Any) -> str:
+    if cell is None:
+        return f"{name} missing"
+    return f"{name} = {cell:.4g}" if isinstance(cell, float) else f"{name} = {cell}"
 
 
 def _find_sampled(columns: Sequence[Column], rows: int) -> int:

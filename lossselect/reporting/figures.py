@@ -21,6 +21,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from lossselect.reporting.names import shorten_names
 
 if TYPE_CHECKING:
+    from lossselect.reporting.importance import Importance
     from lossselect.reporting.outcome import Outcome
 
 Curve = tuple[np.ndarray, np.ndarray, str, tuple[float, float] | None]
@@ -31,6 +32,7 @@ INK = "#1a2b3c"  # text and lines; the page replaces it by its text colour, ligh
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7f7f7f")
 MAX_CURVES, MAX_PANELS, MAX_CELLS = 8, 12, 30  # beyond these numbers the most frequent outputs are drawn
 MAX_POINTS = 300  # per curve
+MAX_BARS = 20
 MAX_NUMBERED = 16  # classes of a matrix whose cells have numbers; more would be illegible
 WIDTH = 5.2  # inches, the same in all figures, so that text has one size
 DIAGONAL: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 0.8}
@@ -242,6 +244,25 @@ def combine(outcome: Outcome) -> Drawing | None:
     # only rows where the other label is known
     fractions = both / np.maximum(truth.T @ ~np.isnan(outcome.truth[:, shown]), 1)
     return _matrix(fractions, both.astype(int), outcome.names, shown, "rows with", "also have")
+
+
+def importance(found: Importance) -> Drawing | None:
+    """Draw the importance of the most important columns, with standard deviations."""
+    rows = found.table()[:MAX_BARS]
+    if not rows:
+        return None
+    names, means, deviations = zip(*rows, strict=True)
+    figure, axes = panel(0.8 + 0.22 * max(len(rows), 6))
+    places = range(len(rows))
+    axes.barh(
+        places, means, xerr=deviations, color=COLOURS[0], alpha=0.6, ecolor=INK, error_kw={"linewidth": 0.8}
+    )
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(places, shorten_names(names))
+    axes.invert_yaxis()
+    axes.set(xlabel="increase of the loss (nats)")
+    columns = {"column": names, "mean": means, "standard deviation": deviations}
+    return Drawing(figure, pl.DataFrame(columns))
 
 
 def _matrix(

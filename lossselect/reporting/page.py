@@ -14,6 +14,7 @@ from lossselect.data.overview import Overview
 from lossselect.reporting import figures
 from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.html import figure_to_svg, inline, render
+from lossselect.reporting.importance import Importance
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import page_tables, summary_rows
 from lossselect.reporting.plan import Line, by_stage, format_rows
@@ -25,10 +26,16 @@ MAX_WRONG = 20
 """Maximum number of rows of the table of wrong predictions."""
 
 
-def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") -> Path:
+def write_report(
+    folder: Path, outcome: Outcome | None = None, ended: str = "", importance: Importance | None = None
+) -> Path:
     """Write report.html from the files in a run folder, and figures/ as SVG, PNG and CSV; return the path.
 
-    `ended` is the reason if the run did not finish.
+    Args:
+        folder: The run folder.
+        outcome: The predictions on the test rows; None if the run has none.
+        ended: The reason if the run did not finish.
+        importance: The importance of the columns, if it was computed.
     """
     lines, metrics = read_plan(folder), read_metrics(folder)
     overview: dict[str, Any] = {}
@@ -55,13 +62,14 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
         stages=stages,
         metrics=[(name, *row) for name, row in values.items()],
         by_key=metrics,
-        pictures=_draw_pictures(folder, outcome),
+        pictures=_draw_pictures(folder, outcome, importance),
         net_header=[*nets],
         nets=format_rows(nets),
         class_header=[*classes],
         classes=[*zip(*classes.values(), strict=True)],
         outcome=outcome,
         wrong=_wrong_table(outcome) if outcome else ((), []),
+        importance=importance,
         figures=figures,
         overview=overview,
     )
@@ -96,7 +104,7 @@ def _wrong_table(outcome: Outcome) -> tuple[Sequence[str], list[tuple[Any, ...]]
     return header, [*zip(*columns, strict=True)]
 
 
-def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:
+def _draw_pictures(folder: Path, outcome: Outcome | None, importance: Importance | None) -> dict[str, Markup]:
     """Return the figures for which there are data, by name; page.html has their captions."""
     log = read_log(folder)
     usual = ("val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision")
@@ -117,6 +125,8 @@ def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:
                 "confusion": figures.confusion(outcome),
                 "together": figures.combine(outcome),
             }
+        if importance:
+            drawn["importance"] = figures.importance(importance)
     return {name: _save(drawing, name, folder / "figures") for name, drawing in drawn.items() if drawing}
 
 

@@ -55,6 +55,7 @@ RESULTS = (
         "metrics.json",
         "per_class.csv",
         "confusion_matrix.csv",
+        "importance.csv",
     ),
     *("predictions.csv", "predictions.pt", "report.html", "figures"),
     *(f"model{form.suffix}" for form in FORMATS.values()),
