@@ -170,11 +170,12 @@ def describe_rows(splits: Splits, split: str, rows: Sequence[int]) -> dict[str, 
     """Return the cells of rows of a split, by column; `rows` are numbered as in its file.
 
     Of many columns, there is one text for each row: the cells whose features deviate most from the mean of
-    the training rows, in standard deviations. Of a sparse matrix, there is nothing.
+    the training rows, in standard deviations. Of a sparse matrix, or of splits without a preparation, there is
+    nothing.
     """
-    features = Preparation.from_dict(splits.preparation).features
-    if not isinstance(features, Features) or not rows:
+    if splits.preparation.get("source") not in ("table", "arrays") or not rows:
         return {}
+    features = Preparation.from_dict(splits.preparation).features
     inputs = splits.features[torch.as_tensor(rows) + splits.starts.get(split, 0)].numpy()
     cells = features.cells(inputs)
     if len(cells) <= MAX_CELLS:

@@ -10,18 +10,19 @@ ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 def shorten_names(names: Sequence[str], max_length: int = 22) -> list[str]:
     """Return names of at most `max_length` characters, which differ if the names do.
 
-    If a name is too long, the words with which all names start are left out, and then the middle of those
-    that are still too long. Names that would be equal then are numbered.
+    If a name is too long, words with which all names start are left out, and then the middle of those that
+    are still too long. Names that would be equal then are numbered.
 
     Example:
-        >>> shorten_names(["Experiment 7 / plate 3 / well A01", "Experiment 7 / plate 3 / well A02"])
-        ['…A01', '…A02']
+        >>> shorten_names(["Experiment 7 / plate 3 / well A01", "Experiment 7 / plate 3 / well A02"], 12)
+        ['…well A01', '…well A02']
     """
     shown = [" ".join(name.split()) for name in names]
-    if max(map(len, shown), default=0) > max_length:
-        prefix = os.path.commonprefix(shown)  # noqa: RUF071  # of characters, as intended
-        common = re.match(r"(?s).*\W", prefix) if len({*shown}) > 1 else None
-        start = len(common[0]) if common else 0
+    longest = max(map(len, shown), default=0)
+    if longest > max_length:
+        prefix = os.path.commonprefix(shown) if len({*shown}) > 1 else ""  # noqa: RUF071  # of characters
+        starts = [0, *(word.end() for word in re.finditer(r"\W+", prefix))]
+        start = next((start for start in starts if longest - start < max_length), starts[-1])
         shown = [cut_middle(ELLIPSIS + name[start:] if start > 1 else name, max_length) for name in shown]
     chosen: dict[str, str] = {}  # the name of each text
     for name, text in zip(names, shown, strict=True):

@@ -127,7 +127,8 @@ class TestOutcome:
 class TestNames:
     def test_the_start_that_all_have_is_left_out(self):
         short = shorten_names(WELLS)
-        assert short[0] == "\N{HORIZONTAL ELLIPSIS}A01"
+        assert short[0] == "\N{HORIZONTAL ELLIPSIS}plate 3 / well A01"
+        assert shorten_names(WELLS, 8)[0] == "\N{HORIZONTAL ELLIPSIS}A01"
         assert len({*short}) == 100
 
     def test_the_middle_of_a_long_name_is_left_out(self):
