@@ -170,8 +170,8 @@ def describe_rows(splits: Splits, split: str, rows: Sequence[int]) -> dict[str, 
     """Return the cells of rows of a split, by column; `rows` are numbered as in its file.
 
     Of many columns, there is one text for each row: the cells whose features deviate most from the mean of
-    the training rows, in standard deviations. Of a sparse matrix, or of splits without a preparation, there is
-    nothing.
+    the training rows, in standard deviations. Of a sparse matrix and of splits without a preparation, there
+    is nothing.
     """
     if splits.preparation.get("source") not in ("table", "arrays") or not rows:
         return {}

@@ -10,13 +10,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from report_cases import NASTY, WELLS, outcome, write_overview, write_run
-from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
+from sklearn.metrics import (
+    auc,
+    average_precision_score,
+    confusion_matrix,
+    multilabel_confusion_matrix,
+    precision_recall_curve,
+    roc_curve,
+)
 
 import lossselect as ls
 from lossselect.cli import main as cli
 from lossselect.cli.report import write_run_report
 from lossselect.data.overview import Column, Overview
-from lossselect.reporting.figures import combine, reliability, roc, styled
+from lossselect.reporting.figures import combine, precision_recall, reliability, roc, styled
 from lossselect.reporting.names import shorten_names
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import print_overview
@@ -96,6 +103,25 @@ class TestOutcome:
         with styled("roc"):
             figure = roc(Outcome(ls.Binary(), None, logits, target)).figure
         assert "AUROC 1.000" in figure.legends[0].get_texts()[0].get_text()
+
+    @pytest.mark.parametrize("digits", [0, 1, 9])
+    def test_curves_are_those_of_scikit_learn(self, digits):
+        of = outcome(ls.Binary())
+        of = Outcome(
+            of.task, None, (of.logits * 10**digits).round() / 10**digits, of.target
+        )  # with equal scores
+        truth, scores, _ = of.labelled()
+        fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        with styled("curves"):
+            drawn, other = roc(of), precision_recall(of)
+        assert drawn.data["false positive rate"].to_numpy() == pytest.approx(fpr)
+        assert drawn.data["true positive rate"].to_numpy() == pytest.approx(tpr)
+        assert other.data["recall"].to_numpy() == pytest.approx(recall[::-1])
+        assert other.data["precision"].to_numpy() == pytest.approx(precision[::-1])
+        assert f"AUROC {auc(fpr, tpr):.3f}" in drawn.figure.legends[0].get_texts()[0].get_text()
+        area = average_precision_score(truth, scores)
+        assert f"AP {area:.3f}" in other.figure.legends[0].get_texts()[0].get_text()
 
     def test_decides_as_predictions_are_made(self):
         logits = torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
