@@ -166,23 +166,27 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
 
             for split, rows in splits.rows.items():
                 check_enough_rows(f"{SPLIT_NAMES[split]} split", len(rows), ranks)
-    if report and report["importance"] and check_data:
-        _check_importance(plain, splits, task, ranks)
+    if report and check_data:
+        _check_report(report, plain, splits, task, ranks)
 
 
-def _check_importance(plain: Mapping[str, Any], splits: Any, task: Any, ranks: int) -> None:
-    """Raise ConfigError if the importance of columns cannot be computed in a run."""
-    problem = ""
-    if splits is None:
-        problem = "data=table, data=arrays or built-in data"
-    elif splits.preparation["source"] == "sparse matrix":
-        problem = "dense features"
-    elif resolve_head(plain, task)["name"] == "chunked":
-        problem = "head=dense"
-    elif ranks > 1:
-        problem = f"one process, but there are {ranks}"
-    if problem:
-        raise ConfigError(f"report.importance=true requires {problem}. Set report.importance=false.")
+def _check_report(
+    report: Mapping[str, Any], plain: Mapping[str, Any], splits: Any, task: Any, ranks: int
+) -> None:
+    """Raise ConfigError for a part of the report that cannot be computed in a run."""
+    problems = {
+        "data=table, data=arrays or built-in data": splits is None,
+        f"one process, but there are {ranks}": ranks > 1,
+    }
+    if report["importance"] and splits is not None:
+        problems["dense features"] = splits.preparation["source"] == "sparse matrix"
+        problems["head=dense"] = resolve_head(plain, task)["name"] == "chunked"
+    if report["learning_curve"]:
+        problems["validation rows"] = plain["trainer"].get("limit_val_batches") == 0
+    for name in ("importance", "learning_curve"):
+        for needed, lacks in problems.items():
+            if report[name] and lacks:
+                raise ConfigError(f"report.{name}=true requires {needed}. Set report.{name}=false.")
 
 
 def _check_folder(folder: Path, task: Any) -> None:

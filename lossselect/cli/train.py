@@ -319,24 +319,14 @@ def train(config: DictConfig, record: RunRecord) -> float | None:
         if advice is not None:
             print(advice)
         if report and writes:
-            from lossselect.reporting.importance import compute_importance
-            from lossselect.reporting.page import write_report
+            from lossselect.cli.report import report_run
 
-            importance = None
-            if report["importance"]:
-                importance = compute_importance(module, data, report["importance_seconds"], config.seed)
-                with atomic_write(folder / "importance.csv") as path:
-                    importance.to_frame().write_csv(path)
-            write_report(folder, outcome, importance=importance)
-    names = (
-        predictions,
-        "nets.csv",
-        "per_class.csv",
-        "confusion_matrix.csv",
-        "importance.csv",
-        "report.html",
-    )
-    tables = [name for name in names if name and (folder / name).is_file()]
+            metric = (
+                monitor.metric if monitor.metric in results else task_monitor(to_plain(config), module.task)
+            )
+            report_run(config, module, data, folder, outcome, (metric, results.get(metric)))
+    names = ("nets.csv", "per_class.csv", "confusion_matrix.csv", "importance.csv", "report.html")
+    tables = [name for name in (predictions, *names) if name and (folder / name).is_file()]
     print_safely(f"Saved in {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
     if config.export and writes:
         from lossselect.cli.export import export_run

@@ -278,6 +278,25 @@ def importance(found: Importance) -> Drawing | None:
     return Drawing(figure, pl.DataFrame(columns))
 
 
+class LearningCurve(NamedTuple):
+    """A validation metric after training on parts of the training rows: fraction, number of rows, value."""
+
+    metric: str
+    points: Sequence[tuple[float, int, float | None]]
+
+
+def learning_curve(curve: LearningCurve) -> Drawing | None:
+    """Draw a validation metric by the number of training rows."""
+    schema = {"fraction": pl.Float64, "rows": pl.Int64, curve.metric: pl.Float64}
+    data = pl.DataFrame(curve.points, schema, orient="row").drop_nulls()
+    if not len(data):
+        return None
+    figure, axes = panel()
+    axes.plot(data["rows"], data[curve.metric], "o-", markersize=4)
+    axes.set(xlabel="training rows", ylabel=curve.metric, xlim=(0, None))
+    return Drawing(figure, data)
+
+
 def _matrix(
     fractions: np.ndarray, counts: np.ndarray, names: Sequence[str], shown: np.ndarray, down: str, across: str
 ) -> Drawing:

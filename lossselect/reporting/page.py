@@ -27,7 +27,11 @@ MAX_WRONG = 20
 
 
 def write_report(
-    folder: Path, outcome: Outcome | None = None, ended: str = "", importance: Importance | None = None
+    folder: Path,
+    outcome: Outcome | None = None,
+    ended: str = "",
+    importance: Importance | None = None,
+    curve: figures.LearningCurve | None = None,
 ) -> Path:
     """Write report.html from the files in a run folder, and figures/ as SVG, PNG and CSV; return the path.
 
@@ -36,6 +40,7 @@ def write_report(
         outcome: The predictions on the test rows; None if the run has none.
         ended: The reason if the run did not finish.
         importance: The importance of the columns, if it was computed.
+        curve: The learning curve, if it was computed.
     """
     lines, metrics = read_plan(folder), read_metrics(folder)
     overview: dict[str, Any] = {}
@@ -62,7 +67,7 @@ def write_report(
         stages=stages,
         metrics=[(name, *row) for name, row in values.items()],
         by_key=metrics,
-        pictures=_draw_pictures(folder, outcome, importance),
+        pictures=_draw_pictures(folder, outcome, importance, curve),
         net_header=[*nets],
         nets=format_rows(nets),
         class_header=[*classes],
@@ -104,7 +109,12 @@ def _wrong_table(outcome: Outcome) -> tuple[Sequence[str], list[tuple[Any, ...]]
     return header, [*zip(*columns, strict=True)]
 
 
-def _draw_pictures(folder: Path, outcome: Outcome | None, importance: Importance | None) -> dict[str, Markup]:
+def _draw_pictures(
+    folder: Path,
+    outcome: Outcome | None,
+    importance: Importance | None,
+    curve: figures.LearningCurve | None,
+) -> dict[str, Markup]:
     """Return the figures for which there are data, by name; page.html has their captions."""
     log = read_log(folder)
     usual = ("val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision")
@@ -125,6 +135,8 @@ def _draw_pictures(folder: Path, outcome: Outcome | None, importance: Importance
                 "confusion": figures.confusion(outcome),
                 "together": figures.combine(outcome),
             }
+        if curve:
+            drawn["learning_curve"] = figures.learning_curve(curve)
         if importance:
             drawn["importance"] = figures.importance(importance)
     return {name: _save(drawing, name, folder / "figures") for name, drawing in drawn.items() if drawing}

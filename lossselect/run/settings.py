@@ -31,7 +31,7 @@ MIN_OUTPUTS_CHUNKED = 50_000  # with more outputs, metrics per label are slow an
 MAX_BYTES_UNCHECKED = 1 << 26  # smaller dense matrices of a batch fit any device
 FILE_DATA = ("table", "arrays")
 STREAMED = "litdata"  # the name of the data set whose config has a `_target_` of this package
-REPORT = {"importance": False, "importance_seconds": 60}
+REPORT = {"importance": False, "importance_seconds": 60, "learning_curve": False}
 """Options of the report and their defaults."""
 STOPPING = frozenset({"lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.callbacks.Timer"})
 
@@ -86,8 +86,9 @@ def report_options(report: Any) -> dict[str, Any] | None:
     given = {} if report is True else dict(report)
     check_options(given, REPORT, "report")
     options = {**REPORT, **given}
-    if not isinstance(options["importance"], bool):
-        raise OptionTypeError(f"report.importance must be true or false, got {options['importance']!r}.")
+    for name in ("importance", "learning_curve"):
+        if not isinstance(options[name], bool):
+            raise OptionTypeError(f"report.{name} must be true or false, got {options[name]!r}.")
     check_positive("report.importance_seconds", options["importance_seconds"])
     return options
 

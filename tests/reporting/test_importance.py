@@ -120,7 +120,7 @@ def test_of_a_run(command, columns, tmp_path):
         ),
         (["report=maybe"], "report must be true, false or options, such as importance, got 'maybe'."),
         (["report.importanc=true"], "Did you mean 'importance'?"),
-        (["+report.speed=1"], "report has no option 'speed'. Its options: importance, importance_seconds."),
+        (["+report.speed=1"], "report has no option 'speed'. Its options: importance"),
         (["report.importance=true", "head=chunked"], "report.importance=true requires head=dense."),
         (["report.importance=true", "trainer=ddp", "trainer.devices=2"], "one process, but there are 2."),
     ],
