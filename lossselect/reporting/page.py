@@ -37,7 +37,7 @@ def write_report(
 
     Args:
         folder: The run folder.
-        outcome: The predictions on the test rows; None if the run has none.
+        outcome: The predictions on the test rows; None for a run without results.
         ended: The reason if the run did not finish.
         importance: The importance of the columns, if it was computed.
         curve: The learning curve, if it was computed.
