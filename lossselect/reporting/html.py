@@ -59,7 +59,7 @@ def _format_cell(value: Any) -> str:
     if not isinstance(value, float | np.floating):
         return str(value)
     size = abs(float(value))
-    if size == 0 or 1e-3 <= size < 1e4:
+    if size == 0 or 1e-2 <= size < 1e4:
         return f"{value:.3f}"
     return f"{value:.2g}" if size < 1 else f"{value:.6g}"
 
