@@ -143,7 +143,8 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
         return message + suggestion(key, HYDRA_SETTINGS)
     groups = "|".join(("loss", *list_variants()))  # their variants decide which settings a config has
     chosen = [text for text in arguments if re.fullmatch(rf"({groups})=(\w+|\[[\w,]+\])", text)]
-    if (empty := f"{key.rpartition('.')[0]}=none") in chosen:
+    group = key.rpartition(".")[0]
+    if empty := next((text for text in (f"{group}=none", f"{group}=false") if text in arguments), ""):
         return f"{key} cannot be combined with {empty}, which has no settings. Remove one of them."
     extensible = key.startswith(("task.", "data.", "trainer.", "optimizer.", "scheduler.", "logger."))
     plus = f" To pass another argument, add a plus: +{key}=..." if extensible else ""

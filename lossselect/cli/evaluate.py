@@ -5,6 +5,7 @@ lossselect evaluate checkpoint=best.ckpt input=labelled.csv
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ def evaluate_file(
         size = size or max(stored["batch_size"], 1)
         if fitted:
             decision = _fit_decision(trained, splits, size, device, fitted)
-        _evaluate(trained, splits, size, device, folder, checkpoint, decision)
+        _evaluate(trained, splits, size, device, folder, Path(output), checkpoint, decision)
         if save is not None:
             save_decision(save, content, trained)
         if labels.sample_weight is not None and splits.weights is None:
@@ -208,10 +209,14 @@ def _evaluate(
     batch_size: int,
     device: str,
     folder: Path,
+    output: Path,
     checkpoint: str,
     decision: str,
 ) -> None:
-    """Write the results of a module on the test rows of `splits`, and print its metrics."""
+    """Write the results of a module on the test rows of `splits`, and print its metrics.
+
+    `folder` is renamed to `output` later.
+    """
     from lossselect.data.checks import check_counts
     from lossselect.data.datamodule import TensorData
     from lossselect.reporting.page import write_report
@@ -236,6 +241,8 @@ def _evaluate(
         Line("task", str(module.task)),
         Line("checkpoint", checkpoint),
         Line("decision", decision, "", "threshold=..."),
+        Line("outputs", str(output.resolve()), "", "output=FOLDER"),
+        Line("started", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
     (folder / "plan.json").write_text(Plan("Evaluation", lines).to_json(), encoding="utf-8")
     write_report(folder, outcome)

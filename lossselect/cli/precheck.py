@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice, product
 from pathlib import Path
@@ -28,6 +28,7 @@ from lossselect.run.settings import (
     list_members,
     list_variants,
     needs_trainer,
+    report_options,
     resolve_head,
     resolve_monitor,
     to_plain,
@@ -123,6 +124,7 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
     plain, task, splits = to_plain(config), None, None
     check_config(plain)
     check_members(plain, hydra_config.overrides.task)
+    report = report_options(plain.get("report"))
     check_loggers(config)
     if config.get("module"):
         from lossselect.run.custom_module import CustomModule
@@ -159,6 +161,7 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
             _check_folder(Path(hydra_config.run.dir), task)
     elif config.resume is not None:
         _check_resume(config.resume, task)
+    ranks = 1
     if not is_dry_run(config) or "_target_" in config.data or needs_trainer(plain):
         several = sweep and "submitit" not in str(hydra_config.launcher.get("_target_"))
         ranks = check_trainer(plain, several or bool(list_members(plain)))
@@ -167,6 +170,27 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
 
             for split, rows in splits.rows.items():
                 check_enough_rows(f"{SPLIT_NAMES[split]} split", len(rows), ranks)
+    if report and check_data:
+        _check_report(report, plain, splits, task, ranks)
+
+
+def _check_report(
+    report: Mapping[str, Any], plain: Mapping[str, Any], splits: Any, task: Any, ranks: int
+) -> None:
+    """Raise ConfigError for a part of the report that cannot be computed in a run."""
+    problems = {
+        "data=table, data=arrays or built-in data": splits is None,
+        f"one process, but there are {ranks}": ranks > 1,
+    }
+    if report["importance"] and splits is not None:
+        problems["dense features"] = splits.preparation["source"] == "sparse matrix"
+        problems["head=dense"] = resolve_head(plain, task)["name"] == "chunked"
+    if report["learning_curve"]:
+        problems["validation rows"] = plain["trainer"].get("limit_val_batches") == 0
+    for name in ("importance", "learning_curve"):
+        for needed, lacks in problems.items():
+            if report[name] and lacks:
+                raise ConfigError(f"report.{name}=true requires {needed}. Set report.{name}=false.")
 
 
 def _check_folder(folder: Path, task: Any) -> None:

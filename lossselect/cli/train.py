@@ -34,7 +34,13 @@ from lossselect.comparison.record import RunRecord, record_run
 from lossselect.losses.registry import LOSSES
 from lossselect.metrics.direction import best_mode
 from lossselect.run.lock import lock_folder, unlock_folders
-from lossselect.run.settings import list_members, list_variants, task_monitor, to_plain
+from lossselect.run.settings import (
+    list_members,
+    list_variants,
+    report_options,
+    task_monitor,
+    to_plain,
+)
 from lossselect.run.trust import trust
 from lossselect.utils.checks import as_list
 from lossselect.utils.redaction import record_environment
@@ -89,7 +95,7 @@ Change any setting with KEY=VALUE, add one with +KEY=VALUE:
   --hydra-help                    print the options of Hydra
 
 Results in the run folder: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, report.html,
-plan.json, data.json, nets.csv, logs/metrics.csv, and for several classes confusion_matrix.csv.
+plan.json, data.json, nets.csv, logs/metrics.csv, and except for multilabel confusion_matrix.csv.
 """
 
 CHECK = "++hydra.callbacks.check={_target_: lossselect.cli.precheck.CheckBeforeRun}"
@@ -274,6 +280,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
     has_default_monitor = config.monitor is None
     module, data, monitor = prepare(config)
     trainer, best_callback = make_trainer(config, folder, module._epochs["val"].first.directions)
+    report = report_options(config.report)
     smoke_test = bool(config.trainer.get("fast_dev_run"))
     writes = is_first_process() and not smoke_test
     start = resume_path(config.resume, folder)
@@ -282,6 +289,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
     decision = decision_settings(config, module, data)
     described = plan(module, data, describe_training(config, data, monitor, trainer), monitor, decision)
     folder_lines = _prepare_folder(config, folder, start, writes)
+    folder_lines.append(Line("started", f"{record.started[:16].replace('T', ' ')} UTC"))
     record.task = module.task.name
     described = Plan(described.title, [*described.lines, *folder_lines])
     print_renderable(described.summary())
@@ -290,12 +298,13 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
     print("explain=true shows all choices, their reasons, and the settings that change them.")
     if writes:
         save_plan(described, folder)
-        if config.report:
+        if report:
             save_overview(data, folder)
     counts_labels, loss_is_open = module._needs_counts, getattr(module.criterion, "waiting", False)
     loggers = trainer.loggers
     run_folder = Path(HydraConfig.get().runtime.output_dir)  # not that of a fold
-    with report_early_end(trainer, folder, run_folder, config.report and writes), finish_loggers(loggers):
+    writes_report = report is not None and writes
+    with report_early_end(trainer, folder, run_folder, writes_report), finish_loggers(loggers):
         if start is not None:
             continue_log(trainer, start[1])
         log_settings(trainer, config)
@@ -324,7 +333,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
                 "before the learning rate reached 0. The last epoch was kept, which may not be the best one. "
                 "To keep the best epoch, set monitor=val/loss.",
             )
-        results, outcome, tuned = evaluate(trainer, module, data, best, folder, decision, config.report)
+        results, outcome, tuned = evaluate(trainer, module, data, best, folder, decision, report is not None)
         log_results(loggers, results, trainer.global_step)
         predictions = save_predictions(trainer, module, data, best, folder)
         if tuned is not None and decision is not None:
@@ -336,12 +345,15 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
             print(worse)
         if tuned is not None and tuned.advice is not None:
             print(tuned.advice)
-        if config.report and writes:
-            from lossselect.reporting.page import write_report
+        if report and writes:
+            from lossselect.cli.report import report_run
 
-            write_report(folder, outcome)
-    names = (predictions, "nets.csv", "per_class.csv", "confusion_matrix.csv", "report.html")
-    tables = [name for name in names if name and (folder / name).is_file()]
+            metric = (
+                monitor.metric if monitor.metric in results else task_monitor(to_plain(config), module.task)
+            )
+            report_run(config, module, data, folder, outcome, (metric, results.get(metric)))
+    names = ("nets.csv", "per_class.csv", "confusion_matrix.csv", "importance.csv", "report.html")
+    tables = [name for name in (predictions, *names) if name and (folder / name).is_file()]
     print_safely(f"Saved in {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
     if config.export and writes:
         from lossselect.cli.export import export_run

@@ -12,6 +12,7 @@ from lossselect.reporting import figures
 from lossselect.reporting.html import figure_to_svg, inline, render
 from lossselect.reporting.intervals import Predictions
 from lossselect.reporting.run_files import read_log
+from lossselect.utils.names import shorten_names
 
 BINS = 15
 """Number of bins of a reliability diagram."""
@@ -76,26 +77,29 @@ def _draw(comparison: Comparison, name: str) -> list[tuple[str, str, Markup]]:
     }
     with figures.styled("comparison"):
         monitored = comparison.table.metric or "val/loss"
-        logs = [(figures.shorten_name(run.name), read_log(run.folder)) for run in shown]
+        short = dict(
+            zip((run.name for run in shown), shorten_names([run.name for run in shown]), strict=True)
+        )
+        logs = [(short[run.name], read_log(run.folder)) for run in shown]
         curves = {
             metric: figures.epoch_curves([(run, log, metric) for run, log in logs], metric)
             for metric in ("val/loss", monitored)
         }
         drawn = [
-            (metric, f"By epoch.{left_out}", figure, metric.replace("/", "_"))
-            for metric, figure in curves.items()
-            if figure is not None
+            (metric, f"By epoch.{left_out}", curve.figure, metric.replace("/", "_"))
+            for metric, curve in curves.items()
+            if curve is not None
         ]
         if predictions:
             caption = "How often predictions of a given probability are true, on the test rows of each run."
-            drawn.append(("Reliability", caption + left_out, _reliability(predictions), "reliability"))
+            drawn.append(("Reliability", caption + left_out, _reliability(predictions, short), "reliability"))
     return [
         (title, caption, inline(figure_to_svg(figure, f"{name}{key}")))
         for title, caption, figure, key in drawn
     ]
 
 
-def _reliability(predictions: Mapping[str, Predictions]) -> Any:
+def _reliability(predictions: Mapping[str, Predictions], short: Mapping[str, str]) -> Any:
     figure, axes = figures.panel()
     axes.axline((0, 0), (1, 1), **figures.DIAGONAL)
     edges = np.linspace(0, 1, BINS + 1)[1:-1]
@@ -109,6 +113,6 @@ def _reliability(predictions: Mapping[str, Predictions]) -> Any:
         count, total, hits = (np.bincount(bins, weights, BINS) for weights in (None, p[known], truth[known]))
         filled = count > 0
         x, y = total[filled] / count[filled], hits[filled] / count[filled]
-        axes.plot(x, y, "o-", label=figures.shorten_name(name), markersize=3, linewidth=1.2)
+        axes.plot(x, y, "o-", label=short[name], markersize=3, linewidth=1.2)
     axes.set(xlabel="probability", ylabel="fraction that is true", xlim=(0, 1), ylim=(0, 1))
     return figures.with_legend(figure)

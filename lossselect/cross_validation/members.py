@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lossselect.exceptions import ConfigError
-from lossselect.run.settings import Member, is_member, list_members
+from lossselect.run.settings import Member, is_member, list_members, report_options
 from lossselect.utils.checks import check_int
 
 MAX_SEED = 2**32 - 1
@@ -37,6 +37,10 @@ def check_members(config: Mapping[str, Any], overrides: Iterable[str]) -> None:
         raise ConfigError(
             "export is not available with folds or repeats for your own nets, which are not averaged. Remove "
             "export, and export each checkpoint."
+        )
+    if list_members(config) and (report_options(config["report"]) or {}).get("learning_curve"):
+        raise ConfigError(
+            "report.learning_curve is not available with folds or repeats. Remove it, or run it by itself."
         )
     resume = config["resume"]
     if list_members(config) and resume not in (None, "auto"):

@@ -39,7 +39,7 @@ from lossselect.run.results import (
     save_predictions,
 )
 from lossselect.run.resume import keep_previous_run, settings_lines
-from lossselect.run.settings import Member, list_members
+from lossselect.run.settings import Member, list_members, report_options
 from lossselect.run.trainer import trainer_on
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.devices import parse_device
@@ -154,10 +154,15 @@ def _finish(
     }
     save_metrics({**results, **errors}, folder, outcome)
     _print_results(means, results if content is not None else {})
-    if config.report:
+    if options := report_options(config.report):
+        from lossselect.reporting.importance import compute_importance
         from lossselect.reporting.page import write_report
 
-        write_report(folder, outcome)
+        importance = None
+        if options["importance"] and averaged is not None:
+            importance = compute_importance(*averaged, options["importance_seconds"], config.seed)
+            importance.save(folder)
+        write_report(folder, outcome, importance=importance)
     first = records[0]
     record.metric, record.mode = first.metric, first.mode
     record.value = None if (value := mean_of([r.value for r in records]).mean) != value else value
@@ -169,7 +174,7 @@ def _finish(
 
 FILES = (
     *("checkpoints/best.ckpt", "metrics.json", "members.csv", "out_of_fold.csv", "predictions.csv"),
-    *("per_class.csv", "confusion_matrix.csv", "report.html"),
+    *("per_class.csv", "confusion_matrix.csv", "importance.csv", "report.html"),
 )
 """The files that are named at the end of a run."""
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import torch
 
 from lossselect.data.files.columns import NamedColumns, as_names
 from lossselect.data.files.settings import cell_parser
@@ -15,7 +16,8 @@ from lossselect.data.files.table_source import exceeds_memory
 from lossselect.data.preprocessing.columns import TEXT, CellParser
 from lossselect.data.preprocessing.dates import find_date_format, parse_dates
 from lossselect.data.preprocessing.kinds import column_kind
-from lossselect.data.preprocessing.scaling import SCALINGS
+from lossselect.data.preprocessing.preparation import Preparation
+from lossselect.data.preprocessing.scaling import SCALINGS, sampled_rows
 from lossselect.data.preprocessing.statistics import SAMPLE_ROWS, Statistics, sample_array, summarize
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import read_features
@@ -33,6 +35,11 @@ MAX_TOGETHER = 100
 """Number of most frequent labels whose co-occurrence is counted."""
 MAX_LABELS = 10_000
 """Number of most frequent classes or labels that an overview lists."""
+
+MAX_CELLS, MAX_UNUSUAL = 6, 3
+"""Number of columns up to which `describe_rows` returns all, and the number of cells of a row beyond that."""
+MAX_COMPARED = 1000
+"""Number of training rows with which it compares."""
 
 USES = {
     "target": ("labels", "data.target"),
@@ -157,6 +164,38 @@ def make_overview(splits: Splits, task: Task, counts: Mapping[str, LabelCounts])
         together=together,
         pairs=pairs,
     )
+
+
+def describe_rows(splits: Splits, split: str, rows: Sequence[int]) -> dict[str, list[Any]]:
+    """Return the cells of rows of a split, by column; `rows` are numbered as in its file.
+
+    Of many columns, there is one text for each row: the cells whose features deviate most from the mean of
+    the training rows, in standard deviations. Of a sparse matrix and of splits without a preparation, there
+    is nothing.
+    """
+    if splits.preparation.get("source") not in ("table", "arrays") or not rows:
+        return {}
+    features = Preparation.from_dict(splits.preparation).features
+    inputs = splits.features[torch.as_tensor(rows) + splits.starts.get(split, 0)].numpy()
+    cells = features.cells(inputs)
+    if len(cells) <= MAX_CELLS:
+        return cells
+    train = splits.features[
+        torch.from_numpy(sampled_rows(splits.rows["train"].numpy(), MAX_COMPARED))
+    ].numpy()
+    deviations = np.abs(inputs - train.mean(0)) / np.maximum(train.std(0), 1e-6)
+    of_columns = np.stack([deviations[:, place].max(1) for place in features.places.values()], 1)
+    most = np.argsort(-of_columns, axis=1, kind="stable")[:, :MAX_UNUSUAL].tolist()
+    names = [*features.places]
+    unusual = ([(names[k], cells[names[k]][i]) for k in best] for i, best in enumerate(most))
+    texts = [", ".join(_describe_cell(*cell) for cell in row) for row in unusual]
+    return {"unusual values": texts}
+
+
+def _describe_cell(name: str, cell: Any) -> str:
+    if cell is None:
+        return f"{name} missing"
+    return f"{name} = {cell:.4g}" if isinstance(cell, float) else f"{name} = {cell}"
 
 
 def _find_sampled(columns: Sequence[Column], rows: int) -> int:

@@ -46,14 +46,14 @@ class StatScores(SumMetric):
 
 
 class ConfusionMatrix(tm.MulticlassConfusionMatrix):
-    """Counts (C, C) with a row for each true class and a column for each predicted class.
+    """Counts (C, C) with a row for each true class and a column for each predicted class; C is 2 if binary.
 
     torchmetrics' own `update` forces a host-device sync, or builds an N x C^2 matrix if torch must be
     deterministic.
     """
 
     def __init__(self, task: Task) -> None:
-        super().__init__(task.num_probabilities, ignore_index=IGNORE_INDEX, validate_args=False)
+        super().__init__(len(task.names), ignore_index=IGNORE_INDEX, validate_args=False)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add predictions and true classes, both `IGNORE_INDEX` where missing."""

@@ -5,7 +5,7 @@ import hashlib
 import io
 import re
 import warnings
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,17 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from lossselect.reporting import figures
+from lossselect.utils.names import shorten_names
 from lossselect.utils.terminal import escape_controls
 
 UNDEFINED = "\N{EN DASH}"  # sort.js compares cells with it
+LONG_NAME = 48
+"""Maximum number of characters of a name in a table."""
 
 
 def render(template: str, **content: Any) -> str:
@@ -44,14 +49,19 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: escape_controls(value) if type(value) is str else value,
     )
-    environment.filters["cell"] = _format_cell
+    environment.filters |= {"cell": _format_cell, "shorten": partial(shorten_names, max_length=LONG_NAME)}
     return environment
 
 
 def _format_cell(value: Any) -> str:
     if value is None or value != value:
         return UNDEFINED
-    return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)
+    if not isinstance(value, float | np.floating):
+        return str(value)
+    size = abs(float(value))
+    if size == 0 or 1e-2 <= size < 1e4:
+        return f"{value:.3f}"
+    return f"{value:.2g}" if size < 1 else f"{value:.6g}"
 
 
 def figure_to_svg(figure: Figure, name: str, png: Path | None = None) -> str:
@@ -60,10 +70,12 @@ def figure_to_svg(figure: Figure, name: str, png: Path | None = None) -> str:
     with figures.styled(name), warnings.catch_warnings():
         # an emoji in a class name, in the PNG
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+        # not Figure.savefig, which draws a figure twice
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
         if png is not None:
             figure.set_layout_engine("none")  # the layout stays, and computing it takes as long as drawing
-            figure.savefig(png, dpi=130, facecolor="white")
+            figure.set(dpi=130, facecolor="white")
+            FigureCanvasAgg(figure).print_png(png)
     return escape_controls(svg.getvalue())  # XML cannot contain control characters
 
 

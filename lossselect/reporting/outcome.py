@@ -1,17 +1,21 @@
 """Predictions and true labels of the rows of a split."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from lossselect.metrics.calibration_error import calibration_error, sum_in_bins
 from lossselect.reporting.intervals import Interval, Predictions, metric_intervals
 from lossselect.tasks.registry import IGNORE_INDEX, Task
+
+MAX_ALIKE = 3
+"""Number of wrong predictions of the same true class or label in a table, if there are many of these."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Outcome:
         confusion: Counts of shape (C, C), a row per true class.
         groups: The group of each row, or None.
         has_positions: Whether rows are positions of trailing dimensions, such as pixels.
+        describe: Function of row numbers in the file that returns the cells of these rows, by column.
     """
 
     task: Task
@@ -40,6 +45,7 @@ class Outcome:
     confusion: np.ndarray | None = None
     groups: np.ndarray | None = None
     has_positions: bool = False
+    describe: Callable[[Sequence[int]], Mapping[str, Sequence[Any]]] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,8 +107,8 @@ class Outcome:
         return bins.numpy(), float(calibration_error(bins))
 
     def counts(self) -> dict[str, np.ndarray]:
-        """Return the confusion matrix of each output, if outputs are predicted independently."""
-        if self.task.exclusive or self.fraction < 1:
+        """Return the confusion matrix of each output if there is none of the classes."""
+        if self.task.exclusive or self.confusion is not None or self.fraction < 1:
             return {}
         names = ("true positives", "false positives", "false negatives", "true negatives")
         cells, predicted = ((1, True), (0, True), (1, False), (0, False)), self.predicted == 1
@@ -125,7 +131,10 @@ class Outcome:
         return metric_intervals(predictions, metrics, self.split)
 
     def find_errors(self, count: int) -> list[tuple[int, str, str, float]]:
-        """Return the most confident wrong predictions: row, true, predicted, probability."""
+        """Return the most confident wrong predictions: row, true, predicted, probability.
+
+        At most `MAX_ALIKE` have the same true class or label, or more if there are few of these.
+        """
         if self.rows is None:
             return []
         rows, true, predicted = self.rows, self.truth, self.predicted
@@ -142,14 +151,23 @@ class Outcome:
             other = self.task.names[0] if self.task.positive_name else f"not {self.names[output]}"
             return self.names[output] if value else other
 
+        wrong = np.flatnonzero((true != predicted) & known)
+        wrong = wrong[np.argsort(-probability.ravel()[wrong], kind="stable")]
+        alike = pl.DataFrame({"true": (true + 2 * np.arange(true.shape[1])).ravel()[wrong]})
+        before = alike.select(pl.int_range(pl.len()).over("true")).to_series().to_numpy()
+        limit = max(MAX_ALIKE, -(-count // max(alike.n_unique(), 1)))
+        places = zip(*np.unravel_index(wrong[before < limit][:count], true.shape), strict=True)
         return [
             (rows[i], name(j, true[i, j]), name(j, predicted[i, j]), float(probability[i, j]))
-            for i, j in _find_largest(probability, (true != predicted) & known, count)
+            for i, j in places
         ]
 
     def find_confusions(self, count: int) -> list[tuple[str, str, int, float]]:
-        """Return the most frequent confusions: true, predicted, rows, fraction of the true class."""
-        if self.confusion is None:
+        """Return the most frequent confusions: true, predicted, rows, fraction of the true class.
+
+        Of two classes, the confusion matrix shows them all.
+        """
+        if self.confusion is None or len(self.confusion) < 3:
             return []
         counts, names = self.confusion, self.task.names
         wrong = (counts > 0) & ~np.eye(len(counts), dtype=bool)

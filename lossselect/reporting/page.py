@@ -2,18 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from lossselect.data.overview import Overview
 from lossselect.reporting import figures
+from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.html import figure_to_svg, inline, render
+from lossselect.reporting.importance import Importance
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import page_tables, summary_rows
 from lossselect.reporting.plan import Line, by_stage, compare_decisions, format_rows
@@ -25,45 +26,67 @@ from lossselect.reporting.run_files import (
     read_bounds,
     read_log,
     read_metrics,
+    read_plan,
+    read_seed,
 )
 from lossselect.utils.atomic_write import atomic_write
+from lossselect.utils.redaction import redact
+
+MAX_WRONG = 20
+"""Maximum number of rows of the table of wrong predictions."""
 
 
-def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") -> Path:
-    """Write report.html, figures/*.svg and figures/*.png from the files in a run folder; return the path.
+def write_report(
+    folder: Path,
+    outcome: Outcome | None = None,
+    ended: str = "",
+    importance: Importance | None = None,
+    curve: figures.LearningCurve | None = None,
+) -> Path:
+    """Write report.html from the files in a run folder, and figures/ as SVG, PNG and CSV; return the path.
 
-    `ended` is the reason if the run did not finish.
+    Args:
+        folder: The run folder.
+        outcome: The predictions on the test rows; None for a run without results.
+        ended: The reason if the run did not finish.
+        importance: The importance of the columns, if it was computed.
+        curve: The learning curve, if it was computed.
     """
-    lines: list[Line] = []
-    metrics = read_metrics(folder)
-    with suppress(*UNREADABLE):
-        content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-        lines = [Line(**line) for line in content["lines"]]
+    lines, metrics = read_plan(folder), read_metrics(folder)
     overview: dict[str, Any] = {}
+    data = ""
     with suppress(*UNREADABLE):
         of_data = Overview.from_dict(json.loads((folder / "data.json").read_text(encoding="utf-8")))
+        data = of_data.name
         overview = {"summary": [*summary_rows(of_data)], "tables": [*page_tables(of_data)]}
+    facts = _identify(folder, lines, data)
     nets: dict[str, Any] = {}
     with suppress(*UNREADABLE, pl.exceptions.PolarsError):
         nets = pl.read_csv(folder / "nets.csv").to_dict(as_series=False)
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
     extra = _bounds_columns(folder, values)
+    heading = ": ".join(Path(facts[key]).name for key in ("data", "task") if key in facts) or folder.name
+    others = (f"{key} {value}" for key, value in facts.items() if key not in ("data", "task"))
     page = render(
         "page.html",
-        title=lines[0].value if lines else folder.name,
+        title=", ".join([heading, *others]),
+        heading=heading,
+        facts=facts,
         ended=ended,
         plan=lines,
         stages=[*stages, *extra],
         metrics=[(name, *row, *(column[name] for column in extra.values())) for name, row in values.items()],
         worse=compare_decisions(metrics),
         by_key=metrics,
-        pictures=_draw_pictures(folder, outcome),
+        pictures=_draw_pictures(folder, outcome, importance, curve),
         net_header=[*nets],
         nets=format_rows(nets),
         class_header=[*classes],
         classes=[*zip(*classes.values(), strict=True)],
         outcome=outcome,
+        wrong=_wrong_table(outcome) if outcome else ((), []),
+        importance=importance,
         figures=figures,
         overview=overview,
     )
@@ -86,7 +109,38 @@ def _bounds_columns(folder: Path, metrics: Iterable[str]) -> dict[str, dict[str,
     return columns
 
 
-def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:
+def _identify(folder: Path, lines: Sequence[Line], data: str) -> dict[str, str]:
+    """Return what identifies a run: data, task, loss, seed, date and folder, as far as its files tell."""
+    values = {line.name: line.value for line in lines}
+    seed = read_seed(folder)
+    is_evaluation = "evaluation" in values
+    facts = {
+        "data": data or values.get("evaluation" if is_evaluation else "data", "").partition(": ")[0],
+        "task": values.get("task", ""),
+        "loss": values.get("loss", ""),
+        "checkpoint": values.get("checkpoint", "") if is_evaluation else "",
+        "seed": "" if seed is None else str(seed),
+        "started": values.get("started", ""),
+        "folder": values.get("outputs", str(folder.resolve())),
+    }
+    return {name: redact(value) for name, value in facts.items() if value}
+
+
+def _wrong_table(outcome: Outcome) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
+    """Return the header and the rows of the table of the most confident wrong predictions."""
+    found = outcome.find_errors(MAX_WRONG)
+    cells = outcome.describe([row for row, *_ in found]) if outcome.describe and found else {}
+    header = ["row", "true", "predicted", "probability", *cells]
+    columns = [*zip(*found, strict=True), *cells.values()]
+    return header, [*zip(*columns, strict=True)]
+
+
+def _draw_pictures(
+    folder: Path,
+    outcome: Outcome | None,
+    importance: Importance | None,
+    curve: figures.LearningCurve | None,
+) -> dict[str, Markup]:
     """Return the figures for which there are data, by name; page.html has their captions."""
     log = read_log(folder)
     usual = ("val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision")
@@ -107,12 +161,17 @@ def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:
                 "confusion": figures.confusion(outcome),
                 "together": figures.combine(outcome),
             }
-    return {name: _save(figure, name, folder / "figures") for name, figure in drawn.items() if figure}
+        if curve:
+            drawn["learning_curve"] = figures.learning_curve(curve)
+        if importance:
+            drawn["importance"] = figures.importance(importance)
+    return {name: _save(drawing, name, folder / "figures") for name, drawing in drawn.items() if drawing}
 
 
-def _save(figure: Figure, name: str, folder: Path) -> Markup:
-    """Write the figure to files, and return it as markup for the page."""
+def _save(drawing: figures.Drawing, name: str, folder: Path) -> Markup:
+    """Write a figure and its data to files, and return it as markup for the page."""
     folder.mkdir(exist_ok=True)
-    text = figure_to_svg(figure, name, folder / f"{name}.png")
+    text = figure_to_svg(drawing.figure, name, folder / f"{name}.png")
     (folder / f"{name}.svg").write_text(text, encoding="utf-8")
+    escape_formula(drawing.data).write_csv(folder / f"{name}.csv")
     return inline(text)

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import yaml
+
+from lossselect.reporting.plan import Line
 
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 """Errors of files that are missing or damaged."""
@@ -34,6 +37,22 @@ def _read_numbers(folder: Path) -> dict[str, float | None]:
         content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         return {name: value for name, value in content.items() if isinstance(value, int | float | None)}
     return {}
+
+
+def read_plan(folder: Path) -> list[Line]:
+    """Return the lines of plan.json; none if it is missing or damaged."""
+    with suppress(*UNREADABLE):
+        content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        return [Line(**line) for line in content["lines"]]
+    return []
+
+
+def read_seed(folder: Path) -> int | None:
+    """Return the seed in .hydra/config.yaml; None if the file is missing or damaged."""
+    with suppress(*UNREADABLE, yaml.YAMLError):
+        seed = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))["seed"]
+        return seed if isinstance(seed, int) else None
+    return None
 
 
 def read_log(folder: Path) -> pl.DataFrame:

@@ -6,10 +6,10 @@ for (const table of document.querySelectorAll("table.sorts")) {
       table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const numbers = head.classList.contains("number");
-      const key = (row) => row.cells[column].textContent.trim();
+      const key = ({ cells }) => cells[column].firstElementChild.title || cells[column].textContent.trim();
       const order = (a, b) => {
         const [x, y] = [key(a), key(b)];
-        if (!numbers) return x.localeCompare(y);
+        if (!numbers) return x.localeCompare(y, undefined, { numeric: true });
         return (x === "–" ? -Infinity : Number(x)) - (y === "–" ? -Infinity : Number(y));
       };
       const rows = [...table.tBodies[0].rows].sort((a, b) => (down ? order(b, a) : order(a, b)));

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from lossselect.data.batches import identity
 from lossselect.data.datamodule import TensorData
-from lossselect.data.overview import make_overview
+from lossselect.data.overview import describe_rows, make_overview
 from lossselect.data.splits import Splits
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
@@ -58,6 +59,7 @@ RESULTS = (
         "confusion_matrix.csv",
         "members.csv",
         "out_of_fold.csv",
+        "importance.csv",
     ),
     *("predictions.csv", "predictions.pt", "report.html", "figures"),
     *(f"model{form.suffix}" for form in FORMATS.values()),
@@ -205,11 +207,13 @@ def _make_outcome(
     if not predicted.any():
         return None
     names: Any = None
+    describe: Any = None
     # with trailing dimensions a "row" is a position, such as a pixel
     if buffer.share == 1 and not module._trailing_dims:
         count = len(logits)  # trainer.limit_test_batches
         if isinstance(data, TensorData):
-            names = data.splits.rows_in_file(split)[:count]
+            names = data.splits.rows_in_file(split)[:count].tolist()
+            describe = partial(describe_rows, data.splits, split)
         else:  # the user's loaders may shuffle
             sampler = getattr(getattr(module.trainer, f"{split}_dataloaders"), "sampler", None)
             in_shards = isinstance(sampler, DistributedSampler) and not sampler.shuffle
@@ -218,14 +222,14 @@ def _make_outcome(
     confusion = None if counts is None else counts.cpu().numpy()
     if not predicted.all():  # figures cannot show NaN
         logits, target = logits[predicted], target[predicted]
-        names = None if names is None else np.asarray(names)[predicted.numpy()]
+        names = None if names is None else np.asarray(names)[predicted.numpy()].tolist()
     tasks, columns = (module.task, module._base_task), _per_class_columns(epoch)
     groups = _find_groups(data, split)
     if groups is not None:
         groups = groups[: len(predicted)][predicted.numpy()]
     has_positions = bool(module._trailing_dims)
     arguments = (*tasks, logits, target, split, names, buffer.share, columns, confusion)
-    return Outcome(*arguments, groups=groups, has_positions=has_positions)
+    return Outcome(*arguments, describe=describe, groups=groups, has_positions=has_positions)
 
 
 def _find_groups(data: Any, split: str) -> np.ndarray | None:

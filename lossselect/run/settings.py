@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from lossselect.chunked.options import check_topk_task, top_metric_names, topk_monitor
-from lossselect.exceptions import ConfigError
+from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.losses.registry import row_options
 from lossselect.models.auto import EPOCHS
 from lossselect.models.nets import MEMBER_NETS, head_options
 from lossselect.run.allowed_classes import public_name
-from lossselect.utils.checks import as_list
+from lossselect.utils.checks import as_list, check_options, check_positive
 
 if TYPE_CHECKING:
     from lossselect.reporting.plan import Monitor
@@ -32,6 +32,8 @@ MIN_OUTPUTS_CHUNKED = 50_000  # with more outputs, metrics per label are slow an
 MAX_BYTES_UNCHECKED = 1 << 26  # smaller dense matrices of a batch fit any device
 FILE_DATA = ("table", "arrays")
 STREAMED = "litdata"  # the name of the data set whose config has a `_target_` of this package
+REPORT = {"importance": False, "importance_seconds": 60, "learning_curve": False}
+"""Options of the report and their defaults."""
 STOPPING = frozenset({"lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.callbacks.Timer"})
 
 
@@ -74,6 +76,22 @@ def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
     """Return the loss's name and the options that differ from the defaults; not every form has them all."""
     defaults = {} if loss["name"] == "auto" else row_options(loss["name"])
     return {key: value for key, value in loss.items() if key not in defaults or value != defaults[key]}
+
+
+def report_options(report: Any) -> dict[str, Any] | None:
+    """Return the checked options of the setting `report`; None if no report is written."""
+    if not isinstance(report, bool | Mapping):
+        raise OptionTypeError(f"report must be true, false or options, such as importance, got {report!r}.")
+    if report is False:
+        return None
+    given = {} if report is True else dict(report)
+    check_options(given, REPORT, "report")
+    options = {**REPORT, **given}
+    for name in ("importance", "learning_curve"):
+        if not isinstance(options[name], bool):
+            raise OptionTypeError(f"report.{name} must be true or false, got {options[name]!r}.")
+    check_positive("report.importance_seconds", options["importance_seconds"])
+    return options
 
 
 def needs_trainer(config: Mapping[str, Any]) -> bool:

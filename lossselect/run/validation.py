@@ -68,7 +68,6 @@ NOT_SETTINGS = {
 
 FLAGS: dict[str, tuple[str, ...]] = {
     "check_only": (),
-    "report": (),
     "export_raw": (),
     "explain": ("json",),
     "verbose": ("auto",),

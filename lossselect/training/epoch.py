@@ -191,7 +191,7 @@ class Epoch(BaseEpoch):
                 k: m for k, m in chosen.items() if isinstance(m, MetricName) and m.base not in RANKINGS
             }
             self.default_metrics = build_metrics(base_task, decided, f"{prefix}default_decision/")
-        if task.exclusive and task.num_probabilities <= MAX_CONFUSION_CLASSES and not training:
+        if not task.several_labels and len(task.names) <= MAX_CONFUSION_CLASSES and not training:
             self.confusion = ConfusionMatrix(task)
 
     def update(self, total: Tensor, count: Tensor | int, logits: Tensor, target: Tensor) -> None:

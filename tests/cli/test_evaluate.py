@@ -391,7 +391,11 @@ def test_a_file_that_is_larger_than_the_memory(trained, run):
 def test_a_report_of_an_evaluation(trained, run):
     assert run("checkpoint=run", "input=data.csv", "output=<b>")[0] == 0
     page = Path("<b>/report.html").read_text()
-    assert f"data.csv: {COUNT} rows: report</title>" in page
+    assert (
+        "<title>data.csv: multiclass with 3 classes, checkpoint run/checkpoints/best.ckpt, started " in page
+    )
+    assert f"folder {Path('&lt;b&gt;').resolve()}</title>" in page
+    assert f"{COUNT} rows" in page
     assert "missing labels are left out" in page
     assert not Path("<b>/logs").exists()
 

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array, save_npz
 
 from lossselect.data.checks import check_splits
 from lossselect.data.files.load import load_own_data
-from lossselect.data.overview import Overview, make_overview, outline
+from lossselect.data.overview import Overview, describe_rows, make_overview, outline
 from lossselect.run.settings import packaged_config
 from lossselect.tasks.registry import TASKS, make_task
 
@@ -226,3 +226,58 @@ class TestOutline:
         start = time.perf_counter()
         assert len(outline_of(path, target="x0").columns) == 5000
         assert time.perf_counter() - start < 20
+
+
+CELLS = {
+    "size": [None, *np.linspace(1, 2, 9).tolist()] * 4,
+    "count": [i * i % 17 * 1_000_001 for i in range(40)],
+    "city": ["Bern", "Chur", None, "Chur"] * 10,
+    "day": [None if i == 3 else f"2024-05-{i % 28 + 1:02d}" for i in range(40)],
+    "at": [f"2024-05-{i % 28 + 1:02d} {i % 24:02d}:{i:02d}" for i in range(40)],
+    "said": [f"word{i % 5}" if i else None for i in range(40)],
+}
+
+
+@pytest.mark.parametrize("scaling", ["standard", "robust", "quantile"])
+@pytest.mark.parametrize("memory", [None, 0])
+def test_the_cells_of_rows_are_those_of_the_file(scaling, memory, load):
+    labels = {"y": ["a", "b", "c", "a"] * 10}
+    splits = load({**CELLS, **labels}, text=["said"], scaling=scaling, max_memory=memory)
+    rows = splits.rows_in_file("test").tolist()
+    found = describe_rows(splits, "test", rows)
+    assert found.keys() == CELLS.keys()
+    for name, cells in found.items():
+        expected = [CELLS[name][row] for row in rows]
+        number = name in ("size", "count")
+        assert cells == (
+            pytest.approx(expected, rel=1e-3 if scaling == "quantile" else 1e-5) if number else expected
+        ), name
+
+
+def test_of_many_columns_the_unusual_cells_are_shown(load):
+    random = np.random.default_rng(0)
+    columns = {f"x{i}": random.normal(size=40).round(2) for i in range(8)}
+    columns["x5"][:] = 1.25
+    columns["x5"][::2] = 1.5
+    columns["x3"][7] = 90.5
+    splits = load({**columns, "y": ["a", "b"] * 20}, val_fraction=0.25, test_fraction=0.25)
+    split = next(split for split, rows in splits.rows.items() if 7 in rows)
+    (text,) = describe_rows(splits, split, [7])["unusual values"]
+    assert text.startswith("x3 = 90.5, ")
+    assert text.count(" = ") == 3
+
+
+def test_the_rows_of_another_file_are_counted_from_its_start(load, tmp_path):
+    frame = pl.DataFrame({"x": np.arange(30.0), "y": ["a", "b"] * 15})
+    other = frame.with_columns(pl.col("x") + 0.5)
+    splits = load(frame, test_path=other, test_fraction=None)
+    assert describe_rows(splits, "test", [4])["x"] == [4.5]
+
+
+def test_a_sparse_matrix_has_no_cells(tmp_path):
+    matrix = csr_array(np.random.default_rng(0).integers(0, 2, (40, 5)).astype(float))
+    save_npz(tmp_path / "x.npz", matrix)
+    np.save(tmp_path / "y.npy", np.arange(40) % 2)
+    data = {**defaults("arrays"), **SPLIT, "path": str(tmp_path / "x.npz"), "target": str(tmp_path / "y.npy")}
+    splits = load_own_data(**data, task={"name": "binary"})
+    assert describe_rows(splits, "test", splits.rows_in_file("test").tolist()) == {}

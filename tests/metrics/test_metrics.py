@@ -393,7 +393,20 @@ class TestEpochTables:
         epoch.compute()
         np.testing.assert_array_equal(epoch.confusion_counts, sk.confusion_matrix(target, logits.argmax(1)))
         assert Epoch(ls.Multiclass(2000), "test/").confusion is None
+        assert Epoch(ls.Multilabel(2), "test/").confusion is None
         assert Epoch(task, "train/").confusion is None
+
+    @pytest.mark.parametrize("shape", [(60, 1), (20, 1, 3)])
+    def test_confusion_matrix_of_a_binary_task(self, shape):
+        task = ls.Binary(threshold=0.3)
+        logits, target = torch.randn(shape), torch.randint(0, 2, shape).float()
+        target[0], target[1], logits[2] = torch.nan, 0.8, torch.nan  # missing, soft and not predicted
+        epoch = Epoch(task, "test/")
+        epoch.update(torch.zeros(()), torch.ones(()), logits, target)
+        epoch.compute()
+        known = ~(target.isnan() | logits.isnan())
+        cells = sk.confusion_matrix(target[known] >= 0.5, logits[known].sigmoid() >= 0.3)
+        np.testing.assert_array_equal(epoch.confusion_counts, cells)
 
     def test_train_has_fewer_metrics(self):
         task = ls.Multilabel(9)

@@ -3,6 +3,7 @@ import pytest
 
 from lossselect.cli.predict import predict_file
 from lossselect.reporting.formulas import escape_formula
+from lossselect.reporting.html import _format_cell
 
 FORMULAS = ["=1+2", "=cmd|' /C calc'!A0", "+SUM(A1)", "-2+3", "@A1", "\t=1", "\r=1", "\uff1d1", "-", "+a"]
 HARMLESS = ["-1", "+1", "-1.5e3", "a=b", "cat", "", "'=1", '["=1"]', "0"]
@@ -42,3 +43,21 @@ def test_files_of_a_run(command, tmp_path):
         cells = [cell for line in text.splitlines() for cell in line.split(",")]
         assert not [cell for cell in cells if cell.startswith("=")]
     assert "'=1+79" in text
+
+
+def test_numbers_of_pages_have_at_least_two_digits():
+    numbers = [0.0, 0.5, 1.0, 0.0123456, 0.00123456, -1.2e-5, 1234.5678, 410270.0, float("nan"), None, 7]
+    shown = [
+        "0.000",
+        "0.500",
+        "1.000",
+        "0.012",
+        "0.0012",
+        "-1.2e-05",
+        "1234.568",
+        "410270",
+        "\N{EN DASH}",
+        "\N{EN DASH}",
+        "7",
+    ]
+    assert [*map(_format_cell, numbers)] == shown

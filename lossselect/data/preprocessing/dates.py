@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import time
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,13 @@ class Date:
         """Return the numbers of each part, null where the date is missing."""
         dates = parse_dates(column, self.format, parser, first_row)
         return _parts(dates, self.origin, [part.name for part in self.parts])
+
+    def cells(self, days: np.ndarray) -> list[str | None]:
+        """Return dates as text, to the minute, from the days since `origin`; None for NaN."""
+        minutes = pl.Series(days).fill_nan(None) * (24 * 60) + self.origin / 60e6
+        dates = (minutes.round().cast(pl.Int64) * 60_000_000).cast(pl.Datetime("us"))
+        has_times = (dates.dt.time() != time()).any()
+        return dates.dt.strftime("%Y-%m-%d %H:%M" if has_times else "%Y-%m-%d").to_list()
 
     def check(self) -> None:
         """Raise an error unless the parts are the days and others of PARTS, with valid numbers."""

@@ -20,6 +20,7 @@ from lossselect.data.preprocessing.columns import (
     RawNumbers,
     fit_numbers,
     numbered_frame,
+    restore_integers,
     warn_if_index,
 )
 from lossselect.data.preprocessing.dates import Date, fit_date
@@ -37,6 +38,9 @@ BLOCK_ROWS = 1 << 17
 """Number of rows that are processed at once: enough for several cores, and few enough for little memory."""
 CONVERTED_ROWS = 1 << 14
 """Number of rows that NumPy converts at once: few enough for the cache of a core."""
+
+SHOWN_WORDS = 5
+"""Number of words of a text that `cells` returns."""
 
 ARRAY_COLUMN = re.compile(r"x(0|[1-9][0-9]*)")
 
@@ -184,6 +188,42 @@ class Features:
         remarks |= {column.name: f"{len(column.terms)} words" for column in self.texts}
         return [f"{name} ({remarks[name]})" if name in remarks else name for name in self.columns]
 
+    @property
+    def places(self) -> dict[str, slice]:
+        """The places of the features of each column, by its name."""
+        ends = np.cumsum([0, *(len(column.features) for column in self._columns)]).tolist()
+        return {column.name: slice(*ends[i : i + 2]) for i, column in enumerate(self._columns)}
+
+    def cells(self, rows: np.ndarray) -> dict[str, list[Any]]:
+        """Return the cells by column whose features are these rows (N, F), None where missing.
+
+        Numbers have six digits, as features are in single precision. Instead of a text, there are its words
+        with the highest TF-IDF.
+        """
+        count = len(self.fitted_numbers)
+        convert = NumberFeatures(self.fitted_numbers, range(count), count)
+        numbers = convert.invert(rows[:, : len(convert)]).T
+        low, high = convert.invert(np.array([[-0.4], [0.4]]) * np.ones(len(convert)))
+        digits = 5 - np.floor(np.log10(np.maximum(high - low, 1e-30))).astype(int)
+        cells = {c.name: _as_cells(*found) for c, *found in zip(self.numbers, numbers, digits, strict=False)}
+        place = len(self.numbers)
+        for date in self.dates:
+            cells[date.name] = date.cells(numbers[place])  # the first part, the days
+            place += len(date.parts)
+        places = self.places
+        for category in self.categories:
+            codes = rows[:, places[category.name]]
+            values = np.array([*category.values, None], dtype=object)
+            cells[category.name] = values[np.where(codes.any(1), codes.argmax(1), -1)].tolist()
+        for text in self.texts:
+            weights = rows[:, places[text.name]]
+            top = np.argsort(-weights, axis=1, kind="stable")[:, :SHOWN_WORDS]
+            found = [
+                [text.terms[i] for i in best if row[i] > 0] for best, row in zip(top, weights, strict=True)
+            ]
+            cells[text.name] = [", ".join(terms) or None for terms in found]
+        return cells
+
     def transform(
         self, frame: pl.DataFrame, path: str, first_row: int = 0
     ) -> tuple[TableRows, dict[str, int]]:
@@ -268,6 +308,12 @@ class Features:
             tuple(Date.from_dict(column) for column in values["dates"]),
             tuple(Text(**_with_tuples(column)) for column in values["texts"]),
         )
+
+
+def _as_cells(numbers: np.ndarray, digits: int) -> list[Any]:
+    """Return numbers rounded to digits after the point, and to six digits."""
+    rounded = [float(f"{round(number, digits):.6g}") for number in numbers.tolist()]
+    return restore_integers(pl.Series(rounded)).to_list()
 
 
 def _to_plain(value: Any) -> Any:

@@ -1,0 +1,43 @@
+"""Names of classes and runs, shortened so that they fit into figures and tables and stay distinct."""
+
+import os
+import re
+from collections.abc import Sequence
+
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+
+
+def shorten_names(names: Sequence[str], max_length: int = 22) -> list[str]:
+    """Return names of at most `max_length` characters, which differ if the names do.
+
+    If a name is too long, words with which all names start are left out, and then the middle of those that
+    are still too long. Names that would be equal then are numbered.
+
+    Example:
+        >>> shorten_names(["Experiment 7 / plate 3 / well A01", "Experiment 7 / plate 3 / well A02"], 12)
+        ['…well A01', '…well A02']
+    """
+    shown = [" ".join(name.split()) for name in names]
+    longest = max(map(len, shown), default=0)
+    if longest > max_length:
+        prefix = os.path.commonprefix(shown) if len({*shown}) > 1 else ""  # noqa: RUF071  # of characters
+        starts = [0, *(word.end() for word in re.finditer(r"\W+", prefix))]
+        start = next((start for start in starts if longest - start < max_length), starts[-1])
+        shown = [cut_middle(ELLIPSIS + name[start:] if start > 1 else name, max_length) for name in shown]
+    chosen: dict[str, str] = {}  # the name of each text
+    for name, text in zip(names, shown, strict=True):
+        number = 1
+        while chosen.setdefault(text, name) != name:
+            number += 1
+            mark = f" ({number})"
+            text = cut_middle(text.removesuffix(f" ({number - 1})"), max_length - len(mark)) + mark
+    texts = {name: text for text, name in chosen.items()}
+    return [texts[name] for name in names]
+
+
+def cut_middle(name: str, max_length: int) -> str:
+    """Return a text without its middle if it is too long."""
+    if len(name) <= max_length:
+        return name
+    end = (max_length - 1) // 2
+    return name[: max_length - 1 - end] + ELLIPSIS + name[len(name) - end :]
