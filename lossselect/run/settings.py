@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
-from lossselect.chunked.options import check_topk_task, top_metric_names, topk_monitor
+from lossselect.chunked.options import check_topk_task, chunkable, top_metric_names, topk_monitor
 from lossselect.exceptions import ConfigError
 from lossselect.losses.registry import row_options
 from lossselect.models.auto import EPOCHS
@@ -130,7 +130,6 @@ def configured_head(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     """Return the head for `TaskModule`; "auto" is resolved by the number of outputs and the memory."""
-    from lossselect.chunked.loss import chunkable
     from lossselect.utils.devices import total_memory
 
     head = configured_head(config)
