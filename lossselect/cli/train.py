@@ -3,6 +3,7 @@
 A misspelt setting is reported before torch is imported, and most other mistakes before Lightning.
 """
 
+import gc
 import os
 import re
 import sys
@@ -135,9 +136,11 @@ def main() -> None:
         trust(sys.argv[1:])
         if not {"explain=json", "--cfg", "-c"} & {*sys.argv[1:]}:
             announce(find_value("data.path", sys.argv[1:]) or "the data")
+        gc.disable()  # until `check_run` has imported torch, as collections take long then and find nothing
         try:
             run()
         finally:
+            gc.enable()
             unlock_folders()
             _summarise_sweep()
         _leave_process_group()

@@ -1,6 +1,7 @@
 """The packaged configs, and the head, monitor and loss options that follow from a run's settings."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,11 @@ STREAMED = "litdata"  # the name of the data set whose config has a `_target_` o
 STOPPING = frozenset({"lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.callbacks.Timer"})
 
 
+@cache
 def packaged_config(group: str, name: str) -> Any:
-    """Return the content of configs/GROUP/NAME.yaml."""
-    return OmegaConf.create(
-        (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
-    )
+    """Return the content of configs/GROUP/NAME.yaml, which cannot be changed."""
+    text = (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
+    return OmegaConf.create(text, flags={"readonly": True})
 
 
 def to_plain(config: DictConfig) -> Any:
