@@ -1,5 +1,6 @@
 """`lossselect` and `python -m lossselect`: all commands under one name."""
 
+import os
 import re
 import sys
 from importlib import import_module
@@ -22,6 +23,8 @@ It has the settings of a run: lossselect train --help lists them.
 def main() -> None:
     """Run the command that the first argument names; without one, `train`."""
     prepare_streams()
+    if "query=" in " ".join(sys.argv[1:]) and "COMP_LINE" in os.environ and not _completes_settings():
+        return
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if "--version" in sys.argv[1:]:
         from lossselect.cli.console import print_version
@@ -54,3 +57,16 @@ def main() -> None:
     # imported when it is needed: some imports take seconds
     module = name if name in ("data", "predict", "evaluate", "export", "compare", "report") else "train"
     import_module(f"lossselect.cli.{module}").main()
+
+
+def _completes_settings() -> bool:
+    """Return whether the shell completes the settings of a run, which Hydra does; complete a command here.
+
+    The shell calls `lossselect -sc query=bash` with the command line so far in COMP_LINE.
+    """
+    program, _, rest = os.environ["COMP_LINE"].partition(" ")
+    command, space, settings = rest.lstrip().partition(" ")
+    if not space:
+        print("\n".join(name for name in COMMANDS if name.startswith(command)))
+    os.environ["COMP_LINE"] = f"{program} {settings}"  # as Hydra knows no commands
+    return bool(space) and command in ("train", "explain")

@@ -244,6 +244,9 @@ def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
 
 def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
     """Return the number of processes of a run, or of one job of a `sweep`; Lightning computes it."""
+    from lossselect.utils.devices import check_gpu
+
+    check_gpu(config["trainer"].get("accelerator"))  # before Lightning is imported
     from lossselect.run.trainer import build_trainer
 
     ranks = build_trainer(config["trainer"]).world_size
