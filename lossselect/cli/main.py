@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from glob import glob
 from importlib import import_module
 
 from lossselect.cli import COMMANDS
@@ -60,13 +61,16 @@ def main() -> None:
 
 
 def _completes_settings() -> bool:
-    """Return whether the shell completes the settings of a run, which Hydra does; complete a command here.
+    """Return whether the settings of a run are completed, by Hydra; complete commands and files here.
 
     The shell calls `lossselect -sc query=bash` with the command line so far in COMP_LINE.
     """
     program, _, rest = os.environ["COMP_LINE"].partition(" ")
     command, space, settings = rest.lstrip().partition(" ")
-    if not space:
-        print("\n".join(name for name in COMMANDS if name.startswith(command)))
-    os.environ["COMP_LINE"] = f"{program} {settings}"  # as Hydra knows no commands
-    return bool(space) and command in ("train", "explain")
+    if space and command in ("train", "explain"):
+        os.environ["COMP_LINE"] = f"{program} {settings}"  # as Hydra knows no commands
+        return True
+    key, equals, start = settings.rpartition(" ")[2].partition("=")
+    files = [f"{key}={path}" for path in sorted(glob(f"{start}*")) if equals]
+    print("\n".join(files if space else [name for name in COMMANDS if name.startswith(command)]))
+    return False

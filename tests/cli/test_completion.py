@@ -12,10 +12,14 @@ from lossselect.cli import train
         ("lossselect e", ["explain", "evaluate", "export"]),
         ("lossselect train task=multi", ["task=multiclass", "task=multilabel"]),
         ("lossselect explain task=binary optimizer.l", ["optimizer.lr="]),
-        ("lossselect predict che", []),  # the shell then completes files
+        ("lossselect predict checkpoint=a input=ne", ["input=new.csv", "input=next.csv"]),
+        ("lossselect compare ne", []),  # the shell itself completes files
     ],
 )
-def test_the_shell_completes_commands_and_settings(line, words, call, monkeypatch):
+def test_the_shell_completes_commands_settings_and_files(line, words, call, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("new.csv", "next.csv", "old.csv"):
+        (tmp_path / name).touch()
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("COMP_LINE", line)
     code, out, said = call(cli.main, "lossselect", "-sc", "query=bash")
