@@ -20,7 +20,7 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 INSTALLING = (
     "Installing into .venv, which takes a minute or two and 1.5 GB on disk. PyTorch for CPUs is a "
-    "download of about 200 MB, PyTorch with CUDA one of several GB."
+    "download of about 200 MB, PyTorch with CUDA one of several GB. pip prints each package:"
 )
 
 COMMANDS = {
@@ -64,9 +64,8 @@ def install(extra: str) -> None:
         shutil.rmtree(VENV, ignore_errors=True)  # else the next call would use the incomplete environment
         sys.exit("The virtual environment could not be created. On Debian, install python3-venv.")
     print(INSTALLING, file=sys.stderr, flush=True)
-    run(
-        str(PYTHON), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}{extra}"
-    )
+    pip = (str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install")
+    run(*pip, "-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}{extra}")
     stamp.write_text(wanted)
 
 

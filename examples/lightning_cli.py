@@ -8,6 +8,8 @@ The data are 178 wines of three growers with 13 measurements each, from scikit-l
 largest class of the 50 test rows has an accuracy of 0.42.
 """
 
+import logging
+import warnings
 from typing import Any
 
 import torch
@@ -58,4 +60,6 @@ class Wines(LightningDataModule):
 
 
 if __name__ == "__main__":
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
+    warnings.filterwarnings("ignore", module="lightning")  # for example about loaders without workers
     LightningCLI(WineModel, Wines)

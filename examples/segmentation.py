@@ -9,6 +9,9 @@ outlines of objects have the label 255, "missing", and are ignored.
 The images are generated: a disc and a square, slightly brighter than the noise around them.
 """
 
+import logging
+import warnings
+
 import lightning.pytorch as L
 import torch
 from torch import nn
@@ -58,6 +61,8 @@ def main():
     train, val, test = (TensorDataset(*draw(count)) for count in (300, 60, 100))
     task = ls.Multiclass(3, class_names=("nothing", "disc", "square"), missing=MISSING)
     model = Segmenter(task, loss="cross_entropy", optimizer={"name": "AdamW", "lr": 0.01}, bias_init="prior")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
+    warnings.filterwarnings("ignore", module="lightning")  # for example about loaders without workers
     trainer = L.Trainer(
         max_epochs=6,
         accelerator="cpu",

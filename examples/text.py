@@ -6,8 +6,10 @@ A bag of word vectors, trained from scratch, with a threshold for each topic. Th
 phrases of their topics and small talk, and every tenth word is left out. Real messages are harder.
 """
 
+import logging
 import random
 import re
+import warnings
 
 import lightning.pytorch as L
 import torch
@@ -92,6 +94,8 @@ def main():
         )
         for split, (messages, topics) in texts.items()
     }
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
+    warnings.filterwarnings("ignore", module="lightning")  # for example about loaders without workers
     trainer = L.Trainer(
         max_epochs=12,
         accelerator="cpu",

@@ -136,8 +136,6 @@ def command(request, monkeypatch, tmp_path, call):
         monkeypatch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    # Hydra would compose the config once more, only to look for hydra.mode, which no test sets
-    monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *args, **kwargs: None)
     _parse_packaged_configs_once(monkeypatch)
     loading.load_checked.cache_clear()  # cached data would not issue warnings again
     adds_net = "default_net" not in request.keywords

@@ -2,7 +2,9 @@
 
 import argparse
 import csv
+import logging
 import sys
+import warnings
 
 import lightning.pytorch as L
 import torch
@@ -26,6 +28,8 @@ def main():
     paths = find_images(args.images)
     model = ImageClassifier.load_from_checkpoint(args.checkpoint, pretrained=False)
     loader = DataLoader(Images(paths, model.hparams["size"]), args.batch_size)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
+    warnings.filterwarnings("ignore", module="lightning")  # for example about loaders without workers
     trainer = L.Trainer(accelerator=args.accelerator, logger=False, enable_checkpointing=False)
     batches = trainer.predict(model, loader)
     probabilities = torch.cat([batch["probabilities"] for batch in batches]).tolist()

@@ -6,8 +6,10 @@ the exported file follow from it.
 
 import argparse
 import json
+import logging
 import os
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -122,6 +124,8 @@ def train(args):
     callbacks = [ModelCheckpoint(args.output / "checkpoints", monitor="val/loss", mode="min")]
     if args.frozen_epochs:
         callbacks.append(BackboneFinetuning(unfreeze_backbone_at_epoch=args.frozen_epochs))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
+    warnings.filterwarnings("ignore", module="lightning")  # for example about loaders without workers
     trainer = L.Trainer(
         accelerator=args.accelerator,
         max_epochs=args.epochs,

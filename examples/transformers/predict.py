@@ -2,7 +2,9 @@
 
 import argparse
 import csv
+import logging
 import sys
+import warnings
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -29,6 +31,8 @@ def main():
     net = AutoModelForSequenceClassification.from_config(config)
     model = ls.TaskModule.load_from_checkpoint(args.run / "model.ckpt", net=net)
     loader = make_loader(AutoTokenizer.from_pretrained(args.run / "model"), texts, batch_size=args.batch_size)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
+    warnings.filterwarnings("ignore", module="lightning")  # for example about loaders without workers
     trainer = L.Trainer(accelerator=args.accelerator, logger=False, enable_checkpointing=False)
     batches = trainer.predict(model, loader)
     probabilities = torch.cat([batch["probabilities"] for batch in batches]).tolist()

@@ -6,8 +6,10 @@ from it. Batches are what the tokenizer returns, with labels.
 
 import argparse
 import json
+import logging
 import math
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -110,6 +112,8 @@ def train(args):
         bias_init="prior",
     )
     model.set_label_counts(ls.count_labels(task, target[train_rows]))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
+    warnings.filterwarnings("ignore", module="lightning")  # for example about loaders without workers
     trainer = L.Trainer(
         accelerator=args.accelerator,
         max_epochs=args.epochs,

@@ -11,34 +11,12 @@ import torch
 from torch import Tensor
 
 from lossselect.chunked.linear import ChunkedLogits, Observer
+from lossselect.chunked.options import check_chunkable
 from lossselect.chunked.sums import Gradients, SigmoidSums, SoftmaxSums, Sums
 from lossselect.exceptions import ConfigError, DataError, UnsupportedError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.losses.loss import Loss
 from lossselect.losses.options import check_sample_weight
-from lossselect.losses.registry import LOSSES, formula_takes
-
-SOFTMAX = ("cross_entropy", "logit_adjusted")
-"""Softmax losses that a chunked head supports."""
-
-
-def chunkable(activation: str) -> list[str]:
-    """Return the losses that a chunked head supports; sigmoid losses must be a sum over labels."""
-    sigmoid = {name: forms["sigmoid"] for name, forms in LOSSES.items() if "sigmoid" in forms}
-    sums = [name for name, formula in sigmoid.items() if "known" not in formula_takes(formula)]
-    return {"sigmoid": sums, "softmax": [*SOFTMAX]}[activation]
-
-
-def check_chunkable(loss: Any) -> None:
-    """Raise ConfigError if a loss requires all logits at once."""
-    known = isinstance(loss, Loss)
-    if not known or loss.name not in chunkable(loss.task.activation):
-        name = loss.name if known else getattr(loss, "__name__", type(loss).__name__)
-        raise ConfigError(
-            f"Loss {name!r} requires all logits of a row at once, which a chunked head never has. Set "
-            "head=dense, or use a loss that a chunked head supports. For multilabel: "
-            f"{', '.join(chunkable('sigmoid'))}. For multiclass: {', '.join(SOFTMAX)}."
-        )
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator] # the compiler would unroll the loop over blocks
@@ -57,7 +35,7 @@ def chunked_loss(
     float32 or wider, for any dtype of inputs and weight. The result is deterministic.
 
     Args:
-        loss: Loss that `select_loss` returned; see `chunkable`.
+        loss: Loss that `select_loss` returned; see `lossselect.chunked.options.chunkable`.
         logits: Logits that a `ChunkedLinear` returned.
         target: `SparseLabels` (sigmoid), or class indices (N,), -100 where missing (softmax).
         sample_weight: Weight of each row (N,), >= 0.

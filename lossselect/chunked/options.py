@@ -1,4 +1,4 @@
-"""Tasks and metrics that a chunked head supports. Imports neither torch nor the head itself."""
+"""Tasks, losses and metrics that a chunked head supports. Imports neither torch nor the head itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lossselect.exceptions import ConfigError
+from lossselect.losses.registry import LOSSES, formula_takes
 from lossselect.utils.checks import suggestion
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 TOP_K = 5
 """Number of highest outputs of each row that are evaluated and predicted."""
+SOFTMAX = ("cross_entropy", "logit_adjusted")
+"""Softmax losses that a chunked head supports."""
 
 
 def top_metric_names(task: Task, width: int | None = None, counted: bool = True) -> tuple[str, ...]:
@@ -94,3 +97,24 @@ def check_topk_task(task: Task) -> None:
     ):
         if applies:
             raise ConfigError(f"{reason}. Set head=dense.")
+
+
+def chunkable(activation: str) -> list[str]:
+    """Return the losses that a chunked head supports; sigmoid losses must be a sum over labels."""
+    sigmoid = {name: forms["sigmoid"] for name, forms in LOSSES.items() if "sigmoid" in forms}
+    sums = [name for name, formula in sigmoid.items() if "known" not in formula_takes(formula)]
+    return {"sigmoid": sums, "softmax": [*SOFTMAX]}[activation]
+
+
+def check_chunkable(loss: Any) -> None:
+    """Raise ConfigError if a loss requires all logits at once."""
+    from lossselect.losses.loss import Loss
+
+    known = isinstance(loss, Loss)
+    if not known or loss.name not in chunkable(loss.task.activation):
+        name = loss.name if known else getattr(loss, "__name__", type(loss).__name__)
+        raise ConfigError(
+            f"Loss {name!r} requires all logits of a row at once, which a chunked head never has. Set "
+            "head=dense, or use a loss that a chunked head supports. For multilabel: "
+            f"{', '.join(chunkable('sigmoid'))}. For multiclass: {', '.join(SOFTMAX)}."
+        )

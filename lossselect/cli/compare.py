@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lossselect.cli.console import print_errors_in_one_line, print_warnings_in_one_line
+from lossselect.cli.console import announce, print_errors_in_one_line, print_warnings_in_one_line
 from lossselect.exceptions import ConfigError
 from lossselect.utils.atomic_write import atomic_write, check_output
 from lossselect.utils.checks import shorten
@@ -44,6 +44,8 @@ def main() -> None:
         options, others = parser.parse_known_args(arguments)
         if unknown := [word for word in others if word.startswith("-")]:
             raise ConfigError(f"Unknown option {unknown[0]}. The options are --json and --output FILE.")
+        if not options.json:
+            announce(shorten(options.runs))
         compare_runs(options.runs, options.json, options.output)
 
 

@@ -54,7 +54,7 @@ def run_command(command: Command) -> None:
     else:
         with print_errors_in_one_line(arguments), print_warnings_in_one_line(""):
             settings = parse_arguments(command, arguments)
-            announce(settings.get("checkpoint", ""), settings.get("input", ""))
+            announce(*(settings.get(key, "") for key in ("checkpoint", "input", "run")))
             command.run(**settings)
 
 

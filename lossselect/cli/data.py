@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.arguments import find_value, guess, order_arguments
-from lossselect.cli.console import print_errors_in_one_line, print_warnings_in_one_line
+from lossselect.cli.console import announce, print_errors_in_one_line, print_warnings_in_one_line
 from lossselect.data.readers.suffixes import ARRAYS, LIBSVM
 from lossselect.exceptions import ConfigError, LossSelectError
 from lossselect.run.settings import FILE_DATA, packaged_config
@@ -55,6 +55,7 @@ def main() -> None:
         return
     arguments = _add_defaults(arguments)
     with print_errors_in_one_line(arguments), print_warnings_in_one_line():
+        announce(find_value("data.path", arguments) or "the data")
         show_data(arguments)
 
 

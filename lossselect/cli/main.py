@@ -1,7 +1,9 @@
 """`lossselect` and `python -m lossselect`: all commands under one name."""
 
+import os
 import re
 import sys
+from glob import glob
 from importlib import import_module
 
 from lossselect.cli import COMMANDS
@@ -22,6 +24,8 @@ It has the settings of a run: lossselect train --help lists them.
 def main() -> None:
     """Run the command that the first argument names; without one, `train`."""
     prepare_streams()
+    if "query=" in " ".join(sys.argv[1:]) and "COMP_LINE" in os.environ and not _completes_settings():
+        return
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if "--version" in sys.argv[1:]:
         from lossselect.cli.console import print_version
@@ -54,3 +58,19 @@ def main() -> None:
     # imported when it is needed: some imports take seconds
     module = name if name in ("data", "predict", "evaluate", "export", "compare", "report") else "train"
     import_module(f"lossselect.cli.{module}").main()
+
+
+def _completes_settings() -> bool:
+    """Return whether the settings of a run are completed, by Hydra; complete commands and files here.
+
+    The shell calls `lossselect -sc query=bash` with the command line so far in COMP_LINE.
+    """
+    program, _, rest = os.environ["COMP_LINE"].partition(" ")
+    command, space, settings = rest.lstrip().partition(" ")
+    if space and command in ("train", "explain"):
+        os.environ["COMP_LINE"] = f"{program} {settings}"  # as Hydra knows no commands
+        return True
+    key, equals, start = settings.rpartition(" ")[2].partition("=")
+    files = [f"{key}={path}" for path in sorted(glob(f"{start}*")) if equals]
+    print("\n".join(files if space else [name for name in COMMANDS if name.startswith(command)]))
+    return False

@@ -1,5 +1,6 @@
 """Checks of a run's config before Hydra creates its folder."""
 
+import gc
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -125,6 +126,9 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
     check_config(plain)
     check_members(plain, hydra_config.overrides.task)
     report = report_options(plain.get("report"))
+    if not gc.get_freeze_count():
+        gc.freeze()  # no collection, not even the last one, will search the modules, which stay until the end
+    gc.enable()
     check_loggers(config)
     if config.get("module"):
         from lossselect.run.custom_module import CustomModule
@@ -228,9 +232,10 @@ def _check_names(config: DictConfig, overrides: Sequence[str]) -> None:
             raise ConfigError(f"Unknown setting {key!r}. {answer}")
     if (net := find_value("model.name", overrides)) in list_variants("model"):
         raise ConfigError(f"model.name={net} would keep the options of another net. Set model={net} instead.")
-    text = OmegaConf.to_yaml(config)
-    for name in map(str, config):
-        if name not in (*SETTINGS, "hydra") and not re.search(rf"\$\{{{re.escape(name)}[.}}\[]", text):
+    others = [name for name in map(str, config) if name not in (*SETTINGS, "hydra")]
+    text = OmegaConf.to_yaml(config) if others else ""
+    for name in others:
+        if not re.search(rf"\$\{{{re.escape(name)}[.}}\[]", text):
             if answer := guess(name, find_value(name, overrides) or str(config[name]), overrides):
                 raise ConfigError(f"Unknown setting {name!r}. {answer}")
             raise ConfigError(

@@ -90,11 +90,13 @@ def _compute_learning_curve(
 
 
 def write_run_report(run: str) -> None:
-    """Write the report of a run folder."""
-    folder = Path(run).parent if Path(run).is_file() else Path(run)
-    if not folder.is_dir():
+    """Write the report of a run, given by its folder or a file in it."""
+    from lossselect.reporting.run_files import find_run_folder
+
+    folder = find_run_folder(Path(run), _is_run)
+    if not folder.exists():
         raise FileMissingError(f"The folder {folder} does not exist. Set run to a run folder.")
-    if not (folder / "plan.json").is_file() and not (folder / "logs" / "metrics.csv").is_file():
+    if not _is_run(folder):
         raise FileMissingError(
             f"{folder} is not a run folder: it has neither plan.json nor logs/metrics.csv. Set run to a run "
             "folder."
@@ -104,9 +106,13 @@ def write_run_report(run: str) -> None:
             f"{folder / 'report.html'} already exists, and a new report would lack the results on the test "
             "rows. Remove report.html to replace it."
         )
-    from lossselect.reporting.page import write_report
+    from lossselect.reporting.page import write_report  # takes a second
 
     print_safely(f"Saved {write_report(folder)}")
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("plan.json", "logs/metrics.csv"))
 
 
 COMMAND = Command(
@@ -114,7 +120,7 @@ COMMAND = Command(
     "report",
     "Write report.html for a run that ended early, with its plan and curves.\n\n"
     "  lossselect report run=FOLDER",
-    {"run": ("FOLDER", "run folder")},
+    {"run": ("FOLDER", "run folder, or a file in it")},
     required=("run",),
     epilog="A complete run writes its own report, with the results on the test rows.",
 )

@@ -3,6 +3,7 @@
 A misspelt setting is reported before torch is imported, and most other mistakes before Lightning.
 """
 
+import gc
 import os
 import re
 import sys
@@ -102,6 +103,13 @@ CHECK = "++hydra.callbacks.check={_target_: lossselect.cli.precheck.CheckBeforeR
 """An argument of each run; no config can override the command line."""
 
 
+READS_NO_DATA = {
+    *("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"),
+    "explain=json",  # whose output is read by programs
+}
+"""Arguments with which a run does not start by announcing its data."""
+
+
 def main() -> None:
     """Run the command line; print a user's mistake as one message on stderr, and exit with code 1."""
     prepare_streams()
@@ -139,11 +147,13 @@ def main() -> None:
         if CHECK not in sys.argv:
             sys.argv.append(CHECK)
         trust(sys.argv[1:])
-        if not {"explain=json", "--cfg", "-c"} & {*sys.argv[1:]}:
+        if not READS_NO_DATA & {*sys.argv[1:]}:
             announce(find_value("data.path", sys.argv[1:]) or "the data")
+        gc.disable()  # until `check_run` has imported torch, as collections take long then and find nothing
         try:
             run()
         finally:
+            gc.enable()
             unlock_folders()
             _summarise_sweep()
         _leave_process_group()

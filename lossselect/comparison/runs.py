@@ -18,7 +18,7 @@ from yaml import YAMLError
 from lossselect.comparison.record import NAME as RECORD
 from lossselect.comparison.record import RunRecord, read_record
 from lossselect.exceptions import ConfigError, FileMissingError
-from lossselect.reporting.run_files import UNREADABLE, read_metrics
+from lossselect.reporting.run_files import UNREADABLE, find_run_folder, read_metrics
 
 OVERRIDES = Path(".hydra", "overrides.yaml")
 NOT_COMPARED = (
@@ -221,8 +221,6 @@ def expand_runs(words: Sequence[str]) -> list[Path]:
                 raise FileMissingError(f"No folder matches {word!r}.")
             paths += matching
         else:
-            path = Path(word)
-            # a file of a run stands for the run
-            paths.append(next((p for p in path.parents if _is_run(p)), path) if path.is_file() else path)
+            paths.append(find_run_folder(Path(word), _is_run))
     folders = {run.resolve(): run for path in paths for run in find_runs(path)}
     return [*folders.values()]

@@ -1,5 +1,6 @@
 """Seeded, stratified splits of labelled rows."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -286,7 +287,7 @@ def stratify(labels: np.ndarray | SparseLabels) -> np.ndarray | None:
 
 
 def split_in_two(
-    rows: np.ndarray, strata: np.ndarray | None, size: float | int | None, seed: int
+    rows: np.ndarray, strata: np.ndarray | None, size: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the remaining rows and a chosen fraction or number of rows, sorted; stratified if `strata`."""
     if strata is not None and strata.ndim == 2:
@@ -295,11 +296,52 @@ def split_in_two(
         splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
         others, chosen = (rows[index] for index in next(splitter.split(rows, strata[rows])))
     else:
-        from sklearn.model_selection import train_test_split
-
-        classes = None if strata is None else strata[rows]
-        try:
-            others, chosen = train_test_split(rows, test_size=size, random_state=seed, stratify=classes)
-        except ValueError as error:
-            raise DataError(f"{len(rows)} rows cannot be split with a size of {size}: {error}") from None
+        count = math.ceil(size * len(rows)) if isinstance(size, float) else int(size)
+        chosen = rows[_draw_rows(len(rows), count, None if strata is None else strata[rows], seed)]
+        others = np.setdiff1d(rows, chosen)
     return np.sort(others), np.sort(chosen)
+
+
+def _draw_rows(num_rows: int, size: int, classes: np.ndarray | None, seed: int) -> np.ndarray:
+    """Return `size` of the rows, of each class in proportion to its number of rows; random without classes.
+
+    They are those of scikit-learn's `train_test_split`, whose import takes almost as long as that of torch.
+    NumPy guarantees the numbers of `RandomState` for all versions.
+    """
+    if not 0 < size < num_rows:
+        raise DataError(
+            f"{num_rows} rows cannot be split into {num_rows - size} and {size}: each part needs a row. Add "
+            "rows, or set another fraction."
+        )
+    random = np.random.RandomState(seed)
+    if classes is None:
+        return random.permutation(num_rows)[:size]
+    _, strata, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    if counts.min() < 2 or min(size, num_rows - size) < len(counts):
+        raise DataError(
+            f"{num_rows} rows of {len(counts)} classes cannot be split into {num_rows - size} and {size}, "
+            "each with all classes: a class has only one row, or a part has fewer rows than there are "
+            "classes. Add rows, or set another fraction."
+        )
+    kept = _share(counts, num_rows - size, random)
+    drawn = _share(counts - kept, size, random)
+    parts = np.split(np.argsort(strata, kind="stable"), np.cumsum(counts)[:-1])
+    shuffled = [part[random.permutation(len(part))] for part in parts]
+    slices = zip(shuffled, kept, kept + drawn, strict=True)
+    return np.concatenate([part[start:end] for part, start, end in slices])
+
+
+def _share(counts: np.ndarray, size: int, random: np.random.RandomState) -> np.ndarray:
+    """Divide `size` among classes in proportion to their counts; the largest remainders are rounded up.
+
+    Of equal remainders, random ones are rounded up.
+    """
+    exact = counts / counts.sum() * size
+    shares = np.floor(exact).astype(np.int64)
+    remainders = exact - shares
+    for remainder in np.unique(remainders)[::-1]:
+        if not (missing := size - shares.sum()):
+            break
+        tied = np.flatnonzero(remainders == remainder)
+        shares[random.choice(tied, min(missing, len(tied)), replace=False)] += 1
+    return shares

@@ -27,35 +27,40 @@ class Rows(NamedTuple):
     test_rows: np.ndarray | None = None
 
 
+def _read(name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a packaged file; samples.md and yeast.md state the sources and licences."""
+    path = files("lossselect.data") / f"{name}.npz"
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+        return dict(data)
+
+
+def _read_sample(name: str) -> Rows:
+    data = _read(name)
+    names, columns = (tuple(data[key].tolist()) for key in ("class_names", "columns"))
+    return Rows(data["features"].astype(np.float64), data["labels"].astype(np.int64), names, columns)
+
+
 @cache
 def breast_cancer() -> Rows:
     """Return a binary set: 569 x 30 measurements of malignant or benign cells (Street et al., 1993)."""
-    from sklearn.datasets import load_breast_cancer
-
-    bunch = load_breast_cancer()
-    names = tuple(bunch.target_names.tolist())
-    return Rows(bunch.data, bunch.target, names, tuple(bunch.feature_names.tolist()))
+    return _read_sample("breast_cancer")
 
 
 @cache
 def digits() -> Rows:
     """Return a multiclass set: 1797 handwritten digits of 8 x 8 pixels (Alpaydin & Kaynak, 1998)."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return Rows(bunch.data, bunch.target, tuple(map(str, bunch.target_names)), tuple(bunch.feature_names))
+    return _read_sample("digits")
 
 
 @cache
 def yeast() -> Rows:
     """Return a multilabel set: 2417 genes x 103 measurements, 14 labels (Elisseeff & Weston, 2001).
 
-    The test rows are 0 to 916, as in the literature. yeast.md states the source of the file.
+    The test rows are 0 to 916, as in the literature.
     """
-    with files("lossselect.data").joinpath("yeast.npz").open("rb") as file, np.load(file) as data:
-        features, labels = data["features"], data["labels"]
-    columns = tuple(f"Att{i}" for i in range(1, 104))
-    return Rows(features / 1e6, labels, tuple(f"Class{i}" for i in range(1, 15)), columns, np.arange(917))
+    data = _read("yeast")
+    names, columns = (tuple(f"{word}{i + 1}" for i in range(n)) for word, n in (("Class", 14), ("Att", 103)))
+    return Rows(data["features"] / 1e6, data["labels"], names, columns, np.arange(917))
 
 
 DATASETS: dict[str, Callable[[], Rows]] = {"breast_cancer": breast_cancer, "digits": digits, "yeast": yeast}
@@ -119,14 +124,13 @@ def make_splits(
             if test is not None
             else f"{name} has no test split. Set data.test_fraction, for example data.test_fraction=0.2."
         )
-    remaining = np.arange(len(features))
-    if test is None:
-        remaining, test = split_in_two(remaining, labels, test_fraction, seed)
-    else:
-        remaining = np.setdiff1d(remaining, test)
-    split = {"train": remaining, "test": test}
+    split = {"train": np.arange(len(features))}
+    if test_fraction is not None:
+        split["train"], split["test"] = split_in_two(split["train"], labels, test_fraction, seed)
+    elif test is not None:
+        split |= {"train": np.setdiff1d(split["train"], test), "test": test}
     if val_fraction is not None:
-        split["train"], split["val"] = split_in_two(remaining, labels, val_fraction, seed)
+        split["train"], split["val"] = split_in_two(split["train"], labels, val_fraction, seed)
     train = split["train"]
     standardizer = Standardizer(columns).partial_fit(features[train])
     scales = fit_scales(scaling, standardizer, features[train].T)  # few rows

@@ -1,6 +1,7 @@
 """The files of a run folder, which may be missing or damaged if the run was killed."""
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 
 LOW, HIGH, ERROR = "_ci_low", "_ci_high", "_standard_error"
 """Ends of the names of the bounds of 95 % intervals, and of standard errors: "test/accuracy_ci_low"."""
+
+
+def find_run_folder(path: Path, is_run: Callable[[Path], bool]) -> Path:
+    """Return the run folder of a file in it or of its folder of checkpoints; any other path unchanged."""
+    is_part = path.is_file() or path.name == "checkpoints"
+    return next((parent for parent in path.parents if is_part and is_run(parent)), path)
 
 
 def read_metrics(folder: Path) -> dict[str, float | None]:

@@ -99,7 +99,7 @@ def has_loader(data: Any, split: str) -> bool:
 
 def decision_settings(config: DictConfig, module: Any, data: Any) -> dict[str, Any] | None:
     """Return the options of `fit_decision`, or None if there is nothing to fit or no validation split."""
-    options = to_plain(config).get("decision")
+    options = to_plain(config.decision) if config.get("decision") else None
     if not options or module._chunked or config.trainer.get("limit_val_batches") == 0:
         return None
     if "_target_" in config.data and not has_loader(data, "val"):

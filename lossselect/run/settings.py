@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
-from lossselect.chunked.options import check_topk_task, top_metric_names, topk_monitor
+from lossselect.chunked.options import check_topk_task, chunkable, top_metric_names, topk_monitor
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.losses.registry import row_options
 from lossselect.models.auto import EPOCHS
@@ -37,11 +38,11 @@ REPORT = {"importance": False, "importance_seconds": 60, "learning_curve": False
 STOPPING = frozenset({"lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.callbacks.Timer"})
 
 
+@cache
 def packaged_config(group: str, name: str) -> Any:
-    """Return the content of configs/GROUP/NAME.yaml."""
-    return OmegaConf.create(
-        (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
-    )
+    """Return the content of configs/GROUP/NAME.yaml, which cannot be changed."""
+    text = (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
+    return OmegaConf.create(text, flags={"readonly": True})
 
 
 def to_plain(config: DictConfig) -> Any:
@@ -149,7 +150,6 @@ def configured_head(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     """Return the head for `TaskModule`; "auto" is resolved by the number of outputs and the memory."""
-    from lossselect.chunked.loss import chunkable
     from lossselect.utils.devices import total_memory
 
     head = configured_head(config)

@@ -10,11 +10,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
 from lossselect.run.settings import RESERVED, STEP_OPTIONS
 from lossselect.utils.checks import check_options, first_line
+from lossselect.utils.devices import check_gpu
 
 DIVISORS = ("val_check_interval", "check_val_every_n_epoch")
 """Settings that Lightning divides by if they are integers; a fraction of an epoch is a float."""
@@ -43,10 +43,7 @@ def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
             f"trainer.strategy must start its processes with the program, got {strategy!r}, whose processes "
             "do not return the state of the run. Set trainer.strategy=ddp."
         )
-    if options.get("accelerator") in ("gpu", "cuda") and not _has_gpu():
-        raise ConfigError(
-            "No GPU was found. Set trainer=cpu, or remove trainer=... to use what is available."
-        )
+    check_gpu(options.get("accelerator"))
     try:
         # Lightning may accept a value of the wrong type here and fail on it later
         for name, value in options.items():
@@ -64,10 +61,6 @@ def trainer_on(device: torch.device) -> Trainer:
     """Return a trainer without a progress bar that evaluates and predicts on one device."""
     devices = 1 if device.index is None else [device.index]
     return build_trainer({"accelerator": device.type, "devices": devices, "enable_progress_bar": False})
-
-
-def _has_gpu() -> bool:
-    return CUDAAccelerator.is_available() or MPSAccelerator.is_available()
 
 
 def _has_type(value: Any, expected: Any) -> bool:

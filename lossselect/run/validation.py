@@ -5,7 +5,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lossselect.chunked.options import check_topk_task, choose_top_metrics
+from omegaconf import OmegaConf
+
+from lossselect.chunked.options import check_chunkable, check_topk_task, choose_top_metrics
 from lossselect.data.readers.litdata_index import check_index, check_installed, is_url
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.export.formats import FORMATS, check_weights_suffice, require
@@ -21,6 +23,7 @@ from lossselect.run.settings import (
     drop_none,
     find_chunked_conflict,
     is_sharded,
+    list_variants,
     loss_options,
     monitored_metrics,
     packaged_config,
@@ -164,8 +167,23 @@ def check_config(config: Mapping[str, Any]) -> None:
         from lossselect.training.mixup import make_mix
 
         make_mix(config["mix"])
-    if "optimizer" not in own:
-        _check_steps(config["optimizer"], config.get("scheduler"))
+    is_tested = _is_packaged(config, "optimizer") and _is_packaged(config, "scheduler")
+    if "optimizer" not in own and not is_tested:  # takes a second, as an optimizer imports torch's compiler
+        from lossselect.training.optimizers import check_steps
+
+        check_steps(config["optimizer"], config.get("scheduler"))
+
+
+def _is_packaged(config: Mapping[str, Any], group: str) -> bool:
+    """Return whether a group has the values of a packaged config, except for a valid learning rate."""
+    part = config.get(group) or {}
+    lr = part.get("lr")
+    is_valid = isinstance(lr, int | float) and lr >= 0
+    for name in list_variants(group):
+        whole = OmegaConf.create({"trainer": config["trainer"], group: packaged_config(group, name)})
+        if part == {key: lr if key == "lr" and is_valid else value for key, value in whole[group].items()}:
+            return True
+    return False
 
 
 def _require(condition: Any, message: str, error: type[Exception] = ConfigError) -> None:
@@ -202,8 +220,6 @@ def check_task_settings(
             "tunes the threshold. Remove one of them.",
         )
     if configured_head(config)["name"] == "chunked":
-        from lossselect.chunked.loss import check_chunkable
-
         check_topk_task(task)
         if name != "auto":
             check_chunkable(loss)
@@ -227,6 +243,9 @@ def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
 
 def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
     """Return the number of processes of a run, or of one job of a `sweep`; Lightning computes it."""
+    from lossselect.utils.devices import check_gpu
+
+    check_gpu(config["trainer"].get("accelerator"))  # before Lightning is imported
     from lossselect.run.trainer import build_trainer
 
     ranks = build_trainer(config["trainer"]).world_size
@@ -376,24 +395,3 @@ def check_data(data: Mapping[str, Any]) -> None:
     )
     for name in names:
         _require(data.get(name) != [], f"data.{name} must name at least one column or array, got [].")
-
-
-def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None:
-    """Take two steps with a weight of zeros: some invalid options raise only there."""
-    import torch
-
-    from lossselect.training.optimizers import make_optimizer, make_scheduler
-
-    weight = torch.zeros(2, 2, requires_grad=True)  # torch imports its compiler with the first optimizer
-    weight.grad = torch.ones(2, 2)
-    optimizer = make_optimizer(optimizer_spec, [("weight", weight)])
-    steps: list[Any] = [("optimizer", optimizer_spec, lambda: optimizer.step(lambda: 0.0))]
-    if scheduler_spec and "_target_" not in scheduler_spec:
-        scheduler: Any = make_scheduler(scheduler_spec, optimizer, monitor="val/loss")
-        value = [0.0] if scheduler_spec["name"] == "ReduceLROnPlateau" else []
-        steps.append(("scheduler", scheduler_spec, lambda: scheduler["scheduler"].step(*value)))
-    for kind, spec, step in steps * 2:
-        try:
-            step()
-        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-            raise ConfigError(f"A step of the {kind} with {dict(spec)} failed: {error}") from None

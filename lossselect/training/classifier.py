@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits, Observer
-from lossselect.chunked.loss import check_chunkable, chunked_loss
-from lossselect.chunked.options import check_topk_task, requires_counts
+from lossselect.chunked.options import check_chunkable, check_topk_task, requires_counts
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import Encoded, EncodedBatch
@@ -63,8 +62,7 @@ class Classifier(RecordsArguments, ModuleBase):
         batch_keys: The keys of inputs, target and weight in a batch (see `TaskModule`).
 
     Raises:
-        ConfigError: a setting does not fit the task, such as an unknown loss or an option that the loss does
-            not have.
+        ConfigError: a setting does not fit the task, such as an unknown loss or option.
         OptionTypeError: an argument has the wrong type.
 
     Example:
@@ -252,6 +250,8 @@ class Classifier(RecordsArguments, ModuleBase):
     ) -> tuple[Tensor, Tensor, Tensor | int]:
         """Return the loss of a batch, its numerator and its denominator; `observer` is for a chunked head."""
         if isinstance(logits, ChunkedLogits):
+            from lossselect.chunked.loss import chunked_loss  # which imports torch's compiler in a second
+
             return chunked_loss(self.criterion, logits, target, weight, observer)
         return compute_loss(self.criterion, self.task, logits, target, weight)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import optim
 from torch.optim import Optimizer, lr_scheduler
 
@@ -253,3 +254,24 @@ def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: 
         return cls(first, **options, **more)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{owner} cannot be built with {options}: {error}") from None
+
+
+def check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None:
+    """Take two steps with a weight of zeros, because some invalid options raise only there.
+
+    Raises:
+        ConfigError: as of `make_optimizer` and `make_scheduler`, or a step fails.
+    """
+    weight = torch.zeros(2, 2, requires_grad=True)
+    weight.grad = torch.ones(2, 2)
+    optimizer = make_optimizer(optimizer_spec, [("weight", weight)])
+    steps: list[Any] = [("optimizer", optimizer_spec, lambda: optimizer.step(lambda: 0.0))]
+    if scheduler_spec and "_target_" not in scheduler_spec:
+        scheduler: Any = make_scheduler(scheduler_spec, optimizer, monitor="val/loss")
+        value = [0.0] if scheduler_spec["name"] == "ReduceLROnPlateau" else []
+        steps.append(("scheduler", scheduler_spec, lambda: scheduler["scheduler"].step(*value)))
+    for kind, spec, step in steps * 2:
+        try:
+            step()
+        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            raise ConfigError(f"A step of the {kind} with {dict(spec)} failed: {error}") from None

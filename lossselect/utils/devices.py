@@ -1,5 +1,6 @@
 """Torch devices, their memory, and operations that avoid synchronisation or are deterministic."""
 
+import os
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -14,6 +15,12 @@ def parse_device(name: str) -> torch.device:
     """Return the device called `name`, for "auto" a GPU if there is one; ConfigError if it is not usable."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("gpu"):
+        name = name.replace("gpu", "cuda", 1)
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device={name} cannot be used, as no GPU was found. {why_no_gpu()} Otherwise, set device=cpu."
+        )
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -21,6 +28,30 @@ def parse_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"device={name} cannot be used: {reason.rstrip('.')}. Set device=auto.") from None
     return device
+
+
+def check_gpu(accelerator: Any) -> None:
+    """Raise ConfigError if the setting `trainer.accelerator` requires a GPU, and there is none."""
+    if accelerator in ("gpu", "cuda") and auto_device() == "cpu":
+        raise ConfigError(
+            f"No GPU was found. {why_no_gpu()} To train on the CPU, set trainer=cpu, or remove trainer=..."
+        )
+
+
+def why_no_gpu() -> str:
+    """Return why torch finds no GPU, and what to do about it."""
+    if not (torch.version.cuda or torch.version.hip):
+        return (
+            f"The installed PyTorch, {torch.__version__}, does not support GPUs. To use one, install PyTorch "
+            "with CUDA or ROCm (https://pytorch.org/get-started/locally/)."
+        )
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None:
+        return f"CUDA_VISIBLE_DEVICES={hidden!r} hides all GPUs. To use one, unset or change this variable."
+    return (
+        "Check that nvidia-smi (or rocm-smi) lists one, and that its driver is new enough for PyTorch "
+        f"{torch.__version__}."
+    )
 
 
 def auto_device() -> str:

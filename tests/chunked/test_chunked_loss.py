@@ -12,8 +12,8 @@ from torch import nn
 
 import lossselect as ls
 from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
-from lossselect.chunked.loss import chunkable, chunked_loss
-from lossselect.chunked.options import check_topk_task
+from lossselect.chunked.loss import chunked_loss
+from lossselect.chunked.options import check_topk_task, chunkable
 from lossselect.chunked.topk_metrics import TopKOutputs
 from lossselect.labels.sparse_labels import SparseLabels
 

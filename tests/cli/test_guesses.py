@@ -11,6 +11,8 @@ from paths import ROOT
 
 from lossselect.cli import main as cli
 from lossselect.cli.arguments import CHOICES, FLAGS, order_arguments
+from lossselect.exceptions import ConfigError
+from lossselect.utils.devices import parse_device
 
 GUESSES = [
     ("epochs=3", "Set trainer.max_epochs=3."),
@@ -225,11 +227,37 @@ def test_help_is_short(arguments, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("setting", ["trainer=gpu", "trainer=fsdp", "trainer.accelerator=cuda"])
-def test_a_gpu_that_is_not_there(setting, command, monkeypatch):
-    monkeypatch.setattr("lossselect.run.trainer._has_gpu", lambda: False)
-    message = "No GPU was found. Set trainer=cpu, or remove trainer=... to use what is available.\n"
-    assert command("task=binary", setting) == (1, "", message)
-    assert command("task=binary", setting, "explain=true") == (1, "", message)
+@pytest.mark.parametrize(
+    ("cuda", "visible", "reason"),
+    [
+        (None, None, "does not support GPUs. To use one, install PyTorch with CUDA"),
+        ("13.0", "", "CUDA_VISIBLE_DEVICES='' hides all GPUs."),
+        ("13.0", None, "Check that nvidia-smi (or rocm-smi) lists one"),
+    ],
+)
+def test_a_gpu_that_is_not_there(cuda, visible, reason, setting, command, monkeypatch):
+    monkeypatch.setattr("lossselect.utils.devices.auto_device", lambda: "cpu")
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    monkeypatch.setattr("torch.version.hip", None)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for more in ([], ["explain=true"]):
+        code, out, said = command("task=binary", setting, *more)
+        assert (code, out) == (1, "")
+        assert said.startswith("No GPU was found. ")
+        assert reason in said
+        assert said.endswith("To train on the CPU, set trainer=cpu, or remove trainer=...\n")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "gpu"])
+def test_a_device_that_is_not_there(name, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(
+        ConfigError, match=r"device=cuda\S* cannot be used, as no GPU was found.*set device=cpu"
+    ):
+        parse_device(name)
 
 
 def test_precisions_are_one_list(command):
@@ -261,7 +289,7 @@ def test_make_announces_the_installation(monkeypatch, capsys, tmp_path):
     commands = []
 
     def record(command, check):
-        commands.append((command[:4], capsys.readouterr().err))
+        commands.append((command, capsys.readouterr().err))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(make, "VENV", tmp_path)
@@ -270,7 +298,8 @@ def test_make_announces_the_installation(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(subprocess, "run", record)
     make.install("")
     ((command, announced),) = commands
-    assert command[1:] == ("-m", "pip", "install")
+    assert command[1:5] == ("-m", "pip", "--disable-pip-version-check", "install")
+    assert not {"-q", "--quiet"} & {*command}  # pip shows its progress
     assert announced.startswith("Installing into .venv, which takes a minute or two")
     assert "200 MB" in announced
     assert announced.count("\n") == 1

@@ -143,7 +143,9 @@ class TestFolders:
     def test_a_pattern_a_sweep_and_a_file_of_a_run(self, tmp_path):
         for path in ("sweep/0", "sweep/1", "lr1", "lr2"):
             write_run(tmp_path / path, metrics={})
-        words = [tmp_path / "lr*", tmp_path / "sweep", tmp_path / "lr1" / "metrics.json"]
+        (tmp_path / "lr1" / "checkpoints").mkdir()
+        parts = [tmp_path / "lr1" / "metrics.json", tmp_path / "lr1" / "checkpoints"]
+        words = [tmp_path / "lr*", tmp_path / "sweep", *parts]
         found = expand_runs([str(word) for word in words])
         assert [path.relative_to(tmp_path).as_posix() for path in found] == [
             "lr1",

@@ -72,6 +72,7 @@ class TestHydra:
             (compat_hydra.logging_config, "configure_logging"),
             (compat_hydra._instantiate2, "_resolve_target"),
             (compat_hydra.ConfigRepository, "initialize_sources"),
+            (compat_hydra.Hydra, "get_mode"),
         ):
             monkeypatch.setattr(owner, name, getattr(owner, name))
 
@@ -90,3 +91,14 @@ class TestHydra:
         monkeypatch.setattr(compat_hydra, "configure_log", None)
         with pytest.raises(UnsupportedError, match=r"does not support Hydra 1\.\S+: it could not check"):
             compat_hydra.install_checks(print, print, print)
+
+    def test_the_mode_of_a_config_or_an_override_is_found(self, tmp_path, command):
+        path = tmp_path / "configs" / "experiment" / "sweeps.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text("# @package _global_\nhydra: {mode: MULTIRUN}\n")
+        for given in (["hydra.mode=MULTIRUN"], ["--config-dir=configs", "experiment=sweeps"]):
+            code, out, said = command("task=binary", "check_only=true", *given)
+            assert code == 0, said
+            assert "task=binary check_only=true" in out  # printed above the plan of each job of a sweep
+        code, out, _ = command("task=binary", "check_only=true")
+        assert "task=binary check_only=true" not in out

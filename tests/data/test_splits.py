@@ -2,11 +2,15 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.model_selection import train_test_split
 from table_cases import NAN, numbers
 
 import lossselect as ls
 from lossselect.data.checks import check_splits
-from lossselect.data.splits import split_rows
+from lossselect.data.splits import split_in_two, split_rows
+from lossselect.data.toy import DATASETS
+from lossselect.exceptions import DataError
 from lossselect.tasks.registry import make_task
 
 
@@ -69,6 +73,44 @@ class TestSplitRows:
             match=r"3 rows \(0 of them reserved for training\) are too few for a test split of 0\.",
         ):
             split_rows(np.array([0, 0, 0]), {"test": 0.1}, 0, ("a",))
+
+
+class TestSplitInTwo:
+    @pytest.mark.parametrize("stratified", [True, False])
+    def test_the_rows_are_those_of_scikit_learn(self, stratified):
+        random = np.random.default_rng(0)
+        compared = 0
+        for seed in range(200):
+            num_rows, num_classes = random.integers(2, 600), random.integers(1, 12)
+            rows = np.sort(random.choice(1000, num_rows, replace=False))
+            strata = random.choice(num_classes, 1000, p=random.dirichlet(np.ones(num_classes))) - 1
+            size = random.uniform(0.01, 0.99) if seed % 2 else int(random.integers(1, num_rows))
+            classes = strata[rows] if stratified else None
+            try:
+                others, chosen = train_test_split(rows, test_size=size, random_state=seed, stratify=classes)
+            except ValueError:
+                with pytest.raises(DataError, match="cannot be split"):
+                    split_in_two(rows, strata if stratified else None, size, seed)
+                continue
+            split = split_in_two(rows, strata if stratified else None, size, seed)
+            assert split[0].tolist() == sorted(others)
+            assert split[1].tolist() == sorted(chosen)
+            compared += 1
+        assert compared > 100
+
+
+class TestBuiltInData:
+    @pytest.mark.parametrize(
+        ("name", "reference"), [("breast_cancer", load_breast_cancer), ("digits", load_digits)]
+    )
+    def test_the_files_equal_the_sets_of_scikit_learn(self, name, reference):
+        rows, expected = DATASETS[name](), reference()
+        assert np.array_equal(rows.features, expected.data)
+        assert rows.features.dtype == expected.data.dtype
+        assert np.array_equal(rows.labels, expected.target)
+        assert rows.labels.dtype == expected.target.dtype
+        assert rows.class_names == tuple(map(str, expected.target_names))
+        assert rows.columns == tuple(expected.feature_names)
 
 
 class TestChecks:

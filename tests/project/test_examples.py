@@ -51,7 +51,7 @@ def run(tmp_path):
         done = start(arguments, tmp_path, **variables)
         assert done.returncode == code, done.stderr
         if not code:
-            assert "Traceback" not in done.stderr
+            assert not re.search("Traceback|Warning|deprecated|litlogger|Tip", done.stderr), done.stderr
         return done.stdout + (done.stderr if code else "")
 
     yield run
@@ -183,9 +183,12 @@ def test_notebook(run, tmp_path):
         "import nbformat, nbclient; "
         f"notebook = nbformat.read({str(EXAMPLES / 'notebook.ipynb')!r}, 4); "
         "nbclient.NotebookClient(notebook, timeout=200).execute(cwd='.'); "
-        "print(*(part.get('text', '') for cell in notebook.cells for part in cell.get('outputs', [])))"
+        "parts = [part for cell in notebook.cells for part in cell.get('outputs', [])]; "
+        "print(*(part.get('text', '') for part in parts)); "
+        "print({part.get('name') for part in parts})"
     )
     out = run("-c", script)
+    assert "stderr" not in out.splitlines()[-1]  # no warnings
     for before in ("".join(cells[-2]["outputs"][0]["text"]), out):  # as it is stored, and as it is now
         for metric in ("f1_micro", "f1_macro"):
             tuned, untuned, constant = numbers(rf"{metric} +(\S+) +(\S+) +(\S+)", before)

@@ -91,6 +91,28 @@ print(found)
     assert run(code, tmp_path) == {words: (int(not succeeds & {*words}), set()) for words in commands}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["task=binary", "explain=true"],
+        ["task=multiclass", "check_only=true"],
+        ["task=multiclass", "optimizer=sgd", "optimizer.lr=0.2", "scheduler=plateau", "explain=json"],
+    ],
+)
+def test_a_plan_needs_neither_scikit_learn_nor_the_compiler(arguments, tmp_path):
+    code = f"""
+import sys
+from lossselect.cli.train import main
+sys.argv = ["train.py", *{arguments}]
+try:
+    main()
+except SystemExit as stopped:
+    assert not stopped.code
+print({{"sklearn", "scipy", "torch._dynamo", "lightning", "torchmetrics", "matplotlib"}} & {{*sys.modules}})
+"""
+    assert run(code, tmp_path) == set()
+
+
 def test_an_overview_needs_no_lightning(tmp_path):
     code = """
 import sys

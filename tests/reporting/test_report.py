@@ -420,6 +420,16 @@ class InOrder(Data):
         assert 'id="loss"' in (tmp_path / "report.html").read_text()
 
     @pytest.mark.parametrize(
+        "part", ["checkpoints", "checkpoints/last.ckpt", "logs/metrics.csv", "plan.json"]
+    )
+    def test_of_a_part_of_the_run_folder(self, part, tmp_path):
+        write_run(tmp_path)
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        (tmp_path / "checkpoints" / "last.ckpt").touch()
+        write_run_report(str(tmp_path / part))
+        assert (tmp_path / "report.html").is_file()
+
+    @pytest.mark.parametrize(
         "content", ['{"a": 1}', '{"lines": []}', '{"lines": [{"name": 1}]}', "5", "[1]", ""]
     )
     @pytest.mark.parametrize("name", ["plan.json", "metrics.json", "data.json", ".hydra/config.yaml"])

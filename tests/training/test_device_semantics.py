@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
 from lossselect.chunked.linear import ChunkedLinear
-from lossselect.chunked.loss import chunkable, chunked_loss
+from lossselect.chunked.loss import chunked_loss
+from lossselect.chunked.options import chunkable
 from lossselect.data.datamodule import TensorData
 from lossselect.data.splits import Splits
 from lossselect.labels.sparse_labels import SparseLabels

@@ -1,5 +1,7 @@
 """Train and test with configs/train.yaml: `sevenseg-train` or `python -m sevenseg.train`."""
 
+import logging
+import warnings
 from pathlib import Path
 
 import hydra
@@ -29,6 +31,8 @@ def main(config):
         scheduler=settings["scheduler"],
         bias_init="prior",
     )
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
+    warnings.filterwarnings("ignore", module="lightning")  # for example about loaders without workers
     trainer = L.Trainer(
         **settings["trainer"],
         logger=False,
