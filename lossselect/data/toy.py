@@ -120,9 +120,9 @@ def make_splits(
             else f"{name} has no test split. Set data.test_fraction, for example data.test_fraction=0.2."
         )
     remaining = np.arange(len(features))
-    if test is None:
+    if test_fraction is not None:
         remaining, test = split_in_two(remaining, labels, test_fraction, seed)
-    else:
+    elif test is not None:
         remaining = np.setdiff1d(remaining, test)
     train, val = split_in_two(remaining, labels, val_fraction, seed)
     standardizer = Standardizer(columns).partial_fit(features[train])
