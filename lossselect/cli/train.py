@@ -298,8 +298,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
         check_start(*start, module, trainer)
     decision = decision_settings(config, module, data)
     described = plan(module, data, describe_training(config, data, monitor, trainer), monitor, decision)
-    folder_lines = _prepare_folder(config, folder, start, writes)
-    folder_lines.append(Line("started", f"{record.started[:16].replace('T', ' ')} UTC"))
+    folder_lines = _prepare_folder(config, folder, start, writes, record.started)
     record.task = module.task.name
     described = Plan(described.title, [*described.lines, *folder_lines])
     print_renderable(described.summary())
@@ -379,14 +378,18 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
 
 
 def _prepare_folder(
-    config: DictConfig, folder: Path, start: tuple[Path, Mapping[str, Any]] | None, writes: bool
+    config: DictConfig,
+    folder: Path,
+    start: tuple[Path, Mapping[str, Any]] | None,
+    writes: bool,
+    started: str,
 ) -> "list[Line]":
     """Move the files of an earlier run out of the way; return the plan's lines about that and resuming."""
     from lossselect.reporting.plan import Line
     from lossselect.run.results import remove_results
     from lossselect.run.resume import keep_previous_run, settings_lines
 
-    lines = settings_lines(folder)
+    lines = settings_lines(folder, started)
     started_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
     if start is not None:
         why = "optimizer and scheduler keep the settings in the checkpoint"

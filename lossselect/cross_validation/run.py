@@ -70,7 +70,7 @@ def train_members(
     """
     members = list_members(config)
     configs = {member.name: member_config(config, member) for member in members}
-    data = _start(config, configs[members[0].name], folder, members)
+    data = _start(config, configs[members[0].name], folder, members, record.started)
     record.task = data.task.name if hasattr(data, "task") else str(config.task.name)
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     records: list[RunRecord] = []
@@ -89,7 +89,9 @@ def train_members(
     return _finish(config, folder, record, configs, records, data)
 
 
-def _start(config: DictConfig, first: DictConfig, folder: Path, members: Sequence[Member]) -> Any:
+def _start(
+    config: DictConfig, first: DictConfig, folder: Path, members: Sequence[Member], started: str
+) -> Any:
     """Print and write the plan of the run, and return the data of the first training."""
     if config.resume == "auto" and folder.is_dir():
         check_same_members(folder, members, config.folds)
@@ -97,7 +99,7 @@ def _start(config: DictConfig, first: DictConfig, folder: Path, members: Sequenc
     training = describe_training(config, data, monitor)
     described = plan(module, data, training, monitor, decision_settings(first, module, data))
     resumes = config.resume == "auto" and any((folder / member.name).is_dir() for member in members)
-    lines = settings_lines(folder)
+    lines = settings_lines(folder, started)
     if not resumes and (moved := keep_previous_run(folder)):
         text = f"the files of an earlier run in this folder were moved to {moved.name}"
         lines.append(Line("previous_run", text))

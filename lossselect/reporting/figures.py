@@ -166,7 +166,7 @@ def reliability(outcome: Outcome) -> Drawing:
     axes, bars = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.axline((0, 0), (1, 1), **DIAGONAL)
     base_task, task, colour = outcome.base_task, outcome.task, COLOURS[0]
-    stages = [("uncalibrated", task, colour, "o-")]
+    stages = [("probabilities", task, colour, "o-")]
     if base_task and (base_task.temperature, base_task.shift) != (task.temperature, task.shift):
         stages = [("before", base_task, COLOURS[1], "o--"), ("calibrated", task, colour, "o-")]
     drawn = []

@@ -60,9 +60,8 @@ def write_report(
         data = of_data.name
         overview = {"summary": [*summary_rows(of_data)], "tables": [*page_tables(of_data)]}
     facts = _identify(folder, lines, data)
-    nets: dict[str, Any] = {}
-    with suppress(*UNREADABLE, pl.exceptions.PolarsError):
-        nets = pl.read_csv(folder / "nets.csv").to_dict(as_series=False)
+    nets, trainings = (_read_table(folder / name) for name in ("nets.csv", "members.csv"))
+    trainings = {name: column for name, column in trainings.items() if "default_decision" not in name}
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
     extra = _bounds_columns(folder, values)
@@ -82,6 +81,7 @@ def write_report(
         pictures=_draw_pictures(folder, outcome, importance, curve),
         net_header=[*nets],
         nets=format_rows(nets),
+        trainings=(trainings, format_rows(trainings)),
         class_header=[*classes],
         classes=[*zip(*classes.values(), strict=True)],
         outcome=outcome,
@@ -93,6 +93,12 @@ def write_report(
     with atomic_write(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return folder / "report.html"
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    with suppress(OSError, pl.exceptions.PolarsError):  # missing or damaged
+        return pl.read_csv(path).to_dict(as_series=False)
+    return {}
 
 
 def _bounds_columns(folder: Path, metrics: Iterable[str]) -> dict[str, dict[str, str]]:

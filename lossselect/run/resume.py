@@ -100,13 +100,14 @@ def _check_shapes(checkpoint: Mapping[str, Any], module: TaskModule) -> None:
             )
 
 
-def settings_lines(folder: Path) -> list[Line]:
-    """Return the plan's lines about the settings of the command line and the run folder."""
+def settings_lines(folder: Path, started: str) -> list[Line]:
+    """Return the plan's lines about the command line, the run folder and the start, in UTC and ISO 8601."""
     # a previous_run.N has its settings only in its plan; unresolved, as ${oc.env:NAME} may be a secret
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return [
         Line("settings", " ".join(overrides), "from the command line"),
         Line("outputs", str(folder), "", "hydra.run.dir=FOLDER"),
+        Line("started", f"{started[:16].replace('T', ' ')} UTC"),
     ]
 
 
