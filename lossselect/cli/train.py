@@ -8,10 +8,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -49,7 +48,7 @@ from lossselect.utils.terminal import prepare_streams, print_safely
 from lossselect.utils.warnings import ignore_warnings, warn
 
 if TYPE_CHECKING:
-    from lossselect.reporting.plan import Line
+    pass
 
 
 START = """\
@@ -283,7 +282,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
         save_plan,
         save_predictions,
     )
-    from lossselect.run.resume import check_start, continue_log, resume_path
+    from lossselect.run.resume import check_start, continue_log, prepare_folder, resume_path
     from lossselect.run.trainer import convert_start_errors
     from lossselect.training.checkpoints.content import read_checkpoint
 
@@ -298,7 +297,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
         check_start(*start, module, trainer)
     decision = decision_settings(config, module, data)
     described = plan(module, data, describe_training(config, data, monitor, trainer), monitor, decision)
-    folder_lines = _prepare_folder(config, folder, start, writes, record.started)
+    folder_lines = prepare_folder(folder, start, writes, bool(config.resume), record.started)
     record.task = module.task.name
     described = Plan(described.title, [*described.lines, *folder_lines])
     print_renderable(described.summary())
@@ -375,34 +374,3 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
         record.metric = task_monitor(to_plain(config), module.task)
         record.mode, record.value = best_mode(record.metric), results.get(record.metric)
     return record.value
-
-
-def _prepare_folder(
-    config: DictConfig,
-    folder: Path,
-    start: tuple[Path, Mapping[str, Any]] | None,
-    writes: bool,
-    started: str,
-) -> "list[Line]":
-    """Move the files of an earlier run out of the way; return the plan's lines about that and resuming."""
-    from lossselect.reporting.plan import Line
-    from lossselect.run.results import remove_results
-    from lossselect.run.resume import keep_previous_run, settings_lines
-
-    lines = settings_lines(folder, started)
-    started_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
-    if start is not None:
-        why = "optimizer and scheduler keep the settings in the checkpoint"
-        if not started_here:
-            why += "; the best checkpoint is chosen among the epochs from here on"
-        text = f"from {start[0]}, after {start[1]['global_step']} steps"
-        lines.append(Line("resumed", text, why, "resume=null"))
-    elif config.resume:
-        lines.append(Line("resumed", f"no: there is no checkpoint in {folder / 'checkpoints'} yet"))
-    if writes:
-        if not started_here and (moved := keep_previous_run(folder)):
-            lines.append(
-                Line("previous_run", f"the files of an earlier run in this folder were moved to {moved.name}")
-            )
-        remove_results(folder)
-    return lines

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from lossselect.compat.lightning import reopen_tensorboard
 from lossselect.exceptions import CheckpointError, ConfigError
 from lossselect.reporting.plan import Line
-from lossselect.run.results import RESULTS
+from lossselect.run.results import RESULTS, remove_results
 from lossselect.run.settings import is_member
 from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
 from lossselect.training.checkpoints.validation import check_resumable, check_states
@@ -109,6 +109,41 @@ def settings_lines(folder: Path, started: str) -> list[Line]:
         Line("outputs", str(folder), "", "hydra.run.dir=FOLDER"),
         Line("started", f"{started[:16].replace('T', ' ')} UTC"),
     ]
+
+
+def prepare_folder(
+    folder: Path,
+    start: tuple[Path, Mapping[str, Any]] | None,
+    writes: bool,
+    resumes: bool,
+    started: str,
+) -> list[Line]:
+    """Move the files of an earlier run out of the way; return the plan's lines about that and resuming.
+
+    Args:
+        folder: The run folder.
+        start: The checkpoint to start from and its content, or None.
+        writes: Whether this process writes the files of the run.
+        resumes: Whether the run resumes if it can.
+        started: The start, in UTC and ISO 8601.
+    """
+    lines = settings_lines(folder, started)
+    started_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
+    if start is not None:
+        why = "optimizer and scheduler keep the settings in the checkpoint"
+        if not started_here:
+            why += "; the best checkpoint is chosen among the epochs from here on"
+        text = f"from {start[0]}, after {start[1]['global_step']} steps"
+        lines.append(Line("resumed", text, why, "resume=null"))
+    elif resumes:
+        lines.append(Line("resumed", f"no: there is no checkpoint in {folder / 'checkpoints'} yet"))
+    if writes:
+        if not started_here and (moved := keep_previous_run(folder)):
+            lines.append(
+                Line("previous_run", f"the files of an earlier run in this folder were moved to {moved.name}")
+            )
+        remove_results(folder)
+    return lines
 
 
 def keep_previous_run(folder: Path) -> Path | None:
