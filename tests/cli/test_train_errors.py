@@ -127,7 +127,7 @@ MISTAKES = [
         ["task=multilabel", "loss.weight=[1,2,3]"],
         "shape (14,) for multilabel with 14 labels, got shape (3,)",
     ),
-    (["task=binary", "data.val_fraction=.001"], "455 rows cannot be split with a size of 0.001"),
+    (["task=binary", "data.val_fraction=.001"], "455 rows of 2 classes cannot be split into 454 and 1"),
     (["task=binary", "data.test_fraction=null"], "breast_cancer has no test split. Set data.test_fraction"),
     (["task=binary", "hydra.run.dir=/proc/none/x"], "/proc/none"),
     # sweeps
