@@ -125,37 +125,19 @@ def _finish(
     names = dict.fromkeys(name for metrics in values.values() for name in metrics)
     means = {name: mean_of([metrics.get(name) for metrics in values.values()]) for name in names}
     _save_members(folder, configs, values, means, records)
-    results = {name: mean.mean for name, mean in means.items()}
-    checkpoints = {name: folder / name / "checkpoints" / "best.ckpt" for name in configs}
-    average = folder / "checkpoints" / "best.ckpt"
-    counts = data.counts["train"] + data.counts["val"] if config.folds else None
-    content = save_average(checkpoints, average, counts)
-    outcome, averaged = None, None
-    if content is None:
+    averaged = _average(config, folder, configs, data)
+    results, outcome, tested = {name: mean.mean for name, mean in means.items()}, None, dict[str, float]()
+    if averaged is None:
         print("Your own nets, and those with a chunked head, are not averaged.")
-    else:
-        changed = {"metrics": build_metrics(config)} if "metrics" in content["not_plain"] else {}
-        module = load_trained(str(average), content, None, evaluates=True, **changed)
-        averaged = module, build_data(next(iter(configs.values())))
+    elif has_loader(data, "test"):
+        trainer = trainer_on(_device(config))
+        tested, outcome = evaluate_test(trainer, *averaged, folder, datamodule=averaged[1], verbose=False)
+        save_predictions(trainer, *averaged, None, folder)
+        # the test metrics are those of the average, which have no standard error
         results = {name: value for name, value in results.items() if not name.startswith("test/")}
-        device = parse_device("cpu" if config.trainer.get("accelerator") == "cpu" else "auto")
-        if has_loader(data, "test"):
-            trainer = trainer_on(device)
-            arguments = {"datamodule": averaged[1], "verbose": False}
-            tested, outcome = evaluate_test(trainer, module, averaged[1], folder, **arguments)
-            results |= tested
-            save_predictions(trainer, module, averaged[1], None, folder)
-        if config.folds:
-            with ignore_warnings("duplicate_rows", "rare_class"):
-                splits = {name: load_data(config).splits for name, config in configs.items()}
-            save_out_of_fold(folder, module.task, checkpoints, splits, device)
-    errors = {
-        name + ERROR: mean.error
-        for name, mean in means.items()
-        if name in results and (name.startswith("val/") or content is None) and not math.isnan(mean.error)
-    }
-    save_metrics({**results, **errors}, folder, outcome)
-    _print_results(means, results if content is not None else {})
+    errors = {name + ERROR: means[name].error for name in results if not math.isnan(means[name].error)}
+    save_metrics({**results, **tested, **errors}, folder, outcome)
+    _print_results(means, tested)
     if options := report_options(config.report):
         from lossselect.reporting.importance import compute_importance
         from lossselect.reporting.page import write_report
@@ -165,13 +147,36 @@ def _finish(
             importance = compute_importance(*averaged, options["importance_seconds"], config.seed)
             importance.save(folder)
         write_report(folder, outcome, importance=importance)
-    first = records[0]
-    record.metric, record.mode = first.metric, first.mode
-    record.value = None if (value := mean_of([r.value for r in records]).mean) != value else value
-    record.fit_seconds = round(sum(r.fit_seconds or 0 for r in records), 3)
-    found = [name for name in FILES if (folder / name).is_file()]
-    print_safely(f"Saved in {folder}: {', '.join(found)}")
+    known = [value for each in records if (value := each.value) is not None]
+    record.metric, record.mode = records[0].metric, records[0].mode
+    record.value = mean_of(known).mean if known else None
+    record.fit_seconds = round(sum(each.fit_seconds or 0 for each in records), 3)
+    print_safely(f"Saved in {folder}: {', '.join(name for name in FILES if (folder / name).is_file())}")
     return averaged
+
+
+def _average(
+    config: DictConfig, folder: Path, configs: Mapping[str, DictConfig], data: Any
+) -> tuple[Any, Any] | None:
+    """Write the checkpoint of the average and the out-of-fold predictions; return its module and its data."""
+    checkpoints = {name: folder / name / "checkpoints" / "best.ckpt" for name in configs}
+    path = folder / "checkpoints" / "best.ckpt"
+    content = save_average(
+        checkpoints, path, data.counts["train"] + data.counts["val"] if config.folds else None
+    )
+    if content is None:
+        return None
+    changed = {"metrics": build_metrics(config)} if "metrics" in content["not_plain"] else {}
+    module = load_trained(str(path), content, None, evaluates=True, **changed)
+    if config.folds:
+        with ignore_warnings("duplicate_rows", "rare_class"):  # each training has issued them
+            splits = {name: load_data(each).splits for name, each in configs.items()}
+        save_out_of_fold(folder, module.task, checkpoints, splits, _device(config))
+    return module, build_data(next(iter(configs.values())))
+
+
+def _device(config: DictConfig) -> Any:
+    return parse_device("cpu" if config.trainer.get("accelerator") == "cpu" else "auto")
 
 
 FILES = (

@@ -32,7 +32,7 @@ def read_metrics(folder):
 
 
 def test_folds_of_a_table(command, call, wine):
-    code, out, err = command(*TABLE, *SHORT, "folds=3")
+    code, out, err = command(*TABLE, *SHORT, "folds=3", "report.importance=true")
     assert (code, err) == (0, "")
     assert "3 folds, 3 trainings with the same test rows" in out
     run, names = wine / "run", [f"fold_{k}" for k in range(3)]
@@ -61,6 +61,10 @@ def test_folds_of_a_table(command, call, wine):
     accuracy = (test["target"] == test["prediction"]).mean()
     assert metrics["test/accuracy"] == pytest.approx(accuracy)
 
+    page = (run / "report.html").read_text()
+    assert ">Trainings<" in page
+    assert f"± {metrics['val/loss_standard_error']:.4f}" in page
+    assert pl.read_csv(run / "importance.csv")["column"].len() == 13
     record, members = read_record(run), pl.read_csv(run / "members.csv")
     assert (record.metric, record.value) == ("val/loss", pytest.approx(np.mean(values)))
     assert members["training"].to_list() == [*names, "mean", "standard error"]
@@ -188,6 +192,7 @@ def test_check_only_writes_nothing(command, tmp_path):
         (["repeats=2", "seed=4294967295"], "got 4294967296"),
         (["folds=3", "+data._target_=own.Data"], "requires data=table, data=arrays or built-in data"),
         (["folds=3", "export=onnx", "+model._target_=own.build"], "export is not available with folds"),
+        (["folds=3", "report.learning_curve=true"], "learning_curve is not available with folds or repeats"),
         (["folds=2", "trainer.devices=2", "trainer.accelerator=cpu"], "would use 2 processes"),
     ],
 )
