@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lossselect.data.splits import Splits, group_folds, stratify
+from lossselect.data.stratification import divide_rows
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import shorten
@@ -92,17 +93,16 @@ def _only_units(
 
 
 def _row_folds(rows: np.ndarray, strata: np.ndarray | None, num_folds: int, seed: int) -> list[np.ndarray]:
-    from sklearn.model_selection import KFold, StratifiedKFold
-
-    kind: Any = StratifiedKFold
     classes = None if strata is None else strata[rows]
     if classes is not None and classes.ndim == 2:
-        from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+        parts = divide_rows(classes, np.full(num_folds, 1 / num_folds), seed)
+        return [rows[parts == fold] for fold in range(num_folds)]
+    from sklearn.model_selection import KFold, StratifiedKFold
 
-        kind = MultilabelStratifiedKFold
-    elif classes is None or np.unique(classes, return_counts=True)[1].max() < num_folds:
-        kind, classes = KFold, None
-    splitter = kind(n_splits=num_folds, shuffle=True, random_state=seed)
+    if classes is None or np.unique(classes, return_counts=True)[1].max() < num_folds:
+        splitter: Any = KFold(num_folds, shuffle=True, random_state=seed)
+    else:
+        splitter = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about classes with fewer rows than folds
         return [np.sort(rows[fold]) for _, fold in splitter.split(rows, classes)]

@@ -13,6 +13,7 @@ import polars as pl
 from torch import Tensor
 
 from lossselect.data.preprocessing.table_rows import TableRows
+from lossselect.data.stratification import divide_rows
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import SPLIT_NAMES, shorten
@@ -290,15 +291,13 @@ def split_in_two(
     rows: np.ndarray, strata: np.ndarray | None, size: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the remaining rows and a chosen fraction or number of rows, sorted; stratified if `strata`."""
+    count = math.ceil(size * len(rows)) if isinstance(size, float) else int(size)
     if strata is not None and strata.ndim == 2:
-        from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
-
-        splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
-        others, chosen = (rows[index] for index in next(splitter.split(rows, strata[rows])))
+        shares = np.array([len(rows) - count, count]) / len(rows)
+        chosen = rows[divide_rows(strata[rows], shares, seed) == 1]
     else:
-        count = math.ceil(size * len(rows)) if isinstance(size, float) else int(size)
         chosen = rows[_draw_rows(len(rows), count, None if strata is None else strata[rows], seed)]
-        others = np.setdiff1d(rows, chosen)
+    others = np.setdiff1d(rows, chosen)
     return np.sort(others), np.sort(chosen)
 
 
