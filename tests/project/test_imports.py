@@ -95,6 +95,7 @@ print(found)
     "arguments",
     [
         ["task=binary", "explain=true"],
+        ["task=multilabel", "explain=true"],
         ["task=multiclass", "check_only=true"],
         ["task=multiclass", "optimizer=sgd", "optimizer.lr=0.2", "scheduler=plateau", "explain=json"],
     ],
