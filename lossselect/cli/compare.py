@@ -7,9 +7,9 @@ import json
 import re
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import announce, print_errors_in_one_line, print_warnings_in_one_line
 from lossselect.exceptions import ConfigError
@@ -100,14 +100,14 @@ def print_comparison(comparison: "Comparison") -> None:
     for error, failed in comparison.table.errors().items():
         print_safely(f"{shorten(failed)}: {error}")
     if comparison.intervals:
-        names = [*dict.fromkeys(name for values in comparison.intervals.values() for name in values)]
+        names = _shown(comparison.intervals.values())
         rows = [
             [run, *(f"{v[n].value:.3f} [{v[n].low:.3f}, {v[n].high:.3f}]" if n in v else "" for n in names)]
             for run, v in comparison.intervals.items()
         ]
         print_table("Test rows of each run: value [95 % interval]", rows, ["", *names])
     if comparison.differences:
-        names = [*dict.fromkeys(name for _, values in comparison.differences.values() for name in values)]
+        names = _shown(values for _, values in comparison.differences.values())
         rows = [
             [run, str(count), *(f"{v[n].value:+.3f}, p={v[n].p:.3f}" if n in v else "" for n in names)]
             for run, (count, v) in comparison.differences.items()
@@ -116,3 +116,8 @@ def print_comparison(comparison: "Comparison") -> None:
         print_table(sanitize(title), rows, ["", "rows", *names])
     for note in comparison.notes:
         print_safely(note)
+
+
+def _shown(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the metrics that fit on a console; the page also has F1 of a positive class."""
+    return [name for name in dict.fromkeys(name for values in metrics for name in values) if name != "f1"]

@@ -10,7 +10,6 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -46,10 +45,6 @@ from lossselect.utils.checks import as_list
 from lossselect.utils.redaction import record_environment
 from lossselect.utils.terminal import prepare_streams, print_safely
 from lossselect.utils.warnings import ignore_warnings, warn
-
-if TYPE_CHECKING:
-    pass
-
 
 START = """\
 Set the task; everything else has a default. Try it on a built-in data set:
@@ -294,7 +289,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
     writes = is_first_process() and not smoke_test
     start = resume_path(config.resume, folder)
     if start is not None:
-        check_start(*start, module, trainer)
+        check_start(*start, module, data, trainer)
     decision = decision_settings(config, module, data)
     described = plan(module, data, describe_training(config, data, monitor, trainer), monitor, decision)
     folder_lines = prepare_folder(folder, start, writes, bool(config.resume), record.started)

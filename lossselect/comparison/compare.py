@@ -13,8 +13,8 @@ from lossselect.comparison.predictions import read_predictions, shared_rows
 from lossselect.comparison.runs import Run
 from lossselect.comparison.table import Table, make_tables
 from lossselect.exceptions import DataError
-from lossselect.reporting.intervals import Difference, Interval, Predictions, differences, intervals
 from lossselect.reporting.run_files import UNREADABLE
+from lossselect.reporting.statistics import Difference, Interval, Predictions, differences, intervals
 
 TOLERANCE = 1e-3
 """Maximum difference of a metric from metrics.json."""

@@ -10,8 +10,8 @@ from lossselect.comparison.compare import Comparison
 from lossselect.comparison.table import Table
 from lossselect.reporting import figures
 from lossselect.reporting.html import figure_to_svg, inline, render
-from lossselect.reporting.intervals import Predictions
 from lossselect.reporting.run_files import read_log
+from lossselect.reporting.statistics import Predictions
 from lossselect.utils.names import shorten_names
 
 BINS = 15

@@ -10,7 +10,7 @@ import polars as pl
 
 from lossselect.exceptions import DataError
 from lossselect.reporting.formulas import escape_formula
-from lossselect.reporting.intervals import Predictions
+from lossselect.reporting.statistics import Predictions
 
 
 def read_predictions(folder: Path) -> Predictions:

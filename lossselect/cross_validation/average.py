@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossselect.models.average import Average
 from lossselect.models.nets import make_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, make_task
@@ -31,7 +30,8 @@ def save_average(
 ) -> dict[str, Any] | None:
     """Write a checkpoint that predicts the mean of the probabilities of others, and return its content.
 
-    Its thresholds and class factors are the means of theirs (see `mean_decision`).
+    Its thresholds and class factors are the means of theirs (see `mean_decision`). If calibration has removed
+    the shift of a weighted loss, its loss is cross-entropy without weights.
 
     Args:
         checkpoints: The checkpoints, by names of their nets.
@@ -46,29 +46,31 @@ def save_average(
     if not all(map(is_averageable, contents.values())):
         return None
     specs = {name: {**content["arguments"]["net"]} for name, content in contents.items()}
-    width = {spec.pop("num_features") for spec in specs.values()}.pop()
+    width, *_ = [spec.pop("num_features") for spec in specs.values()]
     spec = {"name": "average", "num_features": width, "nets": specs}
     tasks = [make_task(**content["task"]) for content in contents.values()]
     task = mean_decision(tasks)
-    net: Any = make_net(spec, task)
-    assert isinstance(net, Average)
+    net: Any = make_net(spec, task)  # an `Average`
     net.set_calibration(tasks)
     weights = {f"net.{name}": value for name, value in net.state_dict().items()}
     for name, content in contents.items():
         for key, value in content["state_dict"].items():
             if key.startswith("net."):
                 weights[f"net.nets.{name}.{key.removeprefix('net.')}"] = value
-    base = first["base_task"] and replace(make_task(**first["base_task"]), temperature=1.0, shift=0.0)
+    base, arguments = first["base_task"], {**first["arguments"], "net": spec}
     content = {key: value for key, value in first.items() if key not in LEFT_OUT}
     content |= {
         "task": task.to_dict(),
-        "base_task": base and base.to_dict(),
-        "arguments": {**first["arguments"], "net": spec},
+        "base_task": base and {**base, "temperature": 1.0, "shift": 0.0},
+        "arguments": arguments,
         "state_dict": weights,
         "buffers": [f"net.{name}" for name, _ in net.named_buffers()],
     }
     if counts is not None:
         content |= {"counts": counts.to_dict(), "loss": None}  # the loss is built from the counts
+    if any(task.shift != 0 for task in tasks):
+        # the logits of the average are those of a loss without weights, whose default decision is another one
+        content |= {"base_task": None, "loss": None, "arguments": {**arguments, "loss": "cross_entropy"}}
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path) as temporary:
         torch.save(content, temporary)
@@ -76,9 +78,9 @@ def save_average(
 
 
 def mean_decision(tasks: Sequence[Task]) -> Task:
-    """Return the task whose decision is the mean of those of tasks, and whose logits are calibrated.
+    """Return the task whose decision is the mean of those of K tasks, and whose logits are calibrated.
 
-    Thresholds are averaged as log-odds, class factors as logarithms.
+    The threshold of each output is sigmoid(mean_k logit(t_k)), the factor of each class exp(mean_k log f_k).
     """
     changed: dict[str, Any] = {"temperature": 1.0, "shift": 0.0}
     first = tasks[0]

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lossselect.exceptions import ConfigError
-from lossselect.run.settings import Member, is_member, list_members, report_options
+from lossselect.run.settings import Member, is_member, list_members, packaged_config, report_options
 from lossselect.utils.checks import check_int
 
 MAX_SEED = 2**32 - 1
@@ -58,7 +58,9 @@ def _check_data(data: Mapping[str, Any], folds: int, overrides: Iterable[str]) -
         )
     names = ("val_path", "val_fold", "time")
     used = [name for name in names if data.get(name) is not None]
-    used += ["val_fraction"] if any(o.lstrip("+").startswith("data.val_fraction=") for o in overrides) else []
+    is_typed = any(override.lstrip("+").startswith("data.val_fraction=") for override in overrides)
+    default = packaged_config("data", data["name"]).val_fraction
+    used += ["val_fraction"] if is_typed or data["val_fraction"] != default else []
     if used:
         why = "would train on rows that are later than the validation rows" if used[0] == "time" else ""
         why = why or "draws the validation rows from all rows that are not test rows"

@@ -46,6 +46,12 @@ from lossselect.utils.devices import parse_device
 from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import ignore_warnings
 
+FILES = (
+    *("checkpoints/best.ckpt", "metrics.json", "members.csv", "out_of_fold.csv", "predictions.csv"),
+    *("per_class.csv", "confusion_matrix.csv", "importance.csv", "report.html"),
+)
+"""The files that are named at the end of a run."""
+
 Train = Callable[[DictConfig, Path, RunRecord], float | None]
 
 
@@ -126,9 +132,11 @@ def _finish(
     means = {name: mean_of([metrics.get(name) for metrics in values.values()]) for name in names}
     _save_members(folder, configs, values, means, records)
     averaged = _average(config, folder, configs, data)
-    results, outcome, tested = {name: mean.mean for name, mean in means.items()}, None, dict[str, float]()
+    results = {name: mean.mean for name, mean in means.items()}
+    tested: dict[str, float] = {}
+    outcome = None
     if averaged is None:
-        print("Your own nets, and those with a chunked head, are not averaged.")
+        print("Your own nets and modules, and nets with a chunked head, are not averaged.")
     elif has_loader(data, "test"):
         trainer = trainer_on(_device(config))
         tested, outcome = evaluate_test(trainer, *averaged, folder, datamodule=averaged[1], verbose=False)
@@ -177,13 +185,6 @@ def _average(
 
 def _device(config: DictConfig) -> Any:
     return parse_device("cpu" if config.trainer.get("accelerator") == "cpu" else "auto")
-
-
-FILES = (
-    *("checkpoints/best.ckpt", "metrics.json", "members.csv", "out_of_fold.csv", "predictions.csv"),
-    *("per_class.csv", "confusion_matrix.csv", "importance.csv", "report.html"),
-)
-"""The files that are named at the end of a run."""
 
 
 def _save_members(

@@ -1,6 +1,7 @@
 """Lightning data module of rows in memory."""
 
 import os
+import zlib
 from typing import Any
 
 import torch
@@ -112,10 +113,16 @@ class TensorData(LightningDataModule):
         """Return the loader of the test split."""
         return self.test_dataloader()
 
+    @property
+    def train_digest(self) -> int:
+        """Checksum of the indices of the training rows, by which other rows are recognised."""
+        return zlib.crc32(self.splits.rows["train"].numpy().tobytes())
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the preparation of features and labels, the batch size and the order, for the checkpoint."""
+        """Return the preparation, the batch size, and order and checksum of the rows, for the checkpoint."""
         order = {"shuffle_seed": self.seed, "shuffle_in_chunks": self.in_chunks}
-        return {**self.splits.preparation, "batch_size": self.batch_size, **order}
+        rows = {"train_rows": self.train_digest}
+        return {**self.splits.preparation, "batch_size": self.batch_size, **order, **rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the order of the rows; the preparation is fitted again, to the same training split."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossselect.data.splits import Splits, group_folds, stratify
+from lossselect.data.splits import Splits, group_folds, rarest_labels, stratify
 from lossselect.data.stratification import divide_rows
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -17,7 +17,11 @@ from lossselect.utils.warnings import warn
 
 
 def take_fold(splits: Splits, num_folds: int, fold: int, seed: int) -> Splits:
-    """Return splits whose validation rows are one fold of the training rows; see `draw_folds`."""
+    """Return splits whose validation rows are one fold of the training rows; see `draw_folds`.
+
+    Raises:
+        DataError: fewer rows or groups than folds.
+    """
     rows = splits.rows["train"].numpy()
     labels = splits.labels
     values: Any = labels.select(rows) if isinstance(labels, SparseLabels) else labels[rows]
@@ -26,8 +30,8 @@ def take_fold(splits: Splits, num_folds: int, fold: int, seed: int) -> Splits:
     train = np.setdiff1d(np.arange(len(rows)), folds[fold])
     others = {split: part for split, part in splits.rows.items() if split != "train"}
     chosen = {"train": torch.from_numpy(rows[train]), "val": torch.from_numpy(rows[folds[fold]])}
-    kind = "whole groups, " if groups is not None else ""
-    method = f"validation rows: fold {fold} of {num_folds} ({kind}stratified by label)"
+    kind = " (whole groups)" if groups is not None else ""
+    method = f"validation rows: fold {fold} of {num_folds}{kind}"
     method = f"{splits.method}; {method}" if splits.method else method
     return replace(splits, rows={**chosen, **others}, method=method)
 
@@ -66,7 +70,7 @@ def draw_folds(
         )
     if groups is None:
         return _row_folds(rows, strata, num_folds, seed)
-    folds = group_folds(rows, groups, strata, num_folds, seed)
+    folds = group_folds(rows, groups, rarest_labels(strata), num_folds, seed)
     return folds if len(folds) == num_folds else group_folds(rows, groups, None, num_folds, seed)
 
 

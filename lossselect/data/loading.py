@@ -19,7 +19,11 @@ class LoadedData(NamedTuple):
     counts: "dict[str, LabelCounts]"
 
     def take_fold(self, num_folds: int, fold: int, seed: int) -> "LoadedData":
-        """Return the data with a fold of the training rows as validation rows; see `draw_folds`."""
+        """Return the data with a fold of the training rows as validation rows; see `draw_folds`.
+
+        Raises:
+            DataError: fewer rows or groups than folds, or `check_splits` raises it.
+        """
         from lossselect.data.checks import check_splits
         from lossselect.data.folds import take_fold
 

@@ -60,7 +60,7 @@ class Splits:
         overview: The columns of the file, as `describe_columns` returns them.
         scaling: How numbers are scaled, a name in `SCALINGS`; "" for a sparse matrix.
         in_chunks: Whether the training rows are shuffled in chunks, because they may not fit into memory.
-        groups: The group of each row that is in the file of the training rows, or None.
+        groups: The group of each row (N,), or None.
     """
 
     name: str
@@ -190,9 +190,7 @@ def _split_groups(
     names: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """Return the rows of each split: unions of stratified folds of whole groups."""
-    if strata is not None and strata.ndim == 2:  # the rarest label of each row
-        rarity = np.where(strata == 1, strata.sum(0), len(strata) + 1)
-        strata = np.where(strata.any(1), rarity.argmin(1), -1)
+    strata = rarest_labels(strata)
     pinned = np.zeros(len(groups), dtype=bool)
     if strata is not None:
         pinned = np.isin(groups, _groups_of_rare_classes(groups, strata, len(fractions), names))
@@ -218,6 +216,14 @@ def _split_groups(
             count -= len(splits[split])
             remaining = np.concatenate([remaining[:0], *folds])  # there may be only pinned rows left
     return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), remaining])), **splits}
+
+
+def rarest_labels(strata: np.ndarray | None) -> np.ndarray | None:
+    """Return the rarest label (N,) of each row of 0/1 (N, L), -1 without labels; others unchanged."""
+    if strata is None or strata.ndim == 1:
+        return strata
+    rarity = np.where(strata == 1, strata.sum(0), len(strata) + 1)
+    return np.where(strata.any(1), rarity.argmin(1), -1)
 
 
 def group_folds(

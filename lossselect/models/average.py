@@ -34,7 +34,7 @@ class Average(nn.Module):
         self.register_load_state_dict_post_hook(_check_temperatures)
 
     def set_calibration(self, tasks: Sequence[Task]) -> None:
-        """Use the shift and the temperature of the task of each net."""
+        """Use the shift and the temperature of the task of each net, numbers or (num_probabilities,)."""
         for k, task in enumerate(tasks):
             self.shifts[k] = torch.tensor(task.shift)
             self.temperatures[k] = torch.tensor(task.temperature)

@@ -34,7 +34,8 @@ class Importance:
         loss: The loss without a permutation.
         total: The number of columns.
         seconds: The time limit.
-        increases: The increase of the loss of each permutation by column, for those within the time limit.
+        increases: The increase of the loss of each permutation by column; without the columns that were not
+            reached within the time limit.
     """
 
     split: str
@@ -124,4 +125,4 @@ def _compute_loss(module: Any, inputs: Tensor, target: Tensor, weights: Tensor |
             _, numerator, denominator = module._compute_loss(module.compute_logits(features), labels, weight)
             total, count = total + float(numerator), count + float(denominator)
     module.train(was_training)
-    return total / count
+    return total / count if count else float("nan")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lossselect.metrics.calibration_error import calibration_error, sum_in_bins
-from lossselect.reporting.intervals import Interval, Predictions, metric_intervals
+from lossselect.reporting.statistics import Interval, Predictions, metric_intervals
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 MAX_ALIKE = 3

@@ -233,8 +233,8 @@ def _make_outcome(
 
 
 def _find_groups(data: Any, split: str) -> np.ndarray | None:
-    """Return the group of each row of a split of the file that has the training rows, if there are groups."""
-    if not isinstance(data, TensorData) or data.splits.groups is None or split in data.splits.starts:
+    """Return the group of each row of a split, if there are groups."""
+    if not isinstance(data, TensorData) or data.splits.groups is None:
         return None
     return data.splits.groups[data.splits.rows[split].numpy()]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lossselect.compat.lightning import reopen_tensorboard
+from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import CheckpointError, ConfigError
 from lossselect.reporting.plan import Line
 from lossselect.run.results import RESULTS, remove_results
@@ -52,7 +53,9 @@ def resume_path(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]
     return max(candidates, key=lambda candidate: candidate[0])[1:] if candidates else None
 
 
-def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, trainer: Trainer) -> None:
+def check_start(
+    path: Path, checkpoint: Mapping[str, Any], module: TaskModule, data: Any, trainer: Trainer
+) -> None:
     """Raise an error, before the run folder is changed, for states that the run's parts cannot restore."""
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if trainer.max_epochs not in (None, -1) and epochs > trainer.max_epochs:
@@ -62,6 +65,12 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
         )
     check_same_task(checkpoint, module.task)
     _check_shapes(checkpoint, module)
+    digest = (checkpoint.get("TensorData") or {}).get("train_rows")
+    if isinstance(data, TensorData) and digest not in (None, data.train_digest):
+        raise ConfigError(
+            f"The training rows are not those of {path}, so validation and test rows could be among the rows "
+            "that it was trained on. Set the same data, seed and folds, or start a new run without resume."
+        )
     configured: Any = module.configure_optimizers()
     parts = configured if isinstance(configured, dict) else {"optimizer": configured}
     optimizers = [parts["optimizer"]]

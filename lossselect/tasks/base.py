@@ -293,7 +293,7 @@ class Task(ABC):
         return self._from_class_logits(positive.logsumexp(1) - negative.logsumexp(1))
 
     def _from_class_logits(self, class_logits: Tensor) -> Tensor:
-        """Return logits with these `class_logits`, (N, num_outputs)."""
+        """Return logits (N, num_outputs) with these `class_logits`, under softmax up to a constant."""
         return class_logits
 
     def predict(self, logits: Tensor) -> Tensor:

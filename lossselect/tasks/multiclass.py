@@ -113,7 +113,7 @@ class Multiclass(Task):
     def _from_class_logits(self, class_logits: Tensor) -> Tensor:
         if not self.ordinal:
             return class_logits
-        # output k is the log-odds of a class above k, given class k or above
+        # z_k = log sum_{c > k} p_c - log p_k, the log-odds of a class above k given class k or above
         above = (class_logits[:, k + 1 :].logsumexp(1) for k in range(self.num_outputs))
         return torch.stack([rest - class_logits[:, k] for k, rest in enumerate(above)], 1)
 

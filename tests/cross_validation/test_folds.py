@@ -11,6 +11,7 @@ from sklearn.datasets import load_wine
 import lossselect as ls
 from lossselect.cli import predict
 from lossselect.comparison.record import read_record
+from lossselect.training.checkpoints.content import read_best_checkpoint
 
 TABLE = ("task=multiclass", "data=table", "data.path=wine.csv", "data.target=target", "data.group=patient")
 SHORT = ("trainer.max_epochs=3", "hydra.run.dir=run")
@@ -225,3 +226,52 @@ def test_sweeps_compare_means(command, tmp_path):
     table = pl.read_csv(tmp_path / "s" / "summary.csv")
     assert len(table) == 2
     assert table["val/accuracy"][0] == read_metrics(tmp_path / "s" / "0-binary")["val/accuracy"]
+
+
+def test_the_average_of_weighted_losses(command, call, wine):
+    """Calibration has removed the weights, so loss and decision of the average are those without weights."""
+    from lossselect.cli import evaluate
+
+    words = ("loss.weight=balanced", "decision.metric=balanced_accuracy", "folds=2", "trainer.max_epochs=8")
+    table = pl.read_csv(wine / "wine.csv").with_columns(
+        target=pl.when(pl.col("patient") % 3 > 0).then(pl.lit("class_0")).otherwise(pl.col("target"))
+    )
+    table.write_csv(wine / "wine.csv")
+    assert command(*TABLE, *words, "hydra.run.dir=run")[0] == 0
+    run = wine / "run"
+    metrics, test = read_metrics(run), pl.read_csv(run / "predictions.csv")
+    truth = test["target"].replace_strict({name.removeprefix("p_"): i for i, name in enumerate(P)})
+    p = test.select(P).to_numpy()
+    log_loss = -np.log(p[np.arange(len(p)), truth.to_numpy()]).mean()
+    assert metrics["test/loss"] == pytest.approx(log_loss, rel=1e-4)
+    assert not any(name.startswith("test/default_decision") for name in metrics)
+    assert any(name.startswith("test/default_decision") for name in read_metrics(run / "fold_0"))
+    # fitting another decision does not remove the weights again
+    words = ("checkpoint=run", "input=wine.csv", "decision.metric=null", "save=new.ckpt")
+    assert call(evaluate.main, "lossselect evaluate", *words)[0] == 0
+    assert read_best_checkpoint("new.ckpt")["task"]["shift"] == 0
+
+
+def test_multilabel_groups(command, tmp_path):
+    generator = np.random.default_rng(0)
+    columns = {f"x{i}": generator.normal(size=120) for i in range(3)}
+    labels = {f"y{i}": (columns[f"x{i}"] > 0.3 * i).astype(int) for i in range(3)}
+    groups = np.arange(120) // 4
+    pl.DataFrame({**columns, **labels, "group": groups}).write_csv(tmp_path / "t.csv")
+    words = ("data=table", "data.path=t.csv", "data.target=[y0,y1,y2]", "data.group=group", "folds=3")
+    assert command("task=multilabel", *words, *SHORT)[0] == 0
+    oof = pl.read_csv(tmp_path / "run" / "out_of_fold.csv")
+    folds = oof.with_columns(group=pl.col("row") // 4).group_by("group").agg(pl.col("fold").n_unique())
+    assert folds["fold"].max() == 1
+
+
+@pytest.mark.parametrize("change", ["seed=1", "data.test_fraction=0.4", "fold=1"])
+def test_no_run_resumes_on_other_rows(command, tmp_path, change):
+    words = ["task=multiclass", "folds=3", *SHORT] + ["fold=0"] * (change == "fold=1")
+    assert command(*words)[0] == 0
+    before = (tmp_path / "run" / "metrics.json").read_bytes()
+    others = [word for word in words if word != "fold=0"]
+    code, _, err = command(*others, change, "resume=auto")
+    assert (code, "The training rows are not those of" in err) == (1, True), err
+    if change == "fold=1":
+        assert (tmp_path / "run" / "metrics.json").read_bytes() == before

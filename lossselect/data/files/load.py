@@ -89,6 +89,9 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
         rows[split] = np.arange(len(other.labels.values)) + starts[split]
         if "group" in other.source.roles:
             groups[split] = other.source.roles["group"]
+        if group_of is not None:
+            codes = read_groups(groups[split]) if split in groups else np.arange(len(other.labels.values))
+            group_of = np.concatenate([group_of, codes + group_of.max() + 1])
         files.append(other)
     warn_shared_groups(groups)
     with count_ids(columns.id):

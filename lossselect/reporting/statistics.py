@@ -23,7 +23,9 @@ MIN_PROBABILITY = 1e-7
 MAX_RANKED = 100_000
 """Maximum number of probabilities of which AUROC and average precision are resampled."""
 TOLERANCE = 1e-4
-"""Maximum difference of a metric from the one that a run has computed."""
+"""Maximum difference of a metric from that of a run: metrics of other averages or classes differ by more."""
+MIN_UNITS = 10
+"""Minimum number of rows, or of groups of rows, for intervals."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,13 @@ class RowSums(NamedTuple):
             outputs the true positives and the errors of each.
         has_f1: Whether the latter are there.
         several: Whether a row may have several labels.
+        is_binary: Whether the first F1 is that of the positive class, and the second that of the other one.
     """
 
     columns: np.ndarray
     has_f1: bool
     several: bool
+    is_binary: bool = False
 
     def metrics(self, sums: np.ndarray) -> dict[str, np.ndarray]:
         """Return metrics from sums (..., M)."""
@@ -104,6 +108,8 @@ class RowSums(NamedTuple):
                 f1 = 2 * hits / (2 * hits + wrong)
                 has_rows = 2 * hits + wrong > 0
                 metrics["f1_macro"] = np.where(has_rows, f1, 0).sum(-1) / has_rows.sum(-1)
+                if self.is_binary:
+                    metrics["f1"] = f1[..., 0]
                 if self.several:  # otherwise it is the accuracy
                     metrics["f1_micro"] = 2 * hits.sum(-1) / (2 * hits.sum(-1) + wrong.sum(-1))
             return {**metrics, "log_loss": loss / known}
@@ -130,12 +136,13 @@ def row_sums(predictions: Predictions) -> RowSums:
     totals = np.stack([labels, correct, loss], 1).astype(float)
     if truth.shape[1] > MAX_CLASSES:
         return RowSums(totals, False, predictions.several)
-    if truth.shape[1] == 1 and not predictions.several:  # F1 is that of both classes
+    is_binary = truth.shape[1] == 1 and not predictions.several
+    if is_binary:  # F1 is that of both classes
         truth, predicted = np.hstack([truth, 1 - truth]), np.hstack([predicted, 1 - predicted])
         known = np.repeat(known, 2, axis=1)
     hits = (truth == 1) & (predicted == 1) & known
     wrong = (truth != predicted) & known  # false positives and false negatives
-    return RowSums(np.hstack([totals, hits, wrong]), True, predictions.several)
+    return RowSums(np.hstack([totals, hits, wrong]), True, predictions.several, is_binary)
 
 
 def _blocks(rows: int) -> list[int]:
@@ -174,7 +181,10 @@ def intervals(predictions: Predictions) -> dict[str, Interval]:
     `log_odds`.
     """
     predictions = predictions.select(np.flatnonzero(~np.isnan(predictions.truth).all(1)))
-    sums, count = row_sums(predictions), len(predictions.rows)
+    count = len(predictions.rows)
+    if not count:
+        return {}
+    sums = row_sums(predictions)
     values = sums.metrics(sums.columns.sum(0)[None])
     ranks = predictions.log_odds is not None and predictions.probabilities.size <= MAX_RANKED
     ranked = _Ranking(predictions) if ranks else None
@@ -202,7 +212,8 @@ class _Ranking:
         for truth, scores in zip(predictions.truth.T, log_odds.T, strict=True):
             known = np.flatnonzero(~np.isnan(truth))
             order = known[np.argsort(-scores[known], kind="stable")]
-            starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)  # of rows with equal scores
+            ordered = scores[order]
+            starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))  # of rows with equal scores
             self.outputs.append((order, starts, truth[order] == 1))
 
     def metrics(self, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -238,8 +249,16 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
 def metric_intervals(
     predictions: Predictions, metrics: Mapping[str, float | None], split: str
 ) -> dict[str, Interval]:
-    """Return the intervals of the `metrics` of a run ("test/accuracy") that the predictions reproduce."""
+    """Return the intervals of the `metrics` of a run ("test/accuracy") that the predictions reproduce.
+
+    There are none for fewer than `MIN_UNITS` rows or groups.
+    """
+    units = predictions.rows if predictions.groups is None else np.unique(predictions.groups)
+    if len(units) < MIN_UNITS:
+        return {}
     found = {f"{split}/{name}": interval for name, interval in intervals(predictions).items()}
+    if not predictions.several:
+        found[f"{split}/f1_micro"] = found[f"{split}/accuracy"]
     return {
         name: interval
         for name, interval in found.items()

@@ -8,9 +8,9 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, l
 import lossselect as ls
 from lossselect.comparison.predictions import read_predictions, shared_rows
 from lossselect.exceptions import DataError
-from lossselect.reporting import intervals as statistics
+from lossselect.reporting import statistics
 from lossselect.reporting.formulas import escape_formula
-from lossselect.reporting.intervals import Predictions, differences, intervals
+from lossselect.reporting.statistics import Predictions, differences, intervals
 from lossselect.reporting.tables import format_cells, prediction_columns
 
 
@@ -49,6 +49,7 @@ def test_values_equal_those_of_scikit_learn(kind):
     elif kind == "binary":
         expected = {
             "accuracy": accuracy_score(truth, predicted),
+            "f1": f1_score(truth, predicted),
             "f1_macro": f1_score(truth, predicted, average="macro"),
             "log_loss": log_loss(truth[:, 0], p[:, 0]),
         }
@@ -283,3 +284,22 @@ def test_an_interval_without_a_value_is_left_out():
     metrics = {"test/accuracy": float((one_class.predicted == 1).mean()), "test/auroc": float("nan")}
     assert [*statistics.metric_intervals(one_class, metrics, "test")] == ["test/accuracy"]
     assert not statistics.metric_intervals(one_class, {"test/accuracy": 0.123}, "test")
+
+
+def test_few_rows_or_groups_have_no_intervals():
+    predictions = with_scores(draw("binary", rows=40))
+    metrics = {"test/accuracy": float((predictions.truth == predictions.predicted).mean())}
+    for count, expected in ((9, 0), (10, 2)):  # also of f1_micro
+        groups = np.arange(40) % count
+        grouped = Predictions(**{**vars(predictions), "groups": groups})
+        known = {**metrics, "test/f1_micro": metrics["test/accuracy"]}
+        assert len(statistics.metric_intervals(grouped, known, "test")) == expected
+    nothing = Predictions(**{**vars(predictions), "truth": np.full((40, 1), np.nan)})
+    assert intervals(nothing) == {}
+
+
+def test_infinite_scores_are_ties():
+    truth = np.array([0.0, 1, 1, 0]).reshape(-1, 1)
+    scores = np.array([np.inf, np.inf, np.inf, -1]).reshape(-1, 1)
+    predictions = Predictions(np.arange(4), ("a",), truth, truth, np.full((4, 1), 0.5), False, scores)
+    assert intervals(predictions)["auroc"].value == 0.75
