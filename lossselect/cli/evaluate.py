@@ -76,7 +76,7 @@ def evaluate_file(
         preparation = Preparation.stored(stored, checkpoint)
         changed = parse_reading(preparation, others)
         trained = _load_module(checkpoint, content, module)
-        source = find_source(trained.task, trained._base_task)
+        source = content.get("decision_source") or find_source(trained.task, trained._base_task)
         task, decision = choose_decision(trained.task, source, threshold)
         if threshold is not None:
             trained.set_decision(task, compare=False)
@@ -96,6 +96,7 @@ def evaluate_file(
             decision = _fit_decision(trained, splits, size, device, fitted)
         _evaluate(trained, splits, size, device, folder, Path(output), checkpoint, decision)
         if save is not None:
+            content["decision_source"] = f"fitted to {input}" if fitted else "set by threshold"
             save_decision(save, content, trained)
         if labels.sample_weight is not None and splits.weights is None:
             print_safely(
@@ -150,6 +151,11 @@ def _check_decision(
     fitted: Mapping[str, str], threshold: str | None, save: str | None, inputs: Mapping[str, str]
 ) -> None:
     """Raise ConfigError for settings of the decision that contradict each other or have no effect."""
+    if fitted and "metric" not in fitted:
+        raise ConfigError(
+            f"decision.{next(iter(fitted))} requires decision.metric. Set it to auto, f1 or another metric, "
+            "or to null to fit only the temperature."
+        )
     if fitted and threshold is not None:
         name = f"decision.{next(iter(fitted))}"
         raise ConfigError(f"threshold cannot be combined with {name}. Remove one of them.")
@@ -172,7 +178,7 @@ def _fit_decision(
     from lossselect.labels.values import as_number
     from lossselect.run.trainer import trainer_on
     from lossselect.tasks.label_counts import count_labels
-    from lossselect.training.tune import tune_decision
+    from lossselect.training.tune import tune_on_validation
     from lossselect.utils.devices import parse_device
 
     words: dict[str, Any] = {"true": True, "false": False, "null": None}
@@ -183,8 +189,10 @@ def _fit_decision(
     splits = replace(splits, rows={"val": splits.rows["test"]})
     counts = {"val": count_labels(module.task, splits.labels)}
     data = TensorData(splits, module.task, batch_size, counts)
-    tune_decision(trainer_on(parse_device(device)), module, datamodule=data, **options)
-    return describe_decision(module.task, f"fitted to the {counts['val'].rows} rows of {splits.name}") + (
+    if options["metric"] is None:  # keeps the decision of the checkpoint, not the default one
+        module.set_decision(module.task, compare=False)
+    tuned = tune_on_validation(trainer_on(parse_device(device)), module, options, datamodule=data)
+    return describe_decision(module.task, f"fitted to the {tuned.rows} labelled rows of {splits.name}") + (
         " The metrics are on the same rows, so they look better than on new rows."
     )
 
@@ -220,8 +228,8 @@ def _evaluate(
     from lossselect.data.checks import check_counts
     from lossselect.data.datamodule import TensorData
     from lossselect.reporting.page import write_report
-    from lossselect.reporting.plan import Line, Plan, print_metrics
-    from lossselect.run.results import evaluate_test, save_metrics, save_predictions
+    from lossselect.reporting.plan import Line, Plan, compare_decisions, print_metrics
+    from lossselect.run.results import add_intervals, evaluate_test, save_metrics, save_predictions
     from lossselect.run.trainer import trainer_on
     from lossselect.tasks.label_counts import count_labels
     from lossselect.utils.devices import parse_device
@@ -233,7 +241,7 @@ def _evaluate(
         data.use_sparse_targets()
     trainer = trainer_on(parse_device(device))
     results, outcome = evaluate_test(trainer, module, data, folder, datamodule=data, verbose=False)
-    save_metrics(results, folder, outcome)
+    save_metrics(add_intervals(results, outcome), folder)
     save_predictions(trainer, module, data, None, folder)
     missing = f"{counts.missing} missing labels are left out" if counts.missing else ""
     lines = [
@@ -247,4 +255,6 @@ def _evaluate(
     (folder / "plan.json").write_text(Plan("Evaluation", lines).to_json(), encoding="utf-8")
     write_report(folder, outcome)
     print_metrics(f"Results on {splits.name}", results)
+    if worse := compare_decisions(results):
+        print_safely(worse)
     print_safely(decision)

@@ -213,7 +213,7 @@ def _load_model(
         )
     preparation = Preparation.stored(prepared, checkpoint)
     classifier, torch_device = load_trained(checkpoint, content, module), parse_device(device)
-    source = find_source(classifier.task, classifier._base_task)
+    source = content.get("decision_source") or find_source(classifier.task, classifier._base_task)
     classifier.task, decision = choose_decision(classifier.task, source, threshold)
     if module is not None:
         from lossselect.run.results import make_predictor

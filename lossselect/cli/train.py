@@ -336,8 +336,10 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
                 "before the learning rate reached 0. The last epoch was kept, which may not be the best one. "
                 "To keep the best epoch, set monitor=val/loss.",
             )
-        results, outcome, tuned = evaluate(trainer, module, data, best, folder, decision, report is not None)
-        log_results(loggers, results, trainer.global_step)
+        results, numbers, outcome, tuned = evaluate(
+            trainer, module, data, best, folder, decision, report is not None
+        )
+        log_results(loggers, numbers, trainer.global_step)
         predictions = save_predictions(trainer, module, data, best, folder)
         if tuned is not None and decision is not None:
             calibrates = decision["calibration"] != "none"

@@ -23,9 +23,9 @@ from lossselect.reporting.run_files import UNREADABLE, find_run_folder, read_met
 OVERRIDES = Path(".hydra", "overrides.yaml")
 NOT_COMPARED = (
     *("check_only", "explain", "export", "export_raw", "ignore_warnings", "logger", "report", "resume"),
-    *("trust", "verbose", "seed"),
+    *("trust", "verbose", "seed", "fold"),
 )
-"""Settings that do not change a model, and the seed, which is shown otherwise."""
+"""Settings that do not change a model, and the seed and the fold, which are shown otherwise."""
 DAMAGED = (*UNREADABLE, YAMLError, OmegaConfBaseException)
 """Errors of files that are missing or damaged, and of config files."""
 
@@ -65,8 +65,8 @@ class Run:
 
     @property
     def seed(self) -> str:
-        """The seed."""
-        return self.setting("seed")
+        """The seed, and the fold if it is one of several."""
+        return " fold ".join(filter(None, (self.setting("seed"), self.setting("fold"))))
 
     @property
     def error(self) -> str:
@@ -88,7 +88,7 @@ class Run:
     def config(self) -> dict[str, str]:
         """All settings that can change the result, except the seed, by name: "optimizer.lr"."""
         with suppress(*DAMAGED):
-            return dict(_flatten(OmegaConf.to_container(self._config, resolve=False)))
+            return flatten_config(self._config)
         return {}
 
     @property
@@ -104,6 +104,11 @@ class Run:
         with suppress(*DAMAGED):
             value = OmegaConf.select(self._config, key)
         return self.overrides.get(key, "") if value is None else str(value)
+
+
+def flatten_config(config: DictConfig) -> dict[str, str]:
+    """Return the settings that can change the result, except the seed, by name: "optimizer.lr"."""
+    return dict(_flatten(OmegaConf.to_container(config, resolve=False)))
 
 
 def _flatten(values: Any, place: str = "") -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """The summary of a sweep: a table on the console, summary.csv and summary.html in the sweep's folder."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from lossselect.comparison.table import Mean, Table, make_tables
 from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.plan import make_table
 from lossselect.utils.atomic_write import atomic_write
+from lossselect.utils.checks import shorten
 from lossselect.utils.terminal import print_safely, sanitize
 
 MAX_DIGITS = 8
@@ -50,28 +51,34 @@ def print_runs(table: Table) -> None:
     """Print the rows of a table, with the best one marked by a star."""
     from rich.console import Console
 
-    # as many metrics as fit, as in narrow columns numbers would be broken
-    tables = (_make_table(table, table.metrics[:count]) for count in range(len(table.metrics), 0, -1))
+    # as many metrics and then settings as fit, as in narrow columns numbers would be broken
+    sizes = [(len(table.settings), count) for count in range(len(table.metrics), 0, -1)]
+    sizes += [(count, 1) for count in range(len(table.settings) - 1, 0, -1)]
+    tables = ((_make_table(table, *size), size) for size in sizes)
     console, wide = Console(markup=False, emoji=False), Console(width=10_000)
-    fits = (shown for shown in tables if wide.measure(shown).maximum <= console.width)
-    console.print(next(fits, _make_table(table, table.metrics[:1])))
+    fits = (entry for entry in tables if wide.measure(entry[0]).maximum <= console.width)
+    shown, (count, _) = next(fits, (_make_table(table, 0, 1), (0, 1)))
+    console.print(shown)
+    if left_out := table.settings[count:]:
+        print_safely(f"Other settings that differ: {shorten(left_out)}.")
     if any(row.is_best for row in table.rows):
         print_safely(f"* marks the best by {table.metric}{f' ({table.note})' * bool(table.note)}.")
     elif table.note:
         print_safely(f"{table.note[0].upper()}{table.note[1:]}.")
 
 
-def _make_table(table: Table, metrics: Sequence[str]) -> "RichTable":
+def _make_table(table: Table, num_settings: int, num_metrics: int) -> "RichTable":
+    settings, metrics = table.settings[:num_settings], table.metrics[:num_metrics]
     has_seeds = any(len(row.runs) > 1 for row in table.rows)
     title = f"Runs of task={table.task}" + ", mean ± standard error over seeds" * has_seeds
-    shown = make_table(title, ("", "runs" if has_seeds else "run", *table.settings, *metrics, "seconds"))
+    shown = make_table(title, ("", "runs" if has_seeds else "run", *settings, *metrics, "seconds"))
     for row in table.rows:
         started = len(row.runs)
         counts = str(started) if row.finished == started else f"{row.finished} of {started}"
         cells = [
             "*" if row.is_best else "",
             counts if has_seeds else row.runs[0].name,
-            *map(_shorten_number, row.settings.values()),
+            *(_shorten_number(row.settings[key]) for key in settings),
             *(_format(row.metrics.get(name)) for name in metrics),
             "" if math.isnan(row.seconds.mean) else f"{row.seconds.mean:.1f}",
         ]

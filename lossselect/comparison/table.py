@@ -131,7 +131,7 @@ def _make_table(task: str, runs: Sequence[Run]) -> Table:
     copies: Counter[tuple[Any, ...]] = Counter()
     typed = find_differences(runs)
     for run in runs:
-        key = (*sorted(run.config.items()), *map(run.setting, typed))
+        key = (*sorted(run.config.items()), *map(run.setting, typed), bool(run.setting("fold")))
         groups.setdefault((key, copies[key, run.seed]), []).append(run)
         copies[key, run.seed] += 1
     settings = _shown_settings(typed, [members[0] for members in groups.values()])
@@ -179,6 +179,8 @@ def _choose_metric(runs: Sequence[Run]) -> tuple[str, str]:
     finished = [run for run in runs if not run.error]
     if len({run.setting("data.path") or run.setting("data") for run in finished}) > 1:
         return "", "no run is marked as the best: the runs have different data"
+    if len({(run.setting("folds"), bool(run.setting("fold"))) for run in finished}) > 1:
+        return "", "no run is marked as the best: the runs have different validation rows"
     monitored = {run.record.metric for run in finished if run.record}
     if len(monitored) == 1:
         (metric,) = monitored

@@ -80,7 +80,9 @@ def save_average(
 def mean_decision(tasks: Sequence[Task]) -> Task:
     """Return the task whose decision is the mean of those of K tasks, and whose logits are calibrated.
 
-    The threshold of each output is sigmoid(mean_k logit(t_k)), the factor of each class exp(mean_k log f_k).
+    For nets that agree, the mean probabilities p then have the decision of each net: the threshold of an
+    output is mean_k t_k, and the factor of class c is 1 / mean_k (1 / f_kc), with factors f_k that are
+    divided by their smallest.
     """
     changed: dict[str, Any] = {"temperature": 1.0, "shift": 0.0}
     first = tasks[0]
@@ -88,11 +90,12 @@ def mean_decision(tasks: Sequence[Task]) -> Task:
     thresholds = [task.threshold for task in tasks]
     if "threshold" in names and len({*map(str, thresholds)}) > 1:
         values = [np.broadcast_to(np.array(task.threshold), first.num_probabilities) for task in tasks]
-        odds = np.stack([np.log(value) - np.log1p(-value) for value in np.clip(values, 1e-12, 1 - 1e-12)])
-        mean = (1 / (1 + np.exp(-odds.mean(0)))).tolist()
+        mean = np.mean(values, 0).tolist()
         changed["threshold"] = mean[0] if len(mean) == 1 else tuple(mean)
     if "prior_correction" in names and any(task.prior_correction is not None for task in tasks):
         ones = [1.0] * first.num_probabilities
-        factors = [ones if task.prior_correction is None else task.prior_correction for task in tasks]
-        changed["prior_correction"] = tuple(np.exp(np.log(factors).mean(0)).tolist())
+        factors = np.array(
+            [ones if task.prior_correction is None else task.prior_correction for task in tasks]
+        )
+        changed["prior_correction"] = tuple((1 / (factors.min(1, keepdims=True) / factors).mean(0)).tolist())
     return replace(first, **changed)

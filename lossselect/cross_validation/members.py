@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from lossselect.comparison.runs import flatten_config, read_run
 from lossselect.exceptions import ConfigError
 from lossselect.run.settings import Member, is_member, list_members, packaged_config, report_options
 from lossselect.utils.checks import check_int
 
 MAX_SEED = 2**32 - 1
+MAY_CHANGE = ("trainer.", "callbacks.", "time_limit", "hydra")
+"""Starts of the settings that may differ after resuming, as in an ordinary run."""
 RUN_FOLDER = "${hydra:runtime.output_dir}"
 
 
@@ -89,20 +90,21 @@ def write_settings(folder: Path, config: DictConfig, overrides: Iterable[str]) -
     OmegaConf.save(config, settings / "config.yaml")
 
 
-def check_same_members(folder: Path, members: Iterable[Member], folds: int | None) -> None:
-    """Raise ConfigError if the trainings in the folder of a resumed run have other folds or repeats."""
-    expected = {member.name for member in members}
+def check_same_members(folder: Path, configs: Mapping[str, DictConfig]) -> None:
+    """Raise ConfigError if the trainings in the folder of a resumed run have other settings."""
     for path in sorted(folder.glob("*/checkpoints")):
         name = path.parent.name
-        if is_member(name) and (name not in expected or _read_folds(path.parent) != folds):
+        if not is_member(name):
+            continue
+        if name not in configs:
             raise ConfigError(
-                f"The run in {folder} was started with other folds or repeats ({name}). Set the same, or "
-                "start a new run without resume."
+                f"The run in {folder} was started with other folds or repeats: it contains {name}. Set the "
+                "same, or start a new run without resume."
             )
-
-
-def _read_folds(folder: Path) -> Any:
-    try:
-        return OmegaConf.select(OmegaConf.load(folder / ".hydra" / "config.yaml"), "folds")
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
-        return None  # missing or damaged
+        before, now = read_run(path.parent, name).config, flatten_config(configs[name])
+        keys = (key for key in now if not key.startswith(MAY_CHANGE) and before.get(key) != now[key])
+        if (key := next(keys, None)) is not None and before:  # otherwise the file is missing or damaged
+            raise ConfigError(
+                f"{name} in {folder} was trained with {key}={before.get(key)}, and this run has "
+                f"{key}={now[key]}. Set the same, or start a new run without resume."
+            )

@@ -17,8 +17,9 @@ from lossselect.comparison.table import Mean, mean_of
 from lossselect.cross_validation.average import save_average
 from lossselect.cross_validation.members import check_same_members, member_config, write_settings
 from lossselect.cross_validation.out_of_fold import save_out_of_fold
+from lossselect.decision.text import describe_decision
 from lossselect.reporting.explain import plan
-from lossselect.reporting.plan import Line, Plan, print_renderable, print_table
+from lossselect.reporting.plan import Line, Plan, compare_decisions, print_renderable, print_table
 from lossselect.reporting.run_files import ERROR, read_metrics
 from lossselect.run.build import (
     build_data,
@@ -31,6 +32,7 @@ from lossselect.run.build import (
 )
 from lossselect.run.custom_module import load_trained
 from lossselect.run.results import (
+    add_intervals,
     evaluate_test,
     remove_results,
     save_metrics,
@@ -76,7 +78,9 @@ def train_members(
     """
     members = list_members(config)
     configs = {member.name: member_config(config, member) for member in members}
-    data = _start(config, configs[members[0].name], folder, members, record.started)
+    if config.resume == "auto":
+        check_same_members(folder, configs)
+    data = _start(config, configs[members[0].name].copy(), folder, members, record.started)
     record.task = data.task.name if hasattr(data, "task") else str(config.task.name)
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     records: list[RunRecord] = []
@@ -99,8 +103,6 @@ def _start(
     config: DictConfig, first: DictConfig, folder: Path, members: Sequence[Member], started: str
 ) -> Any:
     """Print and write the plan of the run, and return the data of the first training."""
-    if config.resume == "auto" and folder.is_dir():
-        check_same_members(folder, members, config.folds)
     module, data, monitor = prepare(first)
     training = describe_training(config, data, monitor)
     described = plan(module, data, training, monitor, decision_settings(first, module, data))
@@ -144,8 +146,12 @@ def _finish(
         # the test metrics are those of the average, which have no standard error
         results = {name: value for name, value in results.items() if not name.startswith("test/")}
     errors = {name + ERROR: means[name].error for name in results if not math.isnan(means[name].error)}
-    save_metrics({**results, **tested, **errors}, folder, outcome)
+    save_metrics(add_intervals({**results, **tested, **errors}, outcome), folder)
     _print_results(means, tested)
+    if averaged is not None:
+        print_safely(describe_decision(averaged[0].task, "mean of the trainings"))
+    if worse := compare_decisions(tested):
+        print(worse)
     if options := report_options(config.report):
         from lossselect.reporting.importance import compute_importance
         from lossselect.reporting.page import write_report
@@ -210,14 +216,17 @@ def _save_members(
 
 
 def _print_results(means: Mapping[str, Mean], results: Mapping[str, float]) -> None:
-    """Print the mean and the standard error of each metric, and the `results` of the averaged nets."""
+    """Print the mean and the standard error of each metric, and the `results` of the averaged nets.
+
+    Their loss is left out: it is that of calibrated logits, and the trainings have the loss of raw logits.
+    """
     names = dict.fromkeys(name.removeprefix("val/") for name in means if name.startswith("val/"))
     names |= dict.fromkeys(name.removeprefix("test/") for name in means if name.startswith("test/"))
     rows = []
     for name in names:
         if not name.startswith("default_decision/"):
             value = results.get(f"test/{name}")
-            averaged = "" if value is None else f"{value:.4f}"
+            averaged = "" if value is None or name == "loss" else f"{value:.4f}"
             rows.append((name, _format(means, f"val/{name}"), _format(means, f"test/{name}"), averaged))
     width = 4 if any(row[3] for row in rows) else 3
     header = ("", "val", "test", "test (averaged)")[:width]

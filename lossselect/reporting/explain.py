@@ -316,10 +316,10 @@ def _format_options(options: Mapping[str, Any]) -> list[str]:
 
 
 def decision_lines(task: Task, rows: int, calibrates: bool) -> Iterator[tuple[str, str]]:
-    """Yield the parts of the decision that were fitted to a number of validation rows."""
+    """Yield the parts of the decision that were fitted to a number of labelled validation rows."""
     from lossselect.decision.fit import MIN_CALIBRATED_ROWS
 
-    yield "fitted to", f"{rows} validation rows"
+    yield "fitted to", f"{rows} labelled validation rows"
     for name, value, default in (
         ("shift", task.shift, 0.0),
         ("temperature", task.temperature, 1.0),

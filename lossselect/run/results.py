@@ -49,20 +49,9 @@ from lossselect.utils.distributed import all_gather
 from lossselect.utils.warnings import warn
 
 RESULTS = (
-    *(
-        "run.json",
-        "plan.json",
-        "data.json",
-        "nets.csv",
-        "metrics.json",
-        "per_class.csv",
-        "confusion_matrix.csv",
-        "members.csv",
-        "out_of_fold.csv",
-        "importance.csv",
-    ),
-    *("predictions.csv", "predictions.pt", "report.html", "figures"),
-    *(f"model{form.suffix}" for form in FORMATS.values()),
+    *("run.json", "plan.json", "data.json", "nets.csv", "members.csv", "metrics.json", "per_class.csv"),
+    *("confusion_matrix.csv", "importance.csv", "out_of_fold.csv", "predictions.csv", "predictions.pt"),
+    *("report.html", "figures", *(f"model{form.suffix}" for form in FORMATS.values())),
 )
 """The files of a run except its checkpoints and its log."""
 
@@ -109,9 +98,10 @@ def save_nets(trainer: Trainer, folder: Path) -> dict[str, list[Any]]:
 
 
 class Evaluation(NamedTuple):
-    """The metrics of a run, the outcome on the test rows, and the tuning of the decision, if any."""
+    """The metrics of a run, also with intervals, the outcome on the test rows, and the tuning, if any."""
 
     results: dict[str, float]
+    numbers: dict[str, float]
     outcome: Outcome | None
     tuned: Tuned | None
 
@@ -156,9 +146,10 @@ def evaluate(
             module._epochs["val"].first.output_buffer = buffer
             trainer.validate(module, **quietly)
         outcome = _take_outcome(module, buffer, data, "val")
+    numbers = add_intervals(results, outcome) if trainer.is_global_zero else results
     if trainer.is_global_zero:
-        save_metrics(results, folder, outcome)
-    return Evaluation(results, outcome, tuned)
+        save_metrics(numbers, folder)
+    return Evaluation(results, numbers, outcome, tuned)
 
 
 def evaluate_test(
@@ -182,14 +173,16 @@ def _take_outcome(module: TaskModule, buffer: OutputBuffer | None, data: Any, sp
     return None if buffer is None else _make_outcome(module, epoch, buffer, data, split)
 
 
-def save_metrics(results: Mapping[str, float], folder: Path, outcome: Outcome | None = None) -> None:
-    """Write metrics.json, with 95 % intervals if there is an outcome.
-
-    A metric that is undefined for these labels is null, as JSON has no NaN.
-    """
+def add_intervals(results: Mapping[str, float], outcome: Outcome | None) -> dict[str, float]:
+    """Return the metrics, with the bounds of 95 % intervals if there is an outcome."""
     numbers = {**results}
     for name, interval in outcome.intervals(results).items() if outcome else ():
         numbers |= {name + LOW: interval.low, name + HIGH: interval.high}
+    return numbers
+
+
+def save_metrics(numbers: Mapping[str, float], folder: Path) -> None:
+    """Write metrics.json; a metric that is undefined for these labels is null, as JSON has no NaN."""
     metrics = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
     with atomic_write(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

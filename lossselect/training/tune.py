@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lossselect.decision.advice import Advice, suggest_threshold
 from lossselect.decision.fit import decision_options, fit_decision
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.labels.targets import flatten_positions
 from lossselect.tasks.registry import make_task
 from lossselect.training.epoch import OutputBuffer
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Tuned(NamedTuple):
-    """The result of tuning: metrics with the default decision, advice, and the number of validation rows."""
+    """The result of tuning: metrics with the default decision, advice, and the number of labelled rows."""
 
     metrics: Mapping[str, float]
     advice: Advice | None
@@ -94,4 +95,6 @@ def tune_on_validation(
     # results may differ between processors in the last digit, so all ranks use the task of rank 0
     module.set_decision(make_task(**trainer.strategy.broadcast(fitted.to_dict())))
     advised = goal is None and decision.metric == "auto"
-    return Tuned(results[0], suggest_threshold(module.task, *rows) if advised else None, len(rows[0]))
+    known = ~flatten_positions(module.task.to_one_hot(rows[1])).isnan()
+    advice = suggest_threshold(module.task, *rows) if advised else None
+    return Tuned(results[0], advice, int(known.any(1).sum()))

@@ -1,6 +1,7 @@
 """Tests of `lossselect evaluate`: the numbers of a run's test split, other files, and mistakes."""
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -420,14 +421,15 @@ def test_a_decision_fitted_to_the_file(command, run, tmp_path, target, task, set
     saved = Path("run/checkpoints/best.ckpt").read_bytes()
     code, out, err = run("checkpoint=run", f"input={path}", *settings, "save=new.ckpt")
     assert (code, err) == (0, "")
-    assert f"fitted to the {COUNT} rows of data.csv" in out
+    assert re.search(r"fitted to the \d+ labelled rows of data.csv", out)
     assert "the metrics are on the same rows" in out.lower()
     assert Path("run/checkpoints/best.ckpt").read_bytes() == saved
     old, new = read_best_checkpoint("run"), read_best_checkpoint("new.ckpt")
     assert new["task"] != old["task"]
     assert all(torch.equal(new["state_dict"][name], value) for name, value in old["state_dict"].items())
 
-    assert run("checkpoint=new.ckpt", f"input={path}", "output=again")[0] == 0
+    code, out, _ = run("checkpoint=new.ckpt", f"input={path}", "output=again")
+    assert (code, "(fitted to data.csv)" in out) == (0, True)
     first, again = (json.loads(Path(name, "metrics.json").read_text()) for name in ("evaluation", "again"))
     assert first == again
     assert "test/default_decision/accuracy" in first
@@ -440,7 +442,11 @@ def test_a_saved_threshold(command, run, tmp_path):
     assert run("checkpoint=run", f"input={path}", "threshold=0.25", "save=new.ckpt")[0] == 0
     assert read_checkpoint("new.ckpt")["task"]["threshold"] == 0.25
     code, out, _ = run("checkpoint=new.ckpt", f"input={path}", "output=again")
-    assert (code, "Threshold (set by the run): 2: 0.25." in out) == (0, True)
+    assert (code, "Threshold (set by threshold): 2: 0.25." in out) == (0, True)
+    # null keeps the threshold, and fits only the temperature
+    words = ("checkpoint=new.ckpt", f"input={path}", "output=kept", "decision.metric=null")
+    code, out, _ = run(*words)
+    assert (code, "2: 0.25." in out) == (0, True)
     for words, message in [
         (["save=other.ckpt"], "save has no effect"),
         (["threshold=0.3", "save=new.ckpt"], "save=new.ckpt already exists"),
@@ -448,7 +454,11 @@ def test_a_saved_threshold(command, run, tmp_path):
         (["threshold=0.3", "save=no/new.ckpt"], "The folder no of save=no/new.ckpt does not exist"),
         (["threshold=0.3", "decision.metric=f1"], "threshold cannot be combined with decision.metric"),
         (["decision.metric=f2"], "Unknown decision.metric"),
-        (["decision.recall=0.8"], "no effect without decision.metric=precision_at_recall"),
+        (
+            ["decision.metric=f1", "decision.recall=0.8"],
+            "no effect without decision.metric=precision_at_recall",
+        ),
+        (["decision.calibration=none"], "decision.calibration requires decision.metric"),
     ]:
         code, _, err = run("checkpoint=run", f"input={path}", "output=other", *words)
         assert (code, message in err) == (1, True), err

@@ -159,7 +159,7 @@ def test_an_interrupted_run_continues(command, tmp_path, monkeypatch):
     for other in ("folds=4", "folds=2"):
         code, _, err = command(*words[:2], other, "hydra.run.dir=run", "resume=auto")
         assert code == 1
-        assert "was started with other folds or repeats (fold_" in err
+        assert f"was trained with folds=3, and this run has {other}" in err
     # without resume, the earlier run is kept
     assert command(*words[:2], "folds=2", "hydra.run.dir=run")[0] == 0
     assert (tmp_path / "run" / "previous_run.1" / "fold_2" / "checkpoints").is_dir()
@@ -272,6 +272,10 @@ def test_no_run_resumes_on_other_rows(command, tmp_path, change):
     before = (tmp_path / "run" / "metrics.json").read_bytes()
     others = [word for word in words if word != "fold=0"]
     code, _, err = command(*others, change, "resume=auto")
-    assert (code, "The training rows are not those of" in err) == (1, True), err
+    expected = {
+        "seed=1": "data.seed=0, and this run has data.seed=1",
+        "fold=1": "The training rows are not those of",
+    }
+    assert (code, expected.get(change, "data.test_fraction=0.2, and this run has") in err) == (1, True), err
     if change == "fold=1":
         assert (tmp_path / "run" / "metrics.json").read_bytes() == before

@@ -86,7 +86,8 @@ def _unreadable(path: Path, cause: str) -> CheckpointError:
 def _suggest_files(path: Path) -> str:
     if not path.is_dir():
         return suggestion(str(path), [str(file) for file in path.parent.glob("*.ckpt")])
-    files = sorted(map(str, (*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt"))))
+    patterns = ("*.ckpt", "checkpoints/*.ckpt", "*/checkpoints/best.ckpt")  # the last: folds and repeats
+    files = [str(file) for pattern in patterns for file in sorted(path.glob(pattern))]
     return " This is a folder" + (f". It contains {shorten(files, 4)}." if files else " without checkpoints.")
 
 

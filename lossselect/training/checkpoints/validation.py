@@ -125,6 +125,8 @@ def check_content(content: Mapping[str, Any], path: Any) -> None:
     """Raise a CheckpointError if a part of a checkpoint does not have the structure that is saved."""
     with _damage_in(path):
         _check_parts(content, LOADED, "build a module")
+        if "decision_source" in content:
+            check_structure(content["decision_source"], str, "decision_source")
         if "TensorData" in content:
             check_structure(content["TensorData"], dict, "TensorData")
         task, weights = _make_task(content, "task"), content["state_dict"]
