@@ -74,14 +74,17 @@ class CheckBeforeRun(Callback):
             checked_data: set[str] = set()
             checked: set[tuple[str, ...]] = set()
             dry: set[bool] = set()
+            is_new = not Path(config.hydra.sweep.dir).exists()  # so that no job's folder can be locked
             for number, overrides in enumerate(islice(_split_jobs(config.hydra.overrides.task), 100)):
+                without_seed = tuple(re.sub(r"^seed=\d{1,9}$", "", override) for override in overrides)
+                if without_seed in checked and is_new:
+                    continue  # composing takes a tenth of a second
                 job_overrides = [*config.hydra.overrides.hydra, *overrides, f"hydra.job.num={number}"]
                 job = compose(config.hydra.job.config_name, job_overrides, return_hydra_config=True)
                 if not is_dry_run(job):
                     with suppress(OmegaConfBaseException):  # the folder may be known only when the job starts
                         # each job locks its folder, but Hydra writes .hydra/ before that
                         check_unlocked(Path(job.hydra.sweep.dir) / str(job.hydra.sweep.subdir))
-                without_seed = tuple(re.sub(r"^seed=\d{1,9}$", "", override) for override in overrides)
                 if without_seed in checked:
                     continue
                 checked.add(without_seed)
