@@ -1,6 +1,7 @@
 """Torch devices, their memory, and operations that avoid synchronisation or are deterministic."""
 
 import os
+import re
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -15,18 +16,17 @@ def parse_device(name: str) -> torch.device:
     """Return the device called `name`, for "auto" a GPU if there is one; ConfigError if it is not usable."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("gpu"):
-        name = name.replace("gpu", "cuda", 1)
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    given, name = name, re.sub(r"^gpu(?=$|:)", "cuda", name)
+    if re.match(r"cuda($|:)", name) and not torch.cuda.is_available():
         raise ConfigError(
-            f"device={name} cannot be used, as no GPU was found. {why_no_gpu()} Otherwise, set device=cpu."
+            f"device={given} cannot be used, as no GPU was found. {why_no_gpu()} Otherwise, set device=cpu."
         )
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"device={name} cannot be used: {reason.rstrip('.')}. Set device=auto.") from None
+        raise ConfigError(f"device={given} cannot be used: {reason.rstrip('.')}. Set device=auto.") from None
     return device
 
 

@@ -91,7 +91,7 @@ def test_repeated_folds_with_several_nets(command, tmp_path):
 
 
 def test_repeats_have_the_same_rows_and_other_seeds(command, tmp_path):
-    code, _, err = command("task=multilabel", *SHORT, "repeats=2", "seed=5", "loss.pos_weight=auto")
+    code, _, err = command("task=binary", *SHORT, "repeats=2", "seed=5", "loss.pos_weight=auto")
     assert (code, err) == (0, "")
     run = tmp_path / "run"
     assert not (run / "out_of_fold.csv").exists()
@@ -104,7 +104,7 @@ def test_repeats_have_the_same_rows_and_other_seeds(command, tmp_path):
     assert lines[0]["data"] == lines[1]["data"]
     # the first training is the ordinary run
     code, _, err = command(
-        "task=multilabel", "trainer.max_epochs=3", "hydra.run.dir=one", "seed=5", "loss.pos_weight=auto"
+        "task=binary", "trainer.max_epochs=3", "hydra.run.dir=one", "seed=5", "loss.pos_weight=auto"
     )
     assert (code, err) == (0, "")
     assert (run / "repeat_0" / "predictions.csv").read_bytes() == (
@@ -113,8 +113,8 @@ def test_repeats_have_the_same_rows_and_other_seeds(command, tmp_path):
 
 
 def test_a_single_fold_is_an_ordinary_run(command, tmp_path):
-    assert command("task=multiclass", *SHORT, "folds=3", "fold=1")[0] == 0
-    assert command("task=multiclass", "trainer.max_epochs=3", "hydra.run.dir=all", "folds=3")[0] == 0
+    assert command("task=binary", *SHORT, "folds=2", "fold=1")[0] == 0
+    assert command("task=binary", "trainer.max_epochs=3", "hydra.run.dir=all", "folds=2")[0] == 0
     one, fold = tmp_path / "run" / "predictions.csv", tmp_path / "all" / "fold_1" / "predictions.csv"
     assert one.read_bytes() == fold.read_bytes()
 
@@ -138,7 +138,7 @@ def test_own_nets_are_repeated_but_not_averaged(command, tmp_path):
 def test_an_interrupted_run_continues(command, tmp_path, monkeypatch):
     from lossselect.cli import train
 
-    words = ("task=multiclass", "trainer.max_epochs=3", "folds=3")
+    words = ("task=binary", "trainer.max_epochs=2", "folds=3", "model=linear")
     assert command(*words, "hydra.run.dir=whole")[0] == 0
     original, calls = train.train, []
 
@@ -157,11 +157,11 @@ def test_an_interrupted_run_continues(command, tmp_path, monkeypatch):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
     for other in ("folds=4", "folds=2"):
-        code, _, err = command(*words[:2], other, "hydra.run.dir=run", "resume=auto")
+        code, _, err = command(*words[:2], words[3], other, "hydra.run.dir=run", "resume=auto")
         assert code == 1
         assert f"was trained with folds=3, and this run has {other}" in err
     # without resume, the earlier run is kept
-    assert command(*words[:2], "folds=2", "hydra.run.dir=run")[0] == 0
+    assert command(*words[:2], words[3], "folds=2", "hydra.run.dir=run")[0] == 0
     assert (tmp_path / "run" / "previous_run.1" / "fold_2" / "checkpoints").is_dir()
     assert not (tmp_path / "run" / "fold_2").exists()
 
@@ -267,7 +267,7 @@ def test_multilabel_groups(command, tmp_path):
 
 @pytest.mark.parametrize("change", ["seed=1", "data.test_fraction=0.4", "fold=1"])
 def test_no_run_resumes_on_other_rows(command, tmp_path, change):
-    words = ["task=multiclass", "folds=3", *SHORT] + ["fold=0"] * (change == "fold=1")
+    words = ["task=binary", "model=linear", "folds=2", *SHORT] + ["fold=0"] * (change == "fold=1")
     assert command(*words)[0] == 0
     before = (tmp_path / "run" / "metrics.json").read_bytes()
     others = [word for word in words if word != "fold=0"]

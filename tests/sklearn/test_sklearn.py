@@ -219,7 +219,8 @@ class TestLabels:
 
 class TestDecision:
     def test_predict_uses_the_fitted_thresholds(self):
-        model = small().fit(POINTS, LABELS)
+        # with 20 validation rows, which a temperature needs
+        model = small(validation_fraction=0.2).fit(POINTS, LABELS)
         thresholds = np.array(model.task_.threshold, dtype=np.float32)
         assert (thresholds != 0.5).any()
         assert model.task_.temperature != 1

@@ -251,7 +251,7 @@ class TestStructure:
         saving = BestCheckpoint(Path("run/checkpoints"), "last", "max", at_epoch_end=True)
         trainer = Trainer(accelerator="cpu", callbacks=[saving], logger=False)
         check_resumable(content, "d.ckpt")
-        check_start(Path("d.ckpt"), content, module, trainer)
+        check_start(Path("d.ckpt"), content, module, None, trainer)
         failed = []
         for place, value in itertools.product(resumed_places(content), VALUES):
             changed = damaged(content, place, value)
@@ -261,7 +261,7 @@ class TestStructure:
             try:
                 found = read_checkpoint("d.ckpt")
                 check_resumable(found, "d.ckpt")
-                check_start(Path("d.ckpt"), found, module, trainer)
+                check_start(Path("d.ckpt"), found, module, None, trainer)
             except ValueError as error:
                 if "d.ckpt" not in str(error):
                     failed.append((place, value, str(error)))
