@@ -5,7 +5,6 @@ lossselect evaluate checkpoint=best.ckpt input=labelled.csv
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -250,7 +249,6 @@ def _evaluate(
         Line("checkpoint", checkpoint),
         Line("decision", decision, "", "threshold=..."),
         Line("outputs", str(output.resolve()), "", "output=FOLDER"),
-        Line("started", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
     (folder / "plan.json").write_text(Plan("Evaluation", lines).to_json(), encoding="utf-8")
     write_report(folder, outcome)

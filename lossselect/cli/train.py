@@ -292,7 +292,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
         check_start(*start, module, data, trainer)
     decision = decision_settings(config, module, data)
     described = plan(module, data, describe_training(config, data, monitor, trainer), monitor, decision)
-    folder_lines = prepare_folder(folder, start, writes, bool(config.resume), record.started)
+    folder_lines = prepare_folder(folder, start, writes, bool(config.resume))
     record.task = module.task.name
     described = Plan(described.title, [*described.lines, *folder_lines])
     print_renderable(described.summary())

@@ -80,7 +80,7 @@ def train_members(
     configs = {member.name: member_config(config, member) for member in members}
     if config.resume == "auto":
         check_same_members(folder, configs)
-    data = _start(config, configs[members[0].name].copy(), folder, members, record.started)
+    data = _start(config, configs[members[0].name].copy(), folder, members)
     record.task = data.task.name if hasattr(data, "task") else str(config.task.name)
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     records: list[RunRecord] = []
@@ -99,15 +99,13 @@ def train_members(
     return _finish(config, folder, record, configs, records, data)
 
 
-def _start(
-    config: DictConfig, first: DictConfig, folder: Path, members: Sequence[Member], started: str
-) -> Any:
+def _start(config: DictConfig, first: DictConfig, folder: Path, members: Sequence[Member]) -> Any:
     """Print and write the plan of the run, and return the data of the first training."""
     module, data, monitor = prepare(first)
     training = describe_training(config, data, monitor)
     described = plan(module, data, training, monitor, decision_settings(first, module, data))
     resumes = config.resume == "auto" and any((folder / member.name).is_dir() for member in members)
-    lines = settings_lines(folder, started)
+    lines = settings_lines(folder)
     if not resumes and (moved := keep_previous_run(folder)):
         text = f"the files of an earlier run in this folder were moved to {moved.name}"
         lines.append(Line("previous_run", text))

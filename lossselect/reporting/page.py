@@ -28,6 +28,7 @@ from lossselect.reporting.run_files import (
     read_metrics,
     read_plan,
     read_seed,
+    read_start,
 )
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.redaction import redact
@@ -126,7 +127,7 @@ def _identify(folder: Path, lines: Sequence[Line], data: str) -> dict[str, str]:
         "loss": values.get("loss", ""),
         "checkpoint": values.get("checkpoint", "") if is_evaluation else "",
         "seed": "" if seed is None else str(seed),
-        "started": values.get("started", ""),
+        "started": read_start(folder),
         "folder": values.get("outputs", str(folder.resolve())),
     }
     return {name: redact(value) for name, value in facts.items() if value}

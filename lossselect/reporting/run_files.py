@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ def read_plan(folder: Path) -> list[Line]:
         content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         return [Line(**line) for line in content["lines"]]
     return []
+
+
+def read_start(folder: Path) -> str:
+    """Return when plan.json was written, which a run does first, in UTC; "" if it is missing.
+
+    The date is not in plan.json, so that equal runs have equal plans.
+    """
+    with suppress(OSError):
+        written = (folder / "plan.json").stat().st_mtime
+        return datetime.fromtimestamp(written, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return ""
 
 
 def read_seed(folder: Path) -> int | None:

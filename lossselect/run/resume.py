@@ -109,14 +109,13 @@ def _check_shapes(checkpoint: Mapping[str, Any], module: TaskModule) -> None:
             )
 
 
-def settings_lines(folder: Path, started: str) -> list[Line]:
-    """Return the plan's lines about the command line, the run folder and the start, in UTC and ISO 8601."""
+def settings_lines(folder: Path) -> list[Line]:
+    """Return the plan's lines about the settings of the command line and the run folder."""
     # a previous_run.N has its settings only in its plan; unresolved, as ${oc.env:NAME} may be a secret
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return [
         Line("settings", " ".join(overrides), "from the command line"),
         Line("outputs", str(folder), "", "hydra.run.dir=FOLDER"),
-        Line("started", f"{started[:16].replace('T', ' ')} UTC"),
     ]
 
 
@@ -125,7 +124,6 @@ def prepare_folder(
     start: tuple[Path, Mapping[str, Any]] | None,
     writes: bool,
     resumes: bool,
-    started: str,
 ) -> list[Line]:
     """Move the files of an earlier run out of the way; return the plan's lines about that and resuming.
 
@@ -134,9 +132,8 @@ def prepare_folder(
         start: The checkpoint to start from and its content, or None.
         writes: Whether this process writes the files of the run.
         resumes: Whether the run resumes if it can.
-        started: The start, in UTC and ISO 8601.
     """
-    lines = settings_lines(folder, started)
+    lines = settings_lines(folder)
     started_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
     if start is not None:
         why = "optimizer and scheduler keep the settings in the checkpoint"
