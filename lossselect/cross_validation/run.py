@@ -19,7 +19,7 @@ from lossselect.cross_validation.members import check_same_members, member_confi
 from lossselect.cross_validation.out_of_fold import save_out_of_fold
 from lossselect.decision.text import describe_decision
 from lossselect.reporting.explain import plan
-from lossselect.reporting.plan import Line, Plan, compare_decisions, print_renderable, print_table
+from lossselect.reporting.plan import Plan, compare_decisions, print_renderable, print_table
 from lossselect.reporting.run_files import ERROR, read_metrics
 from lossselect.run.build import (
     build_data,
@@ -40,7 +40,7 @@ from lossselect.run.results import (
     save_plan,
     save_predictions,
 )
-from lossselect.run.resume import keep_previous_run, settings_lines
+from lossselect.run.resume import prepare_folder, settings_lines
 from lossselect.run.settings import Member, list_members, report_options
 from lossselect.run.trainer import trainer_on
 from lossselect.utils.atomic_write import atomic_write
@@ -80,8 +80,7 @@ def train_members(
     configs = {member.name: member_config(config, member) for member in members}
     if config.resume == "auto":
         check_same_members(folder, configs)
-    data = _start(config, configs[members[0].name].copy(), folder, members)
-    record.task = data.task.name if hasattr(data, "task") else str(config.task.name)
+    record.task, data = _start(config, configs[members[0].name].copy(), folder, members)
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     records: list[RunRecord] = []
     for number, member in enumerate(members):
@@ -99,23 +98,23 @@ def train_members(
     return _finish(config, folder, record, configs, records, data)
 
 
-def _start(config: DictConfig, first: DictConfig, folder: Path, members: Sequence[Member]) -> Any:
-    """Print and write the plan of the run, and return the data of the first training."""
+def _start(config: DictConfig, first: DictConfig, folder: Path, members: Sequence[Member]) -> tuple[str, Any]:
+    """Print and write the plan of the run; return the name of the task and the data of the first training."""
     module, data, monitor = prepare(first)
     training = describe_training(config, data, monitor)
     described = plan(module, data, training, monitor, decision_settings(first, module, data))
     resumes = config.resume == "auto" and any((folder / member.name).is_dir() for member in members)
-    lines = settings_lines(folder)
-    if not resumes and (moved := keep_previous_run(folder)):
-        text = f"the files of an earlier run in this folder were moved to {moved.name}"
-        lines.append(Line("previous_run", text))
-    remove_results(folder)
+    if resumes:
+        lines = settings_lines(folder)
+        remove_results(folder)
+    else:
+        lines = prepare_folder(folder, None, writes=True, resumes=False)
     described = Plan(described.title, [*described.lines, *lines])
     print_renderable(described.summary())
     print("explain=true shows all choices, their reasons, and the settings that change them.")
     save_plan(described, folder)
     save_overview(data, folder)
-    return data
+    return module.task.name, data
 
 
 def _finish(

@@ -279,3 +279,33 @@ def test_no_run_resumes_on_other_rows(command, tmp_path, change):
     assert (code, expected.get(change, "data.test_fraction=0.2, and this run has") in err) == (1, True), err
     if change == "fold=1":
         assert (tmp_path / "run" / "metrics.json").read_bytes() == before
+
+
+def test_repeats_of_an_own_data_module(command, tmp_path):
+    """It may have any attributes, such as a `task` that is not a task."""
+    (tmp_path / "own_repeated.py").write_text("""
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+class Data(LightningDataModule):
+    num_features, task = 4, "mine"
+
+    def train_dataloader(self):
+        x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+        return DataLoader(TensorDataset(x, (x[:, :1] > 0).float()), 16, num_workers=0)
+
+    val_dataloader = test_dataloader = train_dataloader
+""")
+    words = (
+        "~data",
+        "+data._target_=own_repeated.Data",
+        "trust=[own_repeated]",
+        "repeats=2",
+        "model=linear",
+        *SHORT,
+    )
+    code, _, err = command("task=binary", *words, "ignore_warnings=[unfitted_layers]")
+    assert code == 0, err
+    assert read_record(tmp_path / "run").task == "binary"
+    assert 0 <= read_metrics(tmp_path / "run")["test/accuracy"] <= 1
