@@ -192,7 +192,7 @@ def _fit_decision(
         module.set_decision(module.task, compare=False)
     tuned = tune_on_validation(trainer_on(parse_device(device)), module, options, datamodule=data)
     return describe_decision(module.task, f"fitted to the {tuned.rows} labelled rows of {splits.name}") + (
-        " The metrics are on the same rows, so they look better than on new rows."
+        " The metrics are computed on the same rows, so they would be worse on new rows."
     )
 
 
@@ -228,7 +228,13 @@ def _evaluate(
     from lossselect.data.datamodule import TensorData
     from lossselect.reporting.page import write_report
     from lossselect.reporting.plan import Line, Plan, compare_decisions, print_metrics
-    from lossselect.run.results import add_intervals, evaluate_test, save_metrics, save_predictions
+    from lossselect.run.results import (
+        add_intervals,
+        evaluate_test,
+        save_metrics,
+        save_plan,
+        save_predictions,
+    )
     from lossselect.run.trainer import trainer_on
     from lossselect.tasks.label_counts import count_labels
     from lossselect.utils.devices import parse_device
@@ -250,7 +256,7 @@ def _evaluate(
         Line("decision", decision, "", "threshold=..."),
         Line("outputs", str(output.resolve()), "", "output=FOLDER"),
     ]
-    (folder / "plan.json").write_text(Plan("Evaluation", lines).to_json(), encoding="utf-8")
+    save_plan(Plan("Evaluation", lines), folder)
     write_report(folder, outcome)
     print_metrics(f"Results on {splits.name}", results)
     if worse := compare_decisions(results):

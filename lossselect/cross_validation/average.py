@@ -69,7 +69,8 @@ def save_average(
     if counts is not None:
         content |= {"counts": counts.to_dict(), "loss": None}  # the loss is built from the counts
     if any(task.shift != 0 for task in tasks):
-        # the logits of the average are those of a loss without weights, whose default decision is another one
+        # calibration has removed the weights from the logits, so neither the weighted loss nor the default
+        # decision of the trainings applies to them
         content |= {"base_task": None, "loss": None, "arguments": {**arguments, "loss": "cross_entropy"}}
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path) as temporary:
@@ -87,8 +88,7 @@ def mean_decision(tasks: Sequence[Task]) -> Task:
     changed: dict[str, Any] = {"temperature": 1.0, "shift": 0.0}
     first = tasks[0]
     names = {field.name for field in fields(first)}
-    thresholds = [task.threshold for task in tasks]
-    if "threshold" in names and len({*map(str, thresholds)}) > 1:
+    if "threshold" in names and any(task.threshold != first.threshold for task in tasks):
         values = [np.broadcast_to(np.array(task.threshold), first.num_probabilities) for task in tasks]
         mean = np.mean(values, 0).tolist()
         changed["threshold"] = mean[0] if len(mean) == 1 else tuple(mean)

@@ -9,12 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from lossselect.comparison.runs import flatten_config, read_run
 from lossselect.exceptions import ConfigError
 from lossselect.run.settings import Member, is_member, list_members, packaged_config, report_options
+from lossselect.run.validation import MAX_SEED
 from lossselect.utils.checks import check_int
 
-MAX_SEED = 2**32 - 1
 MAY_CHANGE = ("trainer.", "callbacks.", "time_limit", "hydra")
 """Starts of the settings that may differ after resuming, as in an ordinary run."""
 RUN_FOLDER = "${hydra:runtime.output_dir}"
+"""The run folder in the settings of loggers."""
 
 
 def check_members(config: Mapping[str, Any], overrides: Iterable[str]) -> None:

@@ -18,8 +18,6 @@ MAX_CLASSES = 200
 """Maximum number of outputs for which F1 is resampled."""
 MIN_PROBABILITY = 1e-7
 """Lower bound of probabilities in the log loss, as they are stored with about seven digits."""
-
-
 MAX_RANKED = 100_000
 """Maximum number of probabilities of which AUROC and average precision are resampled."""
 TOLERANCE = 1e-4

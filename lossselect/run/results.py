@@ -98,7 +98,14 @@ def save_nets(trainer: Trainer, folder: Path) -> dict[str, list[Any]]:
 
 
 class Evaluation(NamedTuple):
-    """The metrics of a run, also with intervals, the outcome on the test rows, and the tuning, if any."""
+    """The result of evaluating a run.
+
+    Args:
+        results: The metrics.
+        numbers: The metrics and the bounds of their intervals, as in metrics.json.
+        outcome: The predictions on the test rows; None without rows or for a chunked head.
+        tuned: The tuning of the decision, if it was tuned.
+    """
 
     results: dict[str, float]
     numbers: dict[str, float]
