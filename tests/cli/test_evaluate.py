@@ -422,7 +422,7 @@ def test_a_decision_fitted_to_the_file(command, run, tmp_path, target, task, set
     code, out, err = run("checkpoint=run", f"input={path}", *settings, "save=new.ckpt")
     assert (code, err) == (0, "")
     assert re.search(r"fitted to the \d+ labelled rows of data.csv", out)
-    assert "the metrics are on the same rows" in out.lower()
+    assert "The metrics are computed on the same rows" in out
     assert Path("run/checkpoints/best.ckpt").read_bytes() == saved
     old, new = read_best_checkpoint("run"), read_best_checkpoint("new.ckpt")
     assert new["task"] != old["task"]
