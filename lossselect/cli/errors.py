@@ -107,7 +107,8 @@ def _missing_variant(error: MissingConfigException) -> str | None:
         "data": " For your own file, set data=table data.path=FILE data.target=COLUMN.",
         "module": f" For your own subclass of TaskModule, set module._target_={name}.",
     }.get(group, "")
-    return f"Unknown {group} {name!r}.{suggestion(name, options)} Choose one of: {', '.join(options)}.{hint}"
+    kind = "data set" if group == "data" else group
+    return f"Unknown {kind} {name!r}.{suggestion(name, options)} Choose one of: {', '.join(options)}.{hint}"
 
 
 def _unreadable_override(error: OverrideParseException) -> str:

@@ -48,7 +48,7 @@ def export_checkpoint(
     is_raw = parse_bool("raw", raw)
     checkpoint = find_trained(checkpoint)
     if format:
-        suffix = lookup(FORMATS, format, "format").suffix
+        suffix = lookup(FORMATS, format, "export format").suffix
         output = output or str(Path(checkpoint).with_suffix(suffix))
         if find_format(output) != format:
             raise ConfigError(f"output={output} must end in {suffix} for format={format}.")

@@ -26,7 +26,7 @@ from lossselect.losses.class_weights import class_prior
 from lossselect.losses.loss import Loss
 from lossselect.tasks.label_counts import LabelCounts, to_canonical
 from lossselect.tasks.registry import Task, as_task
-from lossselect.utils.checks import check_float, check_options, lookup, shorten
+from lossselect.utils.checks import check_choice, check_float, check_options, shorten
 from lossselect.utils.warnings import warn
 
 RECALL = 0.9
@@ -64,7 +64,7 @@ class DecisionOptions:
     shrinkage: float = SHRINKAGE
 
     def __post_init__(self) -> None:
-        lookup(dict.fromkeys(("temperature", "per_label", "none")), self.calibration, "calibration")
+        check_choice("calibration", self.calibration, ("temperature", "per_label", "none"))
         if not isinstance(self.per_label, bool):
             raise OptionTypeError(f"per_label must be true or false, got {self.per_label!r}.")
         check_float("recall", self.recall, 0, 1)
@@ -101,8 +101,8 @@ class DecisionOptions:
                 f"and per_label={self.per_label}. Remove shrinkage."
             )
         if metric is not None:
-            goals = dict.fromkeys(CLASS_GOALS if task.exclusive else GOALS)
-            lookup(goals, metric, f"decision.metric for task={task.name}")
+            goals = CLASS_GOALS if task.exclusive else GOALS
+            check_choice("decision.metric", metric, goals, f" for task={task.name}")
         return metric
 
 

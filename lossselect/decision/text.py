@@ -53,7 +53,7 @@ def change_threshold(task: "Task", text: str) -> "Task":
         values = dict(zip(task.output_names, thresholds(task), strict=True))
         for entry, number in zip(entries, threshold, strict=True):
             name = entry.rpartition(":")[0].strip()
-            lookup(values, name, "label in threshold")
+            lookup(values, name, "label", " in threshold")
             values[name] = number
         threshold = [*values.values()]
     elif len(threshold) == 1 and not text.startswith("["):

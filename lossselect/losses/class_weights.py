@@ -11,7 +11,7 @@ import numpy as np
 from lossselect.exceptions import ConfigError
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
-from lossselect.utils.checks import lookup
+from lossselect.utils.checks import check_choice
 
 MAX_POS_WEIGHT = 100.0
 """Maximum of `pos_weight=auto` (the minimum is 1 / 100), so that no positive dominates a batch."""
@@ -58,7 +58,7 @@ def is_counted(option: str, value: Any, task: Task) -> bool:
             f"prior must be a list of class frequencies, got {value!r}. Remove prior to compute it from the "
             "training labels."
         )
-    lookup({"auto": None} if option == "pos_weight" else WEIGHTS, value, option)
+    check_choice(option, value, ["auto"] if option == "pos_weight" else WEIGHTS)
     if option == "weight" and len(task.output_names) == 1:
         raise ConfigError(
             f"weight={value} weights several classes, but task={task.name} has only one output. Set "

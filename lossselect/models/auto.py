@@ -148,7 +148,7 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     for name in nets or ():
         if name not in CANDIDATES and name in SINGLE_NETS:
             raise ConfigError(f"{name} cannot be one of several nets. To train it alone, set model={name}.")
-        lookup(CANDIDATES, name, "net to train")
+        lookup(CANDIDATES, name, "net", " in nets")
     if (twice := first_duplicate(nets or ())) is not None:
         raise ConfigError(f"nets contains {twice!r} twice. Remove one.")
 

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lossselect.exceptions import ConfigError, LossSelectError, OptionTypeError
-from lossselect.utils.checks import check_float, check_int, check_options, first_line, lookup, split_name
+from lossselect.utils.checks import (
+    check_choice,
+    check_float,
+    check_int,
+    check_options,
+    first_line,
+    lookup,
+    split_name,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -172,7 +180,7 @@ def _check_widths(hidden: Sequence[int]) -> list[int]:
 def check_head_bias(value: str | None) -> None:
     """Raise a ConfigError unless `value` is None, "prior" (the class frequencies) or "zero"."""
     if value is not None:
-        lookup(dict.fromkeys(("prior", "zero")), value, "bias_init")
+        check_choice("bias_init", value, ("prior", "zero"))
 
 
 def head_options(head: str | Mapping[str, Any] | None, also: Sequence[str] = ()) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from lossselect.run.settings import (
 )
 from lossselect.utils.checks import (
     as_list,
+    check_choice,
     check_float,
     check_int,
     check_options,
@@ -123,14 +124,14 @@ def check_config(config: Mapping[str, Any]) -> None:
             check_int(f"callbacks.{name}.patience", entry.get("patience", 0), 0)
     if (limit := config["time_limit"]) is not None:
         check_positive("time_limit", limit)
-    lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "on_nonfinite")
+    check_choice("on_nonfinite", config["on_nonfinite"], ON_NONFINITE)
     resume = config.get("resume")
     message = f"resume must be auto or the path of a checkpoint, got {resume!r}."
     _require(isinstance(resume, str | None), message, OptionTypeError)
     if (form := config["export"]) is not None:
         message = f"export must be one format, got {form!r}. Write others with lossselect export."
         _require(isinstance(form, str), message, OptionTypeError)
-        require(form, lookup(FORMATS, form, "format to export").to_write)
+        require(form, lookup(FORMATS, form, "export format").to_write)
         check_weights_suffice(form, "model" not in own and not module, bool(config["export_raw"]))
     _require(
         config["export"] is not None or not config["export_raw"],
@@ -350,7 +351,7 @@ def check_data(data: Mapping[str, Any]) -> None:
             is_inside = check_float(f"data.{name}", value, 0, 1) not in (0, 1)
             _require(is_inside, f"data.{name} must be > 0 and < 1, got {value}.")
     if "scaling" in settings:
-        lookup(SCALINGS, data["scaling"], "data.scaling")
+        check_choice("data.scaling", data["scaling"], SCALINGS)
     if not is_file:
         return
     _require(data["path"] is not None, "A file is required. Set data.path=... to the file with the data.")

@@ -28,13 +28,28 @@ def suggestion(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {lower[close[0]]!r}?" if close else ""
 
 
-def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
-    """Return the entry called `name`; for an unknown name, raise a ConfigError that lists all names."""
-    if not isinstance(name, str) or name not in table:
-        raise ConfigError(
-            f"Unknown {kind} {name!r}.{suggestion(str(name), table)} Choose one of: {', '.join(table)}."
-        )
-    return table[name]
+def lookup(table: Mapping[str, T], name: str, kind: str, place: str = "") -> T:
+    """Return the entry called `name`; for an unknown name, raise a ConfigError that lists all names.
+
+    `kind` and `place` are those of the message, such as "label" and " in threshold".
+    """
+    if isinstance(name, str) and name in table:
+        return table[name]
+    raise _unknown(f"Unknown {kind} {name!r}{place}", name, table)
+
+
+def check_choice(setting: str, value: Any, choices: Iterable[str], place: str = "") -> None:
+    """Raise a ConfigError that lists the choices if `value` is none of them.
+
+    `place` is where the choices apply, such as " for task=binary".
+    """
+    if not isinstance(value, str) or value not in (choices := [*choices]):
+        raise _unknown(f"{setting}={value!r} is not valid{place}", value, choices)
+
+
+def _unknown(problem: str, name: Any, names: Iterable[str]) -> ConfigError:
+    names = [*names]
+    return ConfigError(f"{problem}.{suggestion(str(name), names)} Choose one of: {', '.join(names)}.")
 
 
 def format_setting(key: str, value: Any, plain: bool = True) -> str:

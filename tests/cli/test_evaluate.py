@@ -255,7 +255,7 @@ class TestFiles:
             (["input=missing.csv"], "All labels of the test split are missing."),
             (["input=z.csv"], "Row 4 of column 'species': label 'z' was never seen in training."),
             (["input=z.csv"], "To ignore such labels, set data.handle_unknown=ignore."),
-            (["input=z.csv", "handle_unknown=drop"], "Unknown data.handle_unknown 'drop'."),
+            (["input=z.csv", "handle_unknown=drop"], "data.handle_unknown='drop' is not valid."),
             (["input=renamed.csv", "target=kin"], "renamed.csv has no column 'kin'"),
             (["input=renamed.csv", "target=[a,b]"], "target must name 1 column"),
             (["input=data.csv", "threshold=0.3"], "the model predicts the most probable class, without a threshold."),
@@ -309,7 +309,7 @@ class TestFiles:
         content = read_checkpoint("run/checkpoints/best.ckpt")
         for change, message in [
             (lambda data: data.pop("labels"), "does not contain how a file is read"),
-            (lambda data: data["labels"].update(form="tree"), "Unknown form of labels 'tree'."),
+            (lambda data: data["labels"].update(form="tree"), "Unknown label format 'tree'."),
             (lambda data: data["labels"].update(target=[]), "it names no target column"),
             (lambda data: data.update(batch_size="x"), "TensorData['batch_size'] must be int"),
         ]:
@@ -453,7 +453,7 @@ def test_a_saved_threshold(command, run, tmp_path):
         (["threshold=0.3", "save=new.pt"], "save=new.pt must end in .ckpt"),
         (["threshold=0.3", "save=no/new.ckpt"], "The folder no of save=no/new.ckpt does not exist"),
         (["threshold=0.3", "decision.metric=f1"], "threshold cannot be combined with decision.metric"),
-        (["decision.metric=f2"], "Unknown decision.metric"),
+        (["decision.metric=f2"], "decision.metric='f2' is not valid for task=binary. Did you mean 'f1'?"),
         (
             ["decision.metric=f1", "decision.recall=0.8"],
             "no effect without decision.metric=precision_at_recall",

@@ -302,15 +302,15 @@ def test_top_k_keeps_the_thresholds():
         (
             ls.Binary(),
             {"metric": "f1_makro"},
-            "decision.metric for task=binary 'f1_makro'. Did you mean 'f1_macro'?",
+            "decision.metric='f1_makro' is not valid for task=binary. Did you mean 'f1_macro'?",
         ),
         (
             ls.Multiclass(3),
             {"metric": "f1_micro"},
-            "decision.metric for task=multiclass 'f1_micro'.",
+            "decision.metric='f1_micro' is not valid for task=multiclass.",
         ),
         (ls.Multiclass(3), {"calibration": "per_label"}, "calibration=per_label is only for multilabel"),
-        (ls.Binary(), {"calibration": "platt"}, "calibration 'platt'."),
+        (ls.Binary(), {"calibration": "platt"}, "calibration='platt' is not valid."),
         (ls.Binary(), {"recall": 1.5}, "recall must be"),
         (ls.Binary(), {"shrinkage": -1}, "shrinkage must be"),
     ],

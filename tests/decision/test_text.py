@@ -53,7 +53,7 @@ def test_thresholds(text, expected):
         (TAGS, "x", "threshold must be a number from 0 to 1, a list of numbers or {name: number}, got 'x'"),
         (TAGS, "1.5", "threshold must be a number from 0 to 1, got 1.5"),
         (TAGS, "[0.5]", "one number per output (3), got 1"),
-        (TAGS, "{z:0.5}", "Unknown label in threshold 'z'"),
+        (TAGS, "{z:0.5}", "Unknown label 'z' in threshold."),
         (TAGS, "", "a number from 0 to 1, a list of numbers or {name: number}, got ''"),
         (TAGS, "[]", "a number from 0 to 1, a list of numbers or {name: number}, got '[]'"),
         (TAGS, "{}", "a number from 0 to 1, a list of numbers or {name: number}, got '{}'"),

@@ -514,7 +514,7 @@ def test_a_failed_export_keeps_the_report(command, tmp_path, monkeypatch):
 def test_an_unknown_format(command, tmp_path):
     code, _, err = command("task=binary", "export=onxx")
     assert code == 1
-    assert "Unknown format to export 'onxx'. Did you mean 'onnx'?" in err
+    assert "Unknown export format 'onxx'. Did you mean 'onnx'?" in err
     assert [*tmp_path.iterdir()] == []
 
 

@@ -73,7 +73,7 @@ def test_options_of_auto():
     check_spec({"name": "auto", "nets": ["mlp", "tabm"]})
     with pytest.raises(ConfigError, match=r"Net 'auto' has no option 'hidden'.*such as mlp"):
         check_spec({"name": "auto", "hidden": [64]})
-    with pytest.raises(ConfigError, match="Unknown net to train 'forest'"):
+    with pytest.raises(ConfigError, match="Unknown net 'forest' in nets"):
         check_spec({"name": "auto", "nets": ["forest"]})
     with pytest.raises(OptionTypeError, match=r"nets must be a list of mlp, mlp_deep, .* or null, got 'mlp'"):
         check_spec({"name": "auto", "nets": "mlp"})

@@ -13,7 +13,7 @@ from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.registry import TASKS
-from lossselect.utils.checks import format_setting, lookup
+from lossselect.utils.checks import check_choice, format_setting, lookup
 
 APPLIES_TO = {
     "positive": ("", ("binary",)),
@@ -75,10 +75,10 @@ class LabelOptions:
             "uncertain": ("missing", "positive", "negative"),
             "annotators": ("majority", "mean"),
         }
-        lookup(dict.fromkeys(("error", "ignore")), self.handle_unknown, "data.handle_unknown")
+        check_choice("data.handle_unknown", self.handle_unknown, ("error", "ignore"))
         for name, values in choices.items():
             if (value := getattr(self, name)) is not None:
-                lookup(dict.fromkeys(values), value, f"data.{name}")
+                check_choice(f"data.{name}", value, values)
         for name in ("delimiter", "hierarchy"):
             if getattr(self, name) == "":
                 raise ConfigError(f"data.{name} must be a non-empty string such as '|', got ''.")

@@ -98,7 +98,7 @@ class LabelSettings:
         try:
             check_structure(values, STRUCTURE, "labels")
             form = values["form"]
-            lookup(dict.fromkeys(FORMS), form, "form of labels")
+            lookup(dict.fromkeys(FORMS), form, "label format")
             stored = values["vocabulary"]
             vocabulary = None if stored is None else Vocabulary(**{k: tuple(v) for k, v in stored.items()})
             if vocabulary is not None and len(vocabulary) != len(task.names):

@@ -14,7 +14,7 @@ from polars import selectors
 from lossselect.data.preprocessing.scaling import SCALINGS, Scale, Scaler, Standardizer, fit_scales
 from lossselect.exceptions import CheckpointError, DataError
 from lossselect.labels.values import as_number
-from lossselect.utils.checks import format_setting, lookup, show
+from lossselect.utils.checks import check_choice, format_setting, show
 from lossselect.utils.warnings import warn
 
 FEW = 20
@@ -163,7 +163,7 @@ class CellParser:
     nan: str = "error"
 
     def __post_init__(self) -> None:
-        lookup(dict.fromkeys(("error", "missing")), self.nan, "data.nan")
+        check_choice("data.nan", self.nan, ("error", "missing"))
 
     @property
     def null_numbers(self) -> list[float]:

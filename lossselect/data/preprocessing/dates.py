@@ -112,7 +112,7 @@ class Date:
         if not self.parts or self.parts[0].name != "days":
             raise CheckpointError(f"The first part of column {self.name!r} must be 'days'.")
         for part in self.parts:
-            lookup(PARTS, part.name, "part of a date")
+            lookup(PARTS, part.name, "date part")
             part.check()
 
     @classmethod

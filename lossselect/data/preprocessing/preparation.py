@@ -203,7 +203,7 @@ class Preparation:
         """Create a preparation from values of the file `path`; raise CheckpointError if they are damaged."""
         try:
             check_structure(values, {"source": str, "features": {}, "reading": {}}, "preparation")
-            features, reading = lookup(SOURCES, values["source"], "source of features")
+            features, reading = lookup(SOURCES, values["source"], "feature source")
             if values["reading"].keys() != reading.keys():
                 names = " and ".join(reading)
                 raise CheckpointError(f"reading must have {names}, got {[*values['reading']]}.")

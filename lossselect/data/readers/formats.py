@@ -42,7 +42,7 @@ from lossselect.data.readers.suffixes import (
 from lossselect.data.readers.tables import Table, TableOptions, existing_file
 from lossselect.data.readers.text_tables import TextTable
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.utils.checks import format_setting, lookup, shorten
+from lossselect.utils.checks import check_choice, format_setting, shorten
 
 
 def open_table(path: str, options: TableOptions | None = None) -> "Table":
@@ -174,7 +174,7 @@ def _parse_excel(content: bytes, file: Path, options: TableOptions) -> pl.DataFr
             f"{format_setting('data.sheet', sheets[0])}, or another one."
         )
     if options.sheet is not None:
-        lookup(dict.fromkeys(sheets), options.sheet, "data.sheet")
+        check_choice("data.sheet", options.sheet, sheets, f" for {file}")
     start: Any = {"header_row": options.skip_lines} if options.skip_lines else None
     return pl.read_excel(
         content, sheet_name=options.sheet or sheets[0], infer_schema_length=None, read_options=start

@@ -19,11 +19,11 @@ from lossselect.exceptions import ConfigError, DataError, FileMissingError, Opti
 from lossselect.labels.values import as_number
 from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import (
+    check_choice,
     check_int,
     first_duplicate,
     first_line,
     format_setting,
-    lookup,
     shorten,
     show,
     suggestion,
@@ -79,8 +79,8 @@ class TableOptions:
             "".encode(self.encoding)
         except (LookupError, TypeError):
             raise ConfigError(
-                f"Unknown data.encoding {self.encoding!r}. Set an encoding of Python, such as utf-8 or "
-                "latin-1."
+                f"data.encoding={self.encoding!r} is not valid. Set an encoding of Python, such as utf-8 "
+                "or latin-1."
             ) from None
         separator = self.separator or None
         if separator == "\\t":  # a tab, as it is typed at the command line
@@ -90,8 +90,8 @@ class TableOptions:
         object.__setattr__(self, "separator", separator)
         if not isinstance(self.header, bool | None):
             raise OptionTypeError(f"data.header must be true, false or null, got {self.header!r}.")
-        lookup(dict.fromkeys((".", ",")), str(self.decimal), "data.decimal")
-        lookup(QUOTES, str(self.quote), "data.quote")
+        check_choice("data.decimal", str(self.decimal), (".", ","))
+        check_choice("data.quote", str(self.quote), QUOTES)
         check_int("data.skip_lines", self.skip_lines, 0)
         if self.decimal == "," == separator:
             raise ConfigError(

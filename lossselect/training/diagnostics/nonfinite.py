@@ -16,7 +16,7 @@ from lossselect.compat.lightning import get_trainer
 from lossselect.compat.torch import largest_of_each
 from lossselect.exceptions import TrainingDiverged
 from lossselect.training.diagnostics.outputs import find_nonfinite_row
-from lossselect.utils.checks import lookup
+from lossselect.utils.checks import check_choice
 from lossselect.utils.distributed import all_gather, is_sharded
 from lossselect.utils.warnings import ON_NONFINITE, warn
 
@@ -39,7 +39,7 @@ class FiniteCheck:
     """
 
     def __init__(self, choice: str) -> None:
-        lookup(dict.fromkeys(ON_NONFINITE), choice, "on_nonfinite")
+        check_choice("on_nonfinite", choice, ON_NONFINITE)
         self.skips = choice == "skip"
         self.skipped = 0
         self._consecutive = 0

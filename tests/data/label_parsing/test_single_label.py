@@ -374,8 +374,8 @@ class TestSingleLabels:
         ("task", "options", "message"),
         [
             ("multiclass", {"positive": "a"}, "data.positive cannot be combined with task=multiclass"),
-            ("multilabel", {"empty": "none"}, "Unknown data.empty 'none'"),
-            ("multiclass", {"handle_unknown": "drop"}, "data.handle_unknown 'drop'"),
+            ("multilabel", {"empty": "none"}, "data.empty='none' is not valid"),
+            ("multiclass", {"handle_unknown": "drop"}, "data.handle_unknown='drop' is not valid"),
         ],
     )
     def test_invalid_options(self, task, options, message):

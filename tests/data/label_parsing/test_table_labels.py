@@ -118,7 +118,7 @@ class TestSeveralLabels:
                 ["a|b", ""],
                 "multilabel",
                 {"delimiter": "|", "empty": "none"},
-                "data.empty 'none'. Choose one of: negative, missing.",
+                "data.empty='none' is not valid. Choose one of: negative, missing.",
             ),
             (
                 [pl.Series("a", [1]), pl.Series("b", [0])],

@@ -387,7 +387,7 @@ class TestHierarchy:
             {"annotators": "mean", "empty": "missing"},
             "data.empty cannot be combined with data.ann",
         ),
-        ("multilabel", {"uncertain": "maybe"}, "Unknown data.uncertain 'maybe'"),
+        ("multilabel", {"uncertain": "maybe"}, "data.uncertain='maybe' is not valid"),
     ],
 )
 def test_settings_that_contradict_each_other(task, options, message):

@@ -103,9 +103,9 @@ def test_no_such_file(write, tmp_path):
     ("options", "error", "message"),
     [
         ({"separator": 3}, ValueError, "data.separator must be text such as ';', got 3."),
-        ({"quote": "|"}, ValueError, "Unknown data.quote '|'. Choose one of: double, single, none."),
+        ({"quote": "|"}, ValueError, "data.quote='|' is not valid. Choose one of: double, single, none."),
         ({"skip_lines": -1}, ValueError, "data.skip_lines must be an integer >= 0, got -1."),
-        ({"encoding": "utf-9"}, ValueError, "Unknown data.encoding 'utf-9'"),
+        ({"encoding": "utf-9"}, ValueError, "data.encoding='utf-9' is not valid"),
         ({"encoding": 8}, TypeError, "data.encoding must be a name such as 'latin-1', got 8."),
     ],
 )

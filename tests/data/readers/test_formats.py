@@ -132,7 +132,7 @@ class TestExcel:
         with pytest.raises(ConfigError, match=r"has 2 sheets: first, second. Set data\.sheet=first"):
             open_table(path)
         assert open_table(path, TableOptions(sheet="second")).read(["a"]).height == 1
-        with pytest.raises(ConfigError, match=r"Unknown data.sheet 'third'"):
+        with pytest.raises(ConfigError, match=r"data.sheet='third' is not valid for "):
             open_table(path, TableOptions(sheet="third"))
 
     def test_a_title(self, tmp_path):

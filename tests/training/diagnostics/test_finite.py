@@ -246,5 +246,5 @@ def test_sharded_gradients(tmp_path):
 
 
 def test_unknown_choice():
-    with pytest.raises(ValueError, match="Unknown on_nonfinite 'stopp'"):
+    with pytest.raises(ValueError, match="on_nonfinite='stopp' is not valid"):
         ls.TaskModule(ls.Binary(), nn.Linear(2, 1), on_nonfinite="stopp")
