@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossselect.data.splits import Splits, group_folds, rarest_labels, stratify
+from lossselect.data.splits import Splits, count_units, group_folds, rarest_labels, stratify
 from lossselect.data.stratification import divide_rows
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -60,40 +60,26 @@ def draw_folds(
     """
     strata = stratify(labels)
     units = np.arange(len(labels)) if groups is None else groups
-    pinned = np.isin(units, _only_units(strata, units, num_folds, names))
-    rows = np.flatnonzero(~pinned)
+    classes, first, counts = count_units(strata, units)
+    rows = np.flatnonzero(~np.isin(units, first[counts == 1]))
     unit = "rows" if groups is None else "groups (data.group)"
     if (available := len(np.unique(units[rows]))) < num_folds:
         raise DataError(
             f"{available} {unit} outside the test split are too few for folds={num_folds}. Reduce folds, or "
             f"add {unit}."
         )
-    if groups is None:
-        return _row_folds(rows, strata, num_folds, seed)
-    folds = group_folds(rows, groups, rarest_labels(strata), num_folds, seed)
-    return folds if len(folds) == num_folds else group_folds(rows, groups, None, num_folds, seed)
-
-
-def _only_units(
-    strata: np.ndarray | None, units: np.ndarray, num_folds: int, names: Sequence[str]
-) -> np.ndarray:
-    """Return the units with the only occurrence of a class, and warn about classes with few units."""
-    if strata is None:
-        return units[:0]
-    places, classes = strata.nonzero() if strata.ndim == 2 else (np.arange(len(strata)), strata)
-    known = classes >= 0
-    pairs = np.unique(np.stack([classes[known], units[places[known]]], 1), axis=0)
-    found, first, counts = np.unique(pairs[:, 0], return_index=True, return_counts=True)
-    few = counts < num_folds
-    if few.any():
-        shown = [names[i] if i < len(names) else str(i) for i in found[few].tolist()]
+    if (few := counts < num_folds).any():
+        shown = [names[i] if i < len(names) else str(i) for i in classes[few].tolist()]
         warn(
             "rare_class",
             f"{few.sum()} of {len(names)} classes have fewer rows or groups than there are folds "
             f"({num_folds}): {shorten(shown)}. Some folds validate none of them; a class with a single row "
             "or group is only trained on. Reduce folds, or add rows of these classes.",
         )
-    return pairs[first[counts == 1], 1]
+    if groups is None:
+        return _row_folds(rows, strata, num_folds, seed)
+    folds = group_folds(rows, groups, rarest_labels(strata), num_folds, seed)
+    return folds if len(folds) == num_folds else group_folds(rows, groups, None, num_folds, seed)
 
 
 def _row_folds(rows: np.ndarray, strata: np.ndarray | None, num_folds: int, seed: int) -> list[np.ndarray]:

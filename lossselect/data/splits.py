@@ -191,9 +191,16 @@ def _split_groups(
 ) -> dict[str, np.ndarray]:
     """Return the rows of each split: unions of stratified folds of whole groups."""
     strata = rarest_labels(strata)
-    pinned = np.zeros(len(groups), dtype=bool)
-    if strata is not None:
-        pinned = np.isin(groups, _groups_of_rare_classes(groups, strata, len(fractions), names))
+    classes, first, counts = count_units(strata, groups)
+    rare = counts <= len(fractions)
+    pinned = np.isin(groups, first[rare])
+    if rare.any():
+        warn(
+            "rare_class",
+            f"{rare.sum()} of {len(names)} classes occur in fewer groups (data.group) than there are splits "
+            f"({len(fractions) + 1}): {shorten([names[i] for i in classes[rare].tolist()])}. One group of "
+            "each is in the training split. Add groups with rows of these classes.",
+        )
     remaining, count, splits = np.flatnonzero(~pinned), len(groups), {}
     reserve = len(fractions) + (not pinned.any())  # the splits that still require a group
     if len(np.unique(groups[remaining])) < reserve:
@@ -248,23 +255,21 @@ def group_folds(
     return [fold for fold in folds if len(fold)]
 
 
-def _groups_of_rare_classes(
-    groups: np.ndarray, strata: np.ndarray, num_splits: int, names: Sequence[str]
-) -> list[int]:
-    """Return a group with each class that occurs in at most `num_splits` groups."""
-    num_groups = groups.max() + 1
-    pairs = np.unique(strata * num_groups + groups)  # one number for each pair of a class and a group
+def count_units(strata: np.ndarray | None, units: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the classes that occur, the first unit of each, and the number of its units.
+
+    Args:
+        strata: Classes (N,), -1 where missing, or 0/1 (N, L); None, without classes, returns empty arrays.
+        units: The unit of each row (N,), its index or that of its group.
+    """
+    if strata is None:
+        return units[:0], units[:0], units[:0]
+    rows, classes = strata.nonzero() if strata.ndim == 2 else (np.arange(len(strata)), strata)
+    num_units = units.max() + 1
+    pairs = np.unique(classes * num_units + units[rows])  # one number for each pair of a class and a unit
     pairs = pairs[pairs >= 0]  # without missing labels, -1
-    classes, first, counts = np.unique(pairs // num_groups, return_index=True, return_counts=True)
-    rare = counts <= num_splits
-    if rare.any():
-        warn(
-            "rare_class",
-            f"{rare.sum()} of {len(names)} classes occur in fewer groups (data.group) than there are splits "
-            f"({num_splits + 1}): {shorten([names[i] for i in classes[rare].tolist()])}. One group of each "
-            "is in the training split. Add groups with rows of these classes.",
-        )
-    return (pairs[first[rare]] % num_groups).tolist()
+    found, first, counts = np.unique(pairs // num_units, return_index=True, return_counts=True)
+    return found, pairs[first] % num_units, counts
 
 
 def _take(folds: list[np.ndarray], size: float, reserve: int) -> list[np.ndarray]:
