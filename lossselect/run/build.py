@@ -26,6 +26,7 @@ from lossselect.run.settings import (
     to_plain,
 )
 from lossselect.run.trust import make_part
+from lossselect.utils.warnings import drop_warnings_on_error
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -83,10 +84,10 @@ def load_data(config: DictConfig) -> "LoadedData":
                 versions.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     task = drop_none(to_plain(config.task))
     arguments = json.dumps(options, sort_keys=True), json.dumps(task, sort_keys=True), tuple(versions)
-    loaded = load_checked(*arguments)
     if not config.get("folds"):
-        return loaded
-    return loaded.take_fold(config.folds, config.fold or 0, config.seed)
+        return load_checked(*arguments)
+    with drop_warnings_on_error():
+        return load_checked(*arguments).take_fold(config.folds, config.fold or 0, config.seed)
 
 
 def has_loader(data: Any, split: str) -> bool:

@@ -116,6 +116,15 @@ def ignore_warnings(*names: str) -> Iterator[None]:
 
 
 @contextmanager
+def drop_warnings_on_error() -> Iterator[None]:
+    """Issue the warnings of the context when it ends; if it ends with an error, the error comes alone."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for each in caught:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+
+
+@contextmanager
 def silence() -> Iterator[None]:
     """Silence logs, warnings and stderr of other libraries within the context."""
     previous_level = logging.root.manager.disable

@@ -11,6 +11,7 @@ from sklearn.datasets import load_wine
 import lossselect as ls
 from lossselect.cli import predict
 from lossselect.comparison.record import read_record
+from lossselect.data.loading import load_checked
 from lossselect.training.checkpoints.content import read_best_checkpoint
 
 TABLE = ("task=multiclass", "data=table", "data.path=wine.csv", "data.target=target", "data.group=patient")
@@ -218,6 +219,19 @@ def test_settings_that_name_validation_rows(command, wine, words, message):
     table.with_columns(part=pl.Series(parts)).write_csv(wine / "wine.csv")
     code, _, err = command(*(word for word in TABLE if "group" not in word), "folds=3", *words)
     assert (code, message in err) == (1, True), err
+
+
+@pytest.mark.filterwarnings("default")
+def test_too_few_rows_are_the_only_message(command, tmp_path):
+    """Not preceded by warnings about the few rows, which a run without folds has."""
+    (tmp_path / "six.csv").write_text("a,b,y\n1,2,u\n1,2,v\n3,1,u\n4,1,v\n4,1,u\n7,1,w\n")
+    words = ("task=multiclass", "data=table", "data.path=six.csv", "data.target=y", "check_only=true")
+    code, _, err = command(*words, "folds=7")
+    message = "4 rows outside the test split are too few for folds=7. Reduce folds, or add rows.\n"
+    assert (code, err) == (1, message)
+    load_checked.cache_clear()
+    code, _, err = command(*words, "folds=2")
+    assert (code, "classes have fewer rows than there are splits" in err) == (0, True)
 
 
 def test_sweeps_compare_means(command, tmp_path):
