@@ -41,8 +41,14 @@ HYDRA_SETTINGS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hyd
 def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     """Return one message for an error that the user can fix; None for any other error, which is a bug.
 
-    `arguments` is the command line, which determines the settings of the config.
+    `arguments` is the command line, which determines the settings of the config. The message starts with the
+    notes of the error, such as the name of the fold.
     """
+    message = _get_message(error, arguments)
+    return message and ": ".join([*getattr(error, "__notes__", ()), message])
+
+
+def _get_message(error: Exception, arguments: Iterable[str]) -> str | None:
     text, line = str(error), " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and (message := _missing_variant(error)):
         return message

@@ -241,6 +241,7 @@ def _train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
     from lossselect.cross_validation.run import train_members
 
     if config.trainer.get("fast_dev_run"):
+        print(f"fast_dev_run tries only {members[0].name}, the first of {len(members)} trainings.")
         return train(member_config(config, members[0]), folder, record)
     averaged = train_members(config, folder, record, train, describe_error)
     if config.export and averaged is not None:

@@ -91,8 +91,12 @@ def train_members(
         # the first training has already warned about the data
         repeated = ("duplicate_rows", "rare_class") if number else ()
         shown = nullcontext() if config.verbose is True else redirect_stdout(io.StringIO())
-        with ignore_warnings(*repeated), shown, record_run(place, describe) as member_record:
-            train(configs[member.name], place, member_record)
+        try:
+            with ignore_warnings(*repeated), shown, record_run(place, describe) as member_record:
+                train(configs[member.name], place, member_record)
+        except Exception as error:
+            error.add_note(f"{member.name} (training {number + 1} of {len(members)})")
+            raise
         records.append(member_record)
         print_safely(describe_run(place))
     return _finish(config, folder, record, configs, records, data)

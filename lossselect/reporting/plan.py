@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 SUMMARY = {
     **dict.fromkeys(("task", "classes", "loss", "options", "target"), 1),
     **dict.fromkeys(("head", "weights", "decision", "metrics", "data", "model"), 2),
-    **dict.fromkeys(("training", "repetition", "device"), 1),
+    "training": 1,
+    "repetition": 2,
+    "device": 1,
     **dict.fromkeys(("resumed", "previous_run", "outputs"), None),
 }
 """Names of the lines in a plan's summary, and the rows of a terminal that each may fill; None: any number."""

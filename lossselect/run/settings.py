@@ -261,9 +261,10 @@ def list_members(config: Mapping[str, Any]) -> list[Member]:
 
 def describe_repetition(config: Mapping[str, Any]) -> str:
     """Return how often a run trains, for the plan; "" for an ordinary run."""
-    folds, repeats = config.get("folds"), config.get("repeats")
-    if not list_members(config):
+    folds, repeats, members = config.get("folds"), config.get("repeats"), list_members(config)
+    if not members:
         return ""
     parts = [f"{repeats} seeds ({config['seed']} to {config['seed'] + repeats - 1})"] if repeats else []
     parts += [f"{folds} folds"] if folds else []
-    return " x ".join(parts) + f", {(repeats or 1) * (folds or 1)} trainings with the same test rows"
+    text = " x ".join(parts) + f", {len(members)} trainings with the same test rows"
+    return text + f"; other counts are those of {members[0].name}" * bool(folds)

@@ -33,6 +33,11 @@ def read_metrics(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
+def read_plan(folder):
+    lines = json.loads((folder / "plan.json").read_text())["lines"]
+    return {line["name"]: line["value"] for line in lines}
+
+
 def test_folds_of_a_table(command, call, wine):
     code, out, err = command(*TABLE, *SHORT, "folds=3", "report.importance=true")
     assert (code, err) == (0, "")
@@ -76,9 +81,12 @@ def test_folds_of_a_table(command, call, wine):
 
 @pytest.mark.default_net
 def test_repeated_folds_with_several_nets(command, tmp_path):
-    code, out, err = command("task=binary", *SHORT, "folds=2", "repeats=2")
+    code, _, err = command("task=binary", *SHORT, "folds=2", "repeats=2")
     assert (code, err) == (0, "")
-    assert "2 seeds (0 to 1) x 2 folds, 4 trainings" in out
+    plan = read_plan(tmp_path / "run")
+    assert plan["repetition"].startswith("2 seeds (0 to 1) x 2 folds, 4 trainings with the same test rows; ")
+    assert plan["repetition"].endswith("other counts are those of repeat_0_fold_0")
+    assert plan["data"] == read_plan(tmp_path / "run" / "repeat_0_fold_0")["data"]
     run = tmp_path / "run"
     names = [f"repeat_{r}_fold_{k}" for r in range(2) for k in range(2)]
     tests = [pl.read_csv(run / name / "predictions.csv") for name in names]
@@ -100,9 +108,8 @@ def test_repeats_have_the_same_rows_and_other_seeds(command, tmp_path):
         [*(run / name / "metrics.json").read_text().split()] for name in ("repeat_0", "repeat_1")
     )
     assert first != second
-    data = [json.loads((run / name / "plan.json").read_text()) for name in ("repeat_0", "repeat_1")]
-    lines = [{line["name"]: line["value"] for line in plan["lines"]} for plan in data]
-    assert lines[0]["data"] == lines[1]["data"]
+    assert read_plan(run / "repeat_0")["data"] == read_plan(run / "repeat_1")["data"]
+    assert "other counts" not in read_plan(run)["repetition"]
     # the first training is the ordinary run
     code, _, err = command(
         "task=binary", "trainer.max_epochs=3", "hydra.run.dir=one", "seed=5", "loss.pos_weight=auto"
@@ -167,9 +174,19 @@ def test_an_interrupted_run_continues(command, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "fold_2").exists()
 
 
+def test_an_error_names_the_training(command, tmp_path):
+    diverges = ("optimizer=sgd", "optimizer.lr=1e30", *SHORT)
+    code, _, err = command("task=binary", "folds=2", "repeats=2", "model=linear", *diverges)
+    start = "repeat_0_fold_0 (training 1 of 4): The loss or its gradient is not finite in step"
+    assert (code, err.startswith(start), err.count("\n")) == (1, True, 1), err
+    assert read_record(tmp_path / "run").error.startswith(start)
+    assert not (tmp_path / "run" / "repeat_0_fold_1").exists()
+
+
 def test_a_smoke_test_trains_once(command, tmp_path):
     code, out, _ = command("task=multiclass", *SHORT, "folds=3", "+trainer.fast_dev_run=true")
     assert code == 0
+    assert "fast_dev_run tries only fold_0, the first of 3 trainings." in out
     assert "Smoke test passed" in out
     assert not any((tmp_path / "run").glob("*/checkpoints"))
 
@@ -177,7 +194,8 @@ def test_a_smoke_test_trains_once(command, tmp_path):
 def test_check_only_writes_nothing(command, tmp_path):
     code, out, _ = command("task=multiclass", "folds=3", "check_only=true")
     assert code == 0
-    assert "3 folds, 3 trainings" in out
+    text = "3 folds, 3 trainings with the same test rows; other counts are those of fold_0"
+    assert text in " ".join(out.split())
     assert not [*tmp_path.iterdir()]
 
 
