@@ -324,12 +324,14 @@ def decision_lines(task: Task, rows: int, calibrates: bool) -> Iterator[tuple[st
         ("shift", task.shift, 0.0),
         ("temperature", task.temperature, 1.0),
         ("threshold", task.threshold, 0.5),
-        ("prior_correction", task.prior_correction, None),
     ):
         if value not in (None, default):
             yield name, _format_by_output(task, value) if isinstance(value, tuple) else f"{value:.3g}"
         elif name == "temperature" and calibrates and rows < MIN_CALIBRATED_ROWS:
             yield name, f"1, as fewer than {MIN_CALIBRATED_ROWS} rows cannot show that another one is better"
+    if factors := task.prior_correction:  # only their ratios change predictions
+        yield "class factors", _format_by_output(task, [factor / min(factors) for factor in factors])
+        yield "", "A factor multiplies the probability of its class before the prediction; the smallest is 1."
 
 
 def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> list[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 import lossselect as ls
 from lossselect.cli import main as cli
+from lossselect.reporting.explain import decision_lines
 from lossselect.reporting.plan import SUMMARY, Line, Plan, compare_decisions
 
 NASTY = "<script>alert(1)</script> [red] & \"'"
@@ -360,3 +361,16 @@ def test_a_decision_that_makes_metrics_worse_is_reported():
     assert compare_decisions(better) == ""
     equal = {"test/accuracy": 0.9, "test/default_decision/accuracy": 0.9, "test/f1": None}
     assert compare_decisions({**equal, "test/default_decision/f1": None}) == ""
+
+
+@pytest.mark.parametrize("factors", [(1.5, 3.0, 0.75), (200, 400, 100)])
+def test_class_factors_are_shown_relative_to_the_smallest(factors):
+    task = ls.Multiclass(3, class_names=("a", "b", "c"), prior_correction=factors, temperature=2)
+    lines = [*decision_lines(task, 48, calibrates=True)]
+    assert lines[:3] == [
+        ("fitted to", "48 labelled validation rows"),
+        ("temperature", "2"),
+        ("class factors", "a: 2, b: 4, c: 1"),
+    ]
+    assert "the smallest is 1" in lines[3][1]
+    assert not any("factor" in "".join(line) for line in decision_lines(ls.Multiclass(3), 48, False))
