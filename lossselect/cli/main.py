@@ -20,6 +20,25 @@ Print the plan of a run without training: each choice, its reason, and the setti
 It has the settings of a run: lossselect train --help lists them.
 """
 
+FILES = ("data.path", "data.val_path", "data.test_path", "output")
+"""Settings of a run, or of `lossselect data`, whose values are completed as files."""
+
+CHOICES = {
+    **dict.fromkeys(("format", "export"), ("onnx", "torch_export", "safetensors")),
+    "on_nonfinite": ("stop", "skip"),
+    "bias_init": ("prior", "zero", "null"),
+    "data.scaling": ("standard", "robust", "quantile"),
+    "decision.calibration": ("temperature", "per_label", "none"),
+    "decision.metric": (
+        *("auto", "null", "accuracy", "balanced_accuracy", "expected_f1", "f1", "f1_macro", "f1_micro"),
+        "precision_at_recall",
+    ),
+    "device": ("auto", "cpu", "cuda"),
+    "explain": ("true", "json"),
+    **dict.fromkeys(("check_only", "export_raw", "verbose", "raw", "header", "trust"), ("true", "false")),
+}
+"""Values that are completed, written down here because their modules would take seconds to import."""
+
 
 def main() -> None:
     """Run the command that the first argument names; without one, `train`."""
@@ -61,16 +80,22 @@ def main() -> None:
 
 
 def _completes_settings() -> bool:
-    """Return whether the settings of a run are completed, by Hydra; complete commands and files here.
+    """Return whether Hydra completes the settings of a run; complete commands, choices and files here.
 
     The shell calls `lossselect -sc query=bash` with the command line so far in COMP_LINE.
     """
     program, _, rest = os.environ["COMP_LINE"].partition(" ")
     command, space, settings = rest.lstrip().partition(" ")
-    if space and command in ("train", "explain"):
+    key, equals, start = settings.rpartition(" ")[2].partition("=")
+    is_known = equals and key in (*CHOICES, *FILES)
+    if space and command in ("train", "explain", "data") and not is_known:
         os.environ["COMP_LINE"] = f"{program} {settings}"  # as Hydra knows no commands
         return True
-    key, equals, start = settings.rpartition(" ")[2].partition("=")
-    files = [f"{key}={path}" for path in sorted(glob(f"{start}*")) if equals]
-    print("\n".join(files if space else [name for name in COMMANDS if name.startswith(command)]))
+    if not space:
+        words = [name for name in COMMANDS if name.startswith(command)]
+    elif key in CHOICES:
+        words = [f"{key}={value}" for value in CHOICES[key] if equals and value.startswith(start)]
+    else:
+        words = [f"{key}={path}" for path in sorted(glob(f"{start}*")) if equals]
+    print("\n".join(words))
     return False

@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import hydra
@@ -121,6 +122,7 @@ def main() -> None:
         print_version()
         return
     record_environment()
+    import_module("lossselect.configs")  # its group loss, before Hydra completes a command line
     # Hydra has no null for a group; the groups that may be empty have a variant none
     sys.argv[1:] = [
         re.sub(r"^(scheduler|callbacks|logger|experiment)=null$", r"\1=none", argument)
