@@ -56,13 +56,12 @@ def evaluate_file(
         from lossselect.data.files.labelled import load_labelled
         from lossselect.data.label_parsing.settings import LabelSettings
         from lossselect.data.preprocessing.preparation import Preparation
-        from lossselect.export.formats import find_format
+        from lossselect.export.formats import check_is_checkpoint
         from lossselect.labels.values import as_number
         from lossselect.training.checkpoints.content import read_checkpoint, save_decision
 
         checkpoint = find_trained(checkpoint)
-        if find_format(checkpoint):
-            raise ConfigError(f"Expected a checkpoint or a run folder, got the exported model {checkpoint}.")
+        check_is_checkpoint(checkpoint, "evaluate")
         content = read_checkpoint(checkpoint)
         stored = content.get("TensorData") or {}
         if "features" not in stored or "labels" not in stored:

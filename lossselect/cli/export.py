@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lossselect.cli.console import Command, run_command
 from lossselect.cli.predict import MODEL, find_trained, parse_bool
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.export.formats import FORMATS, find_format
+from lossselect.export.formats import FORMATS, check_is_checkpoint, find_format
 from lossselect.utils.atomic_write import check_output
 from lossselect.utils.checks import lookup
 from lossselect.utils.redaction import record_environment
@@ -47,6 +47,7 @@ def export_checkpoint(
 
     is_raw = parse_bool("raw", raw)
     checkpoint = find_trained(checkpoint)
+    check_is_checkpoint(checkpoint, "export")
     if format:
         suffix = lookup(FORMATS, format, "export format").suffix
         output = output or str(Path(checkpoint).with_suffix(suffix))

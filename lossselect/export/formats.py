@@ -31,6 +31,15 @@ def find_format(path: str | Path) -> str | None:
     return next((name for name, form in FORMATS.items() if form.suffix == suffix), None)
 
 
+def check_is_checkpoint(path: str, command: str) -> None:
+    """Raise ConfigError for an exported model, which `lossselect COMMAND` cannot read."""
+    if find_format(path):
+        raise ConfigError(
+            f"lossselect {command} requires a checkpoint (.ckpt) or a run folder, got the exported model "
+            f"{path}. To predict with it: lossselect predict checkpoint={path} input=new.csv output=out.csv."
+        )
+
+
 def require(form: str, packages: Iterable[str]) -> None:
     """Raise PackageMissingError if a package that a format requires is not installed."""
     missing = [name for name in packages if not is_installed(name)]

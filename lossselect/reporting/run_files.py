@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from lossselect.exceptions import ConfigError
 from lossselect.reporting.plan import Line
 
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError)
@@ -21,9 +22,16 @@ LOW, HIGH, ERROR = "_ci_low", "_ci_high", "_standard_error"
 
 
 def find_run_folder(path: Path, is_run: Callable[[Path], bool]) -> Path:
-    """Return the run folder of a file in it or of its folder of checkpoints; any other path unchanged."""
+    """Return the run folder of a file in it or of its folder of checkpoints; any other path unchanged.
+
+    Raises:
+        ConfigError: a file that is in no run folder.
+    """
     is_part = path.is_file() or path.name == "checkpoints"
-    return next((parent for parent in path.parents if is_part and is_run(parent)), path)
+    folder = next((parent for parent in path.parents if is_part and is_run(parent)), path)
+    if folder.is_file():
+        raise ConfigError(f"{path} is a file outside a run folder. Give a run folder, or a file in one.")
+    return folder
 
 
 def read_metrics(folder: Path) -> dict[str, float | None]:

@@ -116,12 +116,17 @@ def test_runs_that_failed(runs, compare, tmp_path):
     [
         (["mlp"], "There is only one run, mlp. Give at least two."),
         (["mlp", "missing"], "The folder missing does not exist."),
+        (
+            ["mlp", "table.csv"],
+            "table.csv is a file outside a run folder. Give a run folder, or a file in one.",
+        ),
         (["mlp", "linear", "--output=page.pdf"], "must end in .html"),
         (["mlp", "linear", "--jsn"], "Unknown option --jsn"),
     ],
     ids=" ".join,
 )
 def test_mistakes_are_one_message(words, message, runs, compare, tmp_path):
+    (tmp_path / "table.csv").touch()
     before = {*tmp_path.rglob("*")}
     code, out, err = compare(*words)
     assert (code, out) == (1, "")

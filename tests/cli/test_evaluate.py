@@ -267,7 +267,8 @@ class TestFiles:
             (["input=none.csv"], "File not found: none.csv."),
             (["input=data.npz"], "Expected a table with its columns, got data.npz"),
             (["input=data.csv", "keep=a"], "lossselect evaluate has no option 'keep'."),
-            (["input=data.csv", "checkpoint=model.onnx"], "got the exported model model.onnx"),
+            (["input=data.csv", "checkpoint=model.onnx"], "lossselect evaluate requires a checkpoint (.ckpt) or a run folder, got the exported model model.onnx. "
+                "To predict with it: lossselect predict checkpoint=model.onnx"),
         ]:  # fmt: skip
             code, out, err = run("checkpoint=run", *arguments)
             assert (code, out) == (1, ""), arguments
@@ -453,7 +454,7 @@ def test_a_saved_threshold(command, run, tmp_path):
         (["threshold=0.3", "save=new.pt"], "save=new.pt must end in .ckpt"),
         (["threshold=0.3", "save=no/new.ckpt"], "The folder no of save=no/new.ckpt does not exist"),
         (["threshold=0.3", "decision.metric=f1"], "threshold cannot be combined with decision.metric"),
-        (["decision.metric=f2"], "decision.metric='f2' is not valid for task=binary. Did you mean 'f1'?"),
+        (["decision.metric=f2"], "decision.metric='f2' is not valid for task=binary. Choose one of: expected_f1, f1, "),
         (
             ["decision.metric=f1", "decision.recall=0.8"],
             "no effect without decision.metric=precision_at_recall",

@@ -160,10 +160,12 @@ class TestFolders:
             ("missing", FileMissingError, "does not exist"),
             ("*.nothing", FileMissingError, "No folder matches"),
             ("empty", ConfigError, "is not a run folder and contains none"),
+            ("notes.txt", ConfigError, "is a file outside a run folder"),
         ],
     )
     def test_others_raise(self, word, error, message, tmp_path):
         (tmp_path / "empty").mkdir()
+        (tmp_path / "notes.txt").touch()
         with pytest.raises(error, match=message):
             expand_runs([str(tmp_path / word)])
         with pytest.raises(ConfigError, match="No run was given"):

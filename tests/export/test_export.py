@@ -434,6 +434,7 @@ class TestCommand:
                 "head.csv has no rows.",
             ),
             (["checkpint=x"], "Did you mean 'checkpoint'?"),
+            (["checkpoint=m.onnx", "format=safetensors"], "lossselect export requires a checkpoint (.ckpt)"),
             (["checkpoint=run/checkpoints/best.ckpt", "format=onx"], "Did you mean 'onnx'?"),
             (["checkpoint=run/checkpoints/best.ckpt", "format=onnx", "output=m.pt2"], "must end in .onnx"),
             (["x"], "Settings are written KEY=VALUE"),

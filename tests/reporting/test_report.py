@@ -446,11 +446,16 @@ class InOrder(Data):
         [
             (["run=nowhere"], "The folder nowhere does not exist."),
             (["run=."], "is not a run folder"),
+            (
+                ["run=notes.txt"],
+                "notes.txt is a file outside a run folder. Give a run folder, or a file in one.",
+            ),
             (["rum=x"], "lossselect report has no option 'rum'. Did you mean 'run'?"),
         ],
     )
     def test_mistakes(self, arguments, message, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
+        (tmp_path / "notes.txt").touch()
         monkeypatch.setattr("sys.argv", ["lossselect", "report", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
