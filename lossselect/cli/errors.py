@@ -42,10 +42,10 @@ def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     """Return one message for an error that the user can fix; None for any other error, which is a bug.
 
     `arguments` is the command line, which determines the settings of the config. The message starts with the
-    notes of the error, such as the name of the fold.
+    notes of the error, such as the names of the job and of the fold.
     """
     message = _get_message(error, arguments)
-    return message and ": ".join([*getattr(error, "__notes__", ()), message])
+    return message and ": ".join([*reversed(getattr(error, "__notes__", ())), message])
 
 
 def _get_message(error: Exception, arguments: Iterable[str]) -> str | None:

@@ -31,6 +31,7 @@ from lossselect.cli.console import (
     report_early_end,
 )
 from lossselect.comparison.record import RunRecord, record_run
+from lossselect.compat.hydra import silence_failed_jobs
 from lossselect.losses.registry import LOSSES
 from lossselect.metrics.direction import best_mode
 from lossselect.run.lock import lock_folder, unlock_folders
@@ -143,6 +144,7 @@ def main() -> None:
         if CHECK not in sys.argv:
             sys.argv.append(CHECK)
         trust(sys.argv[1:])
+        silence_failed_jobs()
         if not READS_NO_DATA & {*sys.argv[1:]}:
             announce(find_value("data.path", sys.argv[1:]) or "the data")
         gc.disable()  # until `check_run` has imported torch, as collections take long then and find nothing
@@ -207,10 +209,15 @@ def run(config: DictConfig) -> float | None:
     recorded = folder if is_first_process() and not saves_nothing else None
     with ignore_warnings(*as_list(config.ignore_warnings)):
         try:
-            # after an error in a job, Hydra runs the others, and prints which one failed
+            # after an error in a job, Hydra runs the others, and then raises the first error
             one_line = nullcontext() if is_job else print_errors_in_one_line()
             with quiet(not is_verbose), one_line, record_run(recorded, describe_error) as record:
                 return _run_job(config, folder, record) if is_job else _train(config, folder, record)
+        except Exception as error:
+            if is_job:
+                error.add_note(folder.name)
+                is_verbose = False  # each failed job prints a line
+            raise
         finally:
             if recorded is not None and not is_verbose:
                 from lossselect.comparison.sweep import describe_run

@@ -454,7 +454,10 @@ def test_a_saved_threshold(command, run, tmp_path):
         (["threshold=0.3", "save=new.pt"], "save=new.pt must end in .ckpt"),
         (["threshold=0.3", "save=no/new.ckpt"], "The folder no of save=no/new.ckpt does not exist"),
         (["threshold=0.3", "decision.metric=f1"], "threshold cannot be combined with decision.metric"),
-        (["decision.metric=f2"], "decision.metric='f2' is not valid for task=binary. Choose one of: expected_f1, f1, "),
+        (
+            ["decision.metric=f2"],
+            "decision.metric='f2' is not valid for task=binary. Choose one of: expected_f1, f1, ",
+        ),
         (
             ["decision.metric=f1", "decision.recall=0.8"],
             "no effect without decision.metric=precision_at_recall",

@@ -111,14 +111,16 @@ def test_a_sweep_ends_with_a_table_of_means_over_seeds(command):
     assert "0.01" in Path("sweep/summary.html").read_text()
 
 
-def test_a_failed_job_is_a_row_with_its_message(command):
-    code, out, err = command(*SWEEP, "optimizer.lr=1e-2,1e30")
+@pytest.mark.parametrize("verbose", ["auto", "true"])
+def test_a_failed_job_is_a_line_and_a_row_with_its_message(command, verbose):
+    code, out, err = command(*SWEEP, "optimizer.lr=1e-2,1e30", f"verbose={verbose}")
     assert code == 1
-    assert re.search(r"(?m)^1-binary failed after .* The loss or its gradient is not finite", out)
+    lines = re.findall(r"(?m)^(.*) failed after .* The loss or its gradient is not finite", out)
+    assert lines == ["1-binary"]
+    assert re.fullmatch(r"1-binary: The loss or its gradient is not finite .*\n", err)  # no line of Hydra
     good, failed = read_summary()
     assert (good["finished"], failed["finished"]) == ("1", "0")
-    assert "not finite" in failed["error"]
-    assert "Traceback" not in err
+    assert failed["error"].startswith("The loss or its gradient is not finite")
     page = Path("sweep/summary.html").read_text()
     assert page.count("not finite") == 1
     assert page.index("</table>") < page.index("not finite")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import polars as pl
@@ -181,6 +182,18 @@ def test_an_error_names_the_training(command, tmp_path):
     assert (code, err.startswith(start), err.count("\n")) == (1, True, 1), err
     assert read_record(tmp_path / "run").error.startswith(start)
     assert not (tmp_path / "run" / "repeat_0_fold_1").exists()
+
+
+def test_an_error_in_a_sweep_names_the_job_and_the_training(command):
+    words = ("-m", "task=binary", "folds=2", "model=linear", "optimizer=sgd", "optimizer.lr=1e30,1e31")
+    code, out, err = command(*words, "trainer.max_epochs=1", "hydra.sweep.dir=sweep")
+    start = "fold_0 (training 1 of 2): The loss or its gradient is not finite"
+    assert (code, err.count("\n")) == (1, 1), err
+    assert err.startswith(f"0-binary: {start}")
+    assert re.findall(rf"(?m)^(.*) failed after [\d.]+ s: {re.escape(start)}", out) == [
+        "0-binary",
+        "1-binary",
+    ]
 
 
 def test_a_smoke_test_trains_once(command, tmp_path):
