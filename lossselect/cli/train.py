@@ -8,9 +8,11 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -267,27 +269,12 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
         The value of `monitor` at the checkpoint that was evaluated. With `monitor=last`, the value of the
         task's own metric (`val/loss`, or for multilabel `val/average_precision`), if it was computed.
     """
-    from lossselect.reporting.explain import decision_lines, loss_lines, plan
-    from lossselect.reporting.plan import (
-        Line,
-        Plan,
-        compare_decisions,
-        format_rows,
-        print_metrics,
-        print_renderable,
-        print_table,
-    )
+    from lossselect.reporting.explain import plan
+    from lossselect.reporting.plan import Plan, format_rows, print_table
     from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare
     from lossselect.run.loggers import finish_loggers, log_results, log_settings
-    from lossselect.run.results import (
-        best_checkpoint,
-        evaluate,
-        save_nets,
-        save_overview,
-        save_plan,
-        save_predictions,
-    )
-    from lossselect.run.resume import check_start, continue_log, prepare_folder, resume_path
+    from lossselect.run.results import best_checkpoint, evaluate, save_nets, save_predictions
+    from lossselect.run.resume import check_start, continue_log, prepare_folder, resume_path, show_plan
     from lossselect.run.trainer import convert_start_errors
     from lossselect.training.checkpoints.content import read_checkpoint
 
@@ -305,14 +292,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
     folder_lines = prepare_folder(folder, start, writes, bool(config.resume))
     record.task = module.task.name
     described = Plan(described.title, [*described.lines, *folder_lines])
-    print_renderable(described.summary())
-    if inferred := getattr(getattr(data, "splits", None), "reason", None):
-        print_safely(f"task=auto: {module.task} ({inferred}).")
-    print("explain=true shows all choices, their reasons, and the settings that change them.")
-    if writes:
-        save_plan(described, folder)
-        if report:
-            save_overview(data, folder)
+    show_plan(described, data, folder, writes, has_overview=report is not None)
     counts_labels, loss_is_open = module._needs_counts, getattr(module.criterion, "waiting", False)
     loggers = trainer.loggers
     run_folder = Path(HydraConfig.get().runtime.output_dir)  # not that of a fold
@@ -330,10 +310,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
             print("Smoke test passed: a few batches were trained and validated. Nothing was saved.")
             return None
         if counts_labels:  # fit has counted them, for the loss or only for the head's bias
-            lines = [*loss_lines(module.criterion, module.task)] if loss_is_open else []
-            if module._bias_source:
-                lines.append(Line("initial bias", module._bias_source))
-            print_renderable(Plan("From the training labels", lines))
+            _print_counted(module, loss_is_open)
         nets = save_nets(trainer, folder)
         if nets:
             print_table("Nets", format_rows(nets), ("", *[*nets][1:]))
@@ -351,15 +328,8 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
         )
         log_results(loggers, numbers, trainer.global_step)
         predictions = save_predictions(trainer, module, data, best, folder)
-        if tuned is not None and decision is not None:
-            calibrates = decision["calibration"] != "none"
-            print_table("Decision", decision_lines(module.task, tuned.rows, calibrates))
-        epoch = f"epoch {read_checkpoint(best)['epoch'] + 1}"
-        print_metrics(f"Results of {'the nets together' if nets else epoch}", results)
-        if worse := compare_decisions(results):
-            print(worse)
-        if tuned is not None and tuned.advice is not None:
-            print(tuned.advice)
+        source = "the nets together" if nets else f"epoch {read_checkpoint(best)['epoch'] + 1}"
+        _print_results(module.task, source, results, tuned, decision)
         if report and writes:
             from lossselect.cli.report import report_run
 
@@ -381,3 +351,30 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
         record.metric = task_monitor(to_plain(config), module.task)
         record.mode, record.value = best_mode(record.metric), results.get(record.metric)
     return record.value
+
+
+def _print_counted(module: Any, has_loss: bool) -> None:
+    """Print what follows from the labels that `fit` has counted: the bias, and the loss if `has_loss`."""
+    from lossselect.reporting.explain import loss_lines
+    from lossselect.reporting.plan import Line, Plan, print_renderable
+
+    lines = [*loss_lines(module.criterion, module.task)] if has_loss else []
+    if module._bias_source:
+        lines.append(Line("initial bias", module._bias_source))
+    print_renderable(Plan("From the training labels", lines))
+
+
+def _print_results(
+    task: Any, source: str, results: Mapping[str, float], tuned: Any, decision: Mapping[str, Any] | None
+) -> None:
+    """Print the fitted decision, the metrics, and advice about the decision."""
+    from lossselect.reporting.explain import decision_lines
+    from lossselect.reporting.plan import compare_decisions, print_metrics, print_table
+
+    if tuned is not None and decision is not None:
+        print_table("Decision", decision_lines(task, tuned.rows, decision["calibration"] != "none"))
+    print_metrics(f"Results of {source}", results)
+    if worse := compare_decisions(results):
+        print(worse)
+    if tuned is not None and tuned.advice is not None:
+        print(tuned.advice)

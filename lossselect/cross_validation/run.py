@@ -19,7 +19,7 @@ from lossselect.cross_validation.members import check_same_members, member_confi
 from lossselect.cross_validation.out_of_fold import save_out_of_fold
 from lossselect.decision.text import describe_decision
 from lossselect.reporting.explain import plan
-from lossselect.reporting.plan import Plan, compare_decisions, print_renderable, print_table
+from lossselect.reporting.plan import Plan, compare_decisions, print_table
 from lossselect.reporting.run_files import ERROR, read_metrics
 from lossselect.run.build import (
     build_data,
@@ -36,11 +36,9 @@ from lossselect.run.results import (
     evaluate_test,
     remove_results,
     save_metrics,
-    save_overview,
-    save_plan,
     save_predictions,
 )
-from lossselect.run.resume import prepare_folder, settings_lines
+from lossselect.run.resume import prepare_folder, settings_lines, show_plan
 from lossselect.run.settings import Member, list_members, report_options
 from lossselect.run.trainer import trainer_on
 from lossselect.utils.atomic_write import atomic_write
@@ -114,10 +112,7 @@ def _start(config: DictConfig, first: DictConfig, folder: Path, members: Sequenc
     else:
         lines = prepare_folder(folder, None, writes=True, resumes=False)
     described = Plan(described.title, [*described.lines, *lines])
-    print_renderable(described.summary())
-    print("explain=true shows all choices, their reasons, and the settings that change them.")
-    save_plan(described, folder)
-    save_overview(data, folder)
+    show_plan(described, data, folder, writes=True, has_overview=report_options(config.report) is not None)
     return module.task.name, data
 
 

@@ -1,4 +1,4 @@
-"""The checkpoint that a run resumes from, and the rows of the log that a resumed run keeps."""
+"""The start of a run: its folder, plan and checkpoint, and the rows of the log that a resumed run keeps."""
 
 import csv
 from collections.abc import Mapping
@@ -16,12 +16,13 @@ from torch.nn.parameter import is_lazy
 from lossselect.compat.lightning import reopen_tensorboard
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import CheckpointError, ConfigError
-from lossselect.reporting.plan import Line
-from lossselect.run.results import RESULTS, remove_results
+from lossselect.reporting.plan import Line, Plan, print_renderable
+from lossselect.run.results import RESULTS, remove_results, save_overview, save_plan
 from lossselect.run.settings import is_member
 from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
 from lossselect.training.checkpoints.validation import check_resumable, check_states
 from lossselect.training.module import TaskModule
+from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import warn
 
 
@@ -150,6 +151,18 @@ def prepare_folder(
             )
         remove_results(folder)
     return lines
+
+
+def show_plan(plan: Plan, data: Any, folder: Path, writes: bool, has_overview: bool) -> None:
+    """Print the summary of a run's plan, and write plan.json, and data.json with `has_overview`."""
+    print_renderable(plan.summary())
+    if inferred := getattr(getattr(data, "splits", None), "reason", None):
+        print_safely(f"task=auto: {data.task} ({inferred}).")
+    print("explain=true shows all choices, their reasons, and the settings that change them.")
+    if writes:
+        save_plan(plan, folder)
+        if has_overview:
+            save_overview(data, folder)
 
 
 def keep_previous_run(folder: Path) -> Path | None:
