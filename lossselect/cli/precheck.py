@@ -1,6 +1,5 @@
 """Checks of a run's config before Hydra creates its folder."""
 
-import gc
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,6 +42,7 @@ from lossselect.run.validation import (
     check_trainer,
 )
 from lossselect.utils.checks import SPLIT_NAMES, as_list, suggestion
+from lossselect.utils.garbage import resume_collections
 from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import ignore_warnings
 
@@ -123,53 +123,30 @@ def _split_jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:
 
 def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sweep: bool = False) -> None:
     """Check a run's config, and whether built-in data or a file fit the task; needs no run folder."""
-    _check_names(config, hydra_config.overrides.task)
+    overrides, splits, task = hydra_config.overrides.task, None, None
+    _check_names(config, overrides)
     check_targets(config)
-    plain, task, splits = to_plain(config), None, None
-    check_config(plain)
-    check_members(plain, hydra_config.overrides.task)
+    plain = to_plain(config)
+    check_config(plain)  # imports torch
+    check_members(plain, overrides)
     report = report_options(plain.get("report"))
-    if not gc.get_freeze_count():
-        gc.freeze()  # no collection, not even the last one, will search the modules, which stay until the end
-    gc.enable()
+    resume_collections()
     check_loggers(config)
     if config.get("module"):
         from lossselect.run.custom_module import CustomModule
 
-        CustomModule(config.module).check(config, hydra_config.overrides.task)
+        CustomModule(config.module).check(config, overrides)
         plain = to_plain(config)
-    if "_target_" not in config.data and check_data:
-        from lossselect.data.checks import check_monitor_is_defined
-
-        with ignore_warnings(*as_list(config.ignore_warnings)):
-            splits, task, counts = load_data(config)
-        check_task_settings(plain, task, counts["train"], splits.features.shape)
-        if "_target_" not in config.model:
-            check_encoding(plain["model"], splits)
-        if config.metrics is not None and resolve_head(plain, task)["name"] == "dense":
-            from lossselect.metrics.collection import make_metrics
-
-            make_metrics(task, names=build_metrics(config))
-        monitor = resolve_monitor(plain, task).metric
-        check_monitor_is_defined(monitor, counts)
-        check_early_stopping(plain, monitor)
-    if config.export_raw and ("_target_" in config.data or splits is not None):
+    is_custom = "_target_" in config.data
+    if check_data and not is_custom:
+        splits, task = _check_data(config, plain)
+    if config.export_raw and (is_custom or splits is not None):
         from lossselect.export.raw import raw_features
 
         raw_features(splits.preparation if splits is not None else None)
-    if config.resume == "auto":
-        setting = "hydra.sweep.dir" if sweep else "hydra.run.dir"
-        if not any(override.startswith(f"{setting}=") for override in hydra_config.overrides.hydra):
-            raise ConfigError(
-                "resume=auto resumes from the newest checkpoint in the run folder, but by default each run "
-                f"has a new folder. Set {setting}=FOLDER."
-            )
-        if not sweep and task is not None:
-            _check_folder(Path(hydra_config.run.dir), task)
-    elif config.resume is not None:
-        _check_resume(config.resume, task)
+    _check_resume(config, hydra_config, task, sweep)
     ranks = 1
-    if not is_dry_run(config) or "_target_" in config.data or needs_trainer(plain):
+    if not is_dry_run(config) or is_custom or needs_trainer(plain):
         several = sweep and "submitit" not in str(hydra_config.launcher.get("_target_"))
         ranks = check_trainer(plain, several or bool(list_members(plain)))
         if splits is not None:
@@ -179,6 +156,25 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
                 check_enough_rows(f"{SPLIT_NAMES[split]} split", len(rows), ranks)
     if report and check_data:
         _check_report(report, plain, splits, task, ranks)
+
+
+def _check_data(config: DictConfig, plain: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Check data and the settings that depend on them; return the splits and the task."""
+    from lossselect.data.checks import check_monitor_is_defined
+
+    with ignore_warnings(*as_list(config.ignore_warnings)):
+        splits, task, counts = load_data(config)
+    check_task_settings(plain, task, counts["train"], splits.features.shape)
+    if "_target_" not in config.model:
+        check_encoding(plain["model"], splits)
+    if config.metrics is not None and resolve_head(plain, task)["name"] == "dense":
+        from lossselect.metrics.collection import make_metrics
+
+        make_metrics(task, names=build_metrics(config))
+    monitor = resolve_monitor(plain, task).metric
+    check_monitor_is_defined(monitor, counts)
+    check_early_stopping(plain, monitor)
+    return splits, task
 
 
 def _check_report(
@@ -212,10 +208,24 @@ def _check_folder(folder: Path, task: Any) -> None:
         check_same_task(content, task)
 
 
-def _check_resume(path: str, task: Any) -> None:
+def _check_resume(config: DictConfig, hydra_config: Any, task: Any, sweep: bool) -> None:
+    """Raise an error if the run cannot resume; `task` is None if it is not known yet."""
+    if config.resume is None:
+        return
     from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
     from lossselect.training.checkpoints.validation import check_resumable
 
+    path = config.resume
+    if path == "auto":
+        setting = "hydra.sweep.dir" if sweep else "hydra.run.dir"
+        if not any(override.startswith(f"{setting}=") for override in hydra_config.overrides.hydra):
+            raise ConfigError(
+                "resume=auto resumes from the newest checkpoint in the run folder, but by default each run "
+                f"has a new folder. Set {setting}=FOLDER."
+            )
+        if not sweep and task is not None:
+            _check_folder(Path(hydra_config.run.dir), task)
+        return
     if not Path(path).exists() and (auto := suggestion(path, ["auto"])):
         raise ConfigError(f"Checkpoint not found: {path}.{auto}")
     checkpoint = read_checkpoint(path)

@@ -3,7 +3,6 @@
 A misspelt setting is reported before torch is imported, and most other mistakes before Lightning.
 """
 
-import gc
 import os
 import re
 import sys
@@ -46,6 +45,7 @@ from lossselect.run.settings import (
 )
 from lossselect.run.trust import trust
 from lossselect.utils.checks import as_list
+from lossselect.utils.garbage import pause_collections, resume_collections
 from lossselect.utils.redaction import record_environment
 from lossselect.utils.terminal import prepare_streams, print_safely
 from lossselect.utils.warnings import ignore_warnings, warn
@@ -149,11 +149,11 @@ def main() -> None:
         silence_failed_jobs()
         if not READS_NO_DATA & {*sys.argv[1:]}:
             announce(find_value("data.path", sys.argv[1:]) or "the data")
-        gc.disable()  # until `check_run` has imported torch, as collections take long then and find nothing
+        pause_collections()  # until `check_run` has imported torch
         try:
             run()
         finally:
-            gc.enable()
+            resume_collections()
             unlock_folders()
             _summarise_sweep()
         _leave_process_group()
