@@ -183,10 +183,10 @@ def test_row_options_are_none_if_the_defaults_of_the_forms_differ(monkeypatch):
             ls.Multiclass(2),
             "cross_entropy",
             {"weight": "balnced"},
-            "'balnced'. Did you mean 'balanced'?",
+            "weight='balnced' is not valid. Did you mean 'balanced'?",
         ),
         (ls.Binary(), "cross_entropy", {"weight": "balanced"}, "Set pos_weight=auto"),
-        (ls.Binary(), "cross_entropy", {"pos_weight": "balanced"}, "pos_weight 'balanced'."),
+        (ls.Binary(), "cross_entropy", {"pos_weight": "balanced"}, "pos_weight='balanced' is not valid."),
         (
             ls.Multiclass(2),
             "cross_entropy",

@@ -469,7 +469,11 @@ class TestSideEffects:
         ),
         ({"decision": True}, TypeError, "a mapping such as {'metric': 'f1_macro'}, got True."),
         ({"decision": {"metrc": "f1"}}, ValueError, "decision has no option 'metrc'. Did you mean 'metric'?"),
-        ({"decision": {"metric": "f1"}}, ValueError, "decision.metric for task=multiclass 'f1'"),
+        (
+            {"decision": {"metric": "f1"}},
+            ValueError,
+            "decision.metric='f1' is not valid for task=multiclass.",
+        ),
         (
             {"decision": {"metric": "f1_macro"}, "validation_fraction": 0},
             ValueError,
