@@ -1,5 +1,6 @@
 """The page of a comparison or of a sweep."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,15 +8,18 @@ import numpy as np
 from markupsafe import Markup
 
 from lossselect.comparison.compare import Comparison
-from lossselect.comparison.table import Table
+from lossselect.comparison.table import Mean, Table
 from lossselect.reporting import figures
-from lossselect.reporting.html import figure_to_svg, inline, render
+from lossselect.reporting.html import LONG_NAME, Numeric, figure_to_svg, inline, render
 from lossselect.reporting.run_files import read_log
 from lossselect.reporting.statistics import Predictions
+from lossselect.utils.checks import shorten
 from lossselect.utils.names import shorten_names
 
 BINS = 15
 """Number of bins of a reliability diagram."""
+MAX_RUNS = 3
+"""Maximum number of runs that the row of their mean names."""
 
 
 def comparison_page(comparisons: Sequence[Comparison]) -> str:
@@ -34,38 +38,62 @@ OTHERS = ("intervals", "differences", "classes", "pictures")
 
 
 def _table_of(table: Table) -> dict[str, Any]:
-    # long messages would make the rows of a table tall
-    columns = {name: column for name, column in table.columns().items() if name not in ("task", "error")}
+    """Return the content of two tables: the runs with their main metrics, and all metrics, a row for each."""
+    columns, has_best = table.columns(), any(row.is_best for row in table.rows)
+    columns["run"] = [shorten([run.name for run in row.runs], MAX_RUNS) for row in table.rows]
+    names = dict.fromkeys(name for row in table.rows for name in row.metrics)
+    means = {name: [_format_mean(row.metrics.get(name)) for row in table.rows] for name in names}
+    before = ["run", *(["best"] if has_best else []), *table.settings, "seed", "finished"]
+    main = {name: means.get(name, columns[name]) for name in (*before, *table.metrics, "seconds")}
     return {
         "task": table.task,
-        "header": [*columns],
-        "rows": [*zip(*columns.values(), strict=True)],
-        "best": table.metric if any(row.is_best for row in table.rows) else "",
+        "header": [*main],
+        "rows": [*zip(*main.values(), strict=True)],
+        "metric_header": ["metric", *shorten_names(columns["run"], LONG_NAME)],
+        "metrics": [(name, *values) for name, values in means.items()],
+        "best": table.metric if has_best else "",
         "note": table.note,
         "notes": [f"{', '.join(runs)}: {error}" for error, runs in table.errors().items()],
     }
 
 
+def _format_mean(mean: Mean | None) -> Any:
+    if mean is None or math.isnan(mean.mean):
+        return None
+    return mean.mean if math.isnan(mean.error) else Numeric(f"{mean.mean:.3f} ± {mean.error:.3f}")
+
+
 def _make_part(comparison: Comparison, name: str) -> dict[str, Any]:
     values = [
-        (run, metric, *v) for run, metrics in comparison.intervals.items() for metric, v in metrics.items()
+        {"run": run}
+        | {metric: Numeric(f"{v.value:.3f} [{v.low:.3f}, {v.high:.3f}]") for metric, v in metrics.items()}
+        for run, metrics in comparison.intervals.items()
     ]
     differing = [
-        (run, rows, metric, *value)
+        {"run": run, "rows": rows}
+        | {
+            metric: Numeric(f"{v.value:+.4f}, p = {v.p:.3f}\n[{v.low:+.4f}, {v.high:+.4f}]")
+            for metric, v in metrics.items()
+        }
         for run, (rows, metrics) in comparison.differences.items()
-        for metric, value in metrics.items()
     ]
     header, rows = comparison.classes
     shown = _table_of(comparison.table)
     return {
         **shown,
         "reference": comparison.reference.name,
-        "intervals": values,
-        "differences": differing,
+        "intervals": _to_table(values),
+        "differences": _to_table(differing),
         "classes": (header, rows) if rows else (),
         "pictures": _draw(comparison, name),
         "notes": shown["notes"] + comparison.notes,
     }
+
+
+def _to_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]] | None:
+    """Return the header and the rows of a table; a cell that a row does not have is None."""
+    header = [*dict.fromkeys(name for row in rows for name in row)]
+    return (header, [[row.get(name) for name in header] for row in rows]) if rows else None
 
 
 def _draw(comparison: Comparison, name: str) -> list[tuple[str, str, Markup]]:
@@ -91,7 +119,10 @@ def _draw(comparison: Comparison, name: str) -> list[tuple[str, str, Markup]]:
             if curve is not None
         ]
         if predictions:
-            caption = "How often predictions of a given probability are true, on the test rows of each run."
+            caption = (
+                "How often predictions of a given probability are true, on the test rows of each run; "
+                "calibrated probabilities lie on the dotted line."
+            )
             drawn.append(("Reliability", caption + left_out, _reliability(predictions, short), "reliability"))
     return [
         (title, caption, inline(figure_to_svg(figure, f"{name}{key}")))
@@ -114,5 +145,6 @@ def _reliability(predictions: Mapping[str, Predictions], short: Mapping[str, str
         filled = count > 0
         x, y = total[filled] / count[filled], hits[filled] / count[filled]
         axes.plot(x, y, "o-", label=short[name], markersize=3, linewidth=1.2)
-    axes.set(xlabel="probability", ylabel="fraction that is true", xlim=(0, 1), ylim=(0, 1))
+        label = "largest probability of a row" if of_run.exclusive else "probability"
+    axes.set(xlabel=label, ylabel="fraction that is true", xlim=(0, 1), ylim=(0, 1.02))
     return figures.with_legend(figure)

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -28,8 +29,11 @@ Curve = tuple[np.ndarray, np.ndarray, str, tuple[float, float] | None]
 """x, y, the area under the curve as text, and the point of the threshold."""
 
 INK = "#1a2b3c"  # text and lines; the page replaces it by its text colour, light or dark
-# Okabe and Ito's palette, distinguishable with any colour vision, on black and on white
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7f7f7f")
+# Okabe and Ito's palette and two more, distinguishable with any colour vision, on black and on white
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#9955ee", "#995533")
+FRACTIONS = LinearSegmentedColormap.from_list("fractions", [(COLOURS[0], 0), (COLOURS[0], 1)])
+"""From transparent, so that a matrix has the background of the page, to blue."""
+MAX_ON_INK = 0.85  # the fraction up to which INK has more contrast than white on a light page
 MAX_CURVES, MAX_PANELS, MAX_CELLS = 8, 12, 30  # beyond these numbers the most frequent outputs are drawn
 MAX_POINTS = 300  # per curve
 MAX_BARS = 20
@@ -183,7 +187,7 @@ def reliability(outcome: Outcome) -> Drawing:
                 pl.lit(name).alias("probabilities"), pl.all()
             )
         )
-    drawn_bars = bars.bar(edges[:-1], count, edges[1], align="edge", color=colour, alpha=0.3)
+    drawn_bars = bars.bar(edges[:-1], count, edges[1], align="edge", **_fill(colour))
     # a number tells few from none
     numbers = [_format_count(number) if number else "" for number in count.astype(int)]
     bars.bar_label(drawn_bars, numbers, fontsize=7, padding=1)
@@ -202,9 +206,9 @@ def _format_count(number: int) -> str:
 def scores(outcome: Outcome) -> Drawing:
     """Draw the distribution of each output's probability, for rows where it is true and where it is false."""
     outputs = _find_frequent(outcome, MAX_PANELS)
-    columns = min(4, len(outputs))
+    columns = min(4, -(-len(outputs) // 2))
     rows = -(-len(outputs) // columns)
-    figure, axes = panel(max(1.4 * rows + 0.4, 3))
+    figure, axes = panel(max(1.4 * rows + 0.4, 3.6))
     bins = np.linspace(0, 1, 21)
     short = shorten_names(outcome.names, 60 // columns)
     drawn = []
@@ -220,7 +224,7 @@ def scores(outcome: Outcome) -> Drawing:
             drawn.append(found.select(*label, pl.all()))
         highest = max(shape.max() for shape in shapes.values()) or 1
         for (name, shape), colour in zip(shapes.items(), (COLOURS[1], COLOURS[0]), strict=True):
-            style: dict[str, Any] = {"fill": True, "color": colour, "alpha": 0.45, "label": "" if i else name}
+            style = {"fill": True, "label": "" if i else name, **_fill(colour)}
             axes.stairs(bottom + shape / highest, left + bins, baseline=bottom, **style)
         axes.plot([left, left + 1], [bottom, bottom], color=INK, linewidth=0.8)
         for x in (0, 1):
@@ -267,9 +271,8 @@ def importance(found: Importance) -> Drawing | None:
     names, means, deviations = zip(*rows, strict=True)
     figure, axes = panel(0.8 + 0.22 * max(len(rows), 6))
     places = range(len(rows))
-    axes.barh(
-        places, means, xerr=deviations, color=COLOURS[0], alpha=0.6, ecolor=INK, error_kw={"linewidth": 0.8}
-    )
+    lines = {"ecolor": INK, "error_kw": {"linewidth": 0.8}}
+    axes.barh(places, means, xerr=deviations, **lines, **_fill(COLOURS[0]))
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(places, shorten_names(names))
     axes.invert_yaxis()
@@ -305,20 +308,27 @@ def _matrix(
     side = max(WIDTH, 1.2 + 0.26 * count)
     figure = Figure(figsize=(side, side if count > 3 else 3.6))
     axes = figure.add_subplot(xlabel=across, ylabel=down)
-    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    axes.spines[:].set_visible(True)
+    axes.imshow(fractions, cmap=FRACTIONS, vmin=0, vmax=1)
     short = shorten_names(names, 14)
     labels = [short[i] for i in shown]
-    axes.set_xticks(range(count), labels, rotation=90 if count > 2 else 0)
+    fits = count * max(len(label) + 1 for label in labels) < 7 * side
+    axes.set_xticks(range(count), labels, rotation=0 if fits or count == 2 else 90)
     axes.set_yticks(range(count), labels)
     if count <= MAX_NUMBERED:
         for i, j in np.argwhere(counts):
-            colour = "white" if fractions[i, j] > 0.5 else "#08306b"
+            colour = INK if fractions[i, j] <= MAX_ON_INK else "white"
             size = 7 if count > 4 else 10
             axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", color=colour, fontsize=size)
     full = np.array([names[i] for i in shown], dtype=object)
     columns = {down: np.repeat(full, count).tolist(), across: np.tile(full, count).tolist()}
     cells = {"rows": counts.ravel(), "fraction": fractions.ravel()}
     return Drawing(figure, pl.DataFrame({**columns, **cells}))
+
+
+def _fill(colour: str) -> dict[str, Any]:
+    """Return the style of an area, whose outline is visible on black and on white."""
+    return {"facecolor": (colour, 0.4), "edgecolor": colour, "linewidth": 0.7}
 
 
 def _find_largest(values: np.ndarray, count: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import warnings
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -24,6 +24,12 @@ from lossselect.utils.terminal import escape_controls
 UNDEFINED = "\N{EN DASH}"  # sort.js compares cells with it
 LONG_NAME = 48
 """Maximum number of characters of a name in a table."""
+
+
+class Numeric(NamedTuple):
+    """The text of a cell that begins with a number, by which its column is sorted."""
+
+    text: str
 
 
 def render(template: str, **content: Any) -> str:
@@ -49,13 +55,16 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: escape_controls(value) if type(value) is str else value,
     )
-    environment.filters |= {"cell": _format_cell, "shorten": partial(shorten_names, max_length=LONG_NAME)}
+    environment.filters |= {"cell": format_cell, "shorten": partial(shorten_names, max_length=LONG_NAME)}
     return environment
 
 
-def _format_cell(value: Any) -> str:
+def format_cell(value: Any) -> str:
+    """Return the text of a cell: three digits after the point, or two significant ones of a small number."""
     if value is None or value != value:
         return UNDEFINED
+    if isinstance(value, Numeric):
+        return value.text
     if not isinstance(value, float | np.floating):
         return str(value)
     size = abs(float(value))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from markupsafe import Markup
 from lossselect.data.overview import Overview
 from lossselect.reporting import figures
 from lossselect.reporting.formulas import escape_formula
-from lossselect.reporting.html import figure_to_svg, inline, render
+from lossselect.reporting.html import LONG_NAME, Numeric, figure_to_svg, format_cell, inline, render
 from lossselect.reporting.importance import Importance
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.overview import page_tables, summary_rows
-from lossselect.reporting.plan import Line, by_stage, compare_decisions, format_rows
+from lossselect.reporting.plan import Line, by_stage, compare_decisions
 from lossselect.reporting.run_files import (
     ERROR,
     HIGH,
@@ -31,6 +31,7 @@ from lossselect.reporting.run_files import (
     read_start,
 )
 from lossselect.utils.atomic_write import atomic_write
+from lossselect.utils.names import shorten_names
 from lossselect.utils.redaction import redact
 
 MAX_WRONG = 20
@@ -62,7 +63,6 @@ def write_report(
         overview = {"summary": [*summary_rows(of_data)], "tables": [*page_tables(of_data)]}
     facts = _identify(folder, lines, data)
     nets, trainings = (_read_table(folder / name) for name in ("nets.csv", "members.csv"))
-    trainings = {name: column for name, column in trainings.items() if "default_decision" not in name}
     stages, values = by_stage(metrics)
     classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
     extra = _bounds_columns(folder, values)
@@ -81,8 +81,8 @@ def write_report(
         by_key=metrics,
         pictures=_draw_pictures(folder, outcome, importance, curve),
         net_header=[*nets],
-        nets=format_rows(nets),
-        trainings=(trainings, format_rows(trainings)),
+        nets=[*zip(*nets.values(), strict=True)],
+        trainings=_trainings_table(trainings),
         class_header=[*classes],
         classes=[*zip(*classes.values(), strict=True)],
         outcome=outcome,
@@ -102,15 +102,24 @@ def _read_table(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _bounds_columns(folder: Path, metrics: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return the columns of standard errors and of 95 % intervals, as text by metric, if there are any."""
-    bounds, columns = read_bounds(folder), dict[str, dict[str, str]]()
+def _trainings_table(trainings: Mapping[str, Sequence[Any]]) -> tuple[Any, ...]:
+    """Return the header and the rows, a row for each metric; empty without trainings."""
+    if not trainings:
+        return ()
+    (_, names), *columns = trainings.items()
+    rows = [(name, *values) for name, values in columns if "default_decision" not in name]
+    return ["metric", *names], rows
+
+
+def _bounds_columns(folder: Path, metrics: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the columns of standard errors and of 95 % intervals by metric, if there are any."""
+    bounds, columns = read_bounds(folder), dict[str, dict[str, Any]]()
     for split in ("val", "test"):
         errors, intervals = {}, {}
         for name in metrics:
-            low, high, error = (bounds.get(f"{split}/{name}{end}") for end in (LOW, HIGH, ERROR))
-            errors[name] = "" if error is None else f"± {error:.4f}"
-            intervals[name] = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+            low, high, errors[name] = (bounds.get(f"{split}/{name}{end}") for end in (LOW, HIGH, ERROR))
+            has_interval = low is not None and high is not None
+            intervals[name] = Numeric(f"{format_cell(low)} to {format_cell(high)}") if has_interval else None
         columns |= {f"{split}, standard error": errors} if any(errors.values()) else {}
         columns |= {f"{split}, 95 % interval": intervals} if any(intervals.values()) else {}
     return columns
@@ -137,7 +146,7 @@ def _wrong_table(outcome: Outcome) -> tuple[Sequence[str], list[tuple[Any, ...]]
     """Return the header and the rows of the table of the most confident wrong predictions."""
     found = outcome.find_errors(MAX_WRONG)
     cells = outcome.describe([row for row, *_ in found]) if outcome.describe and found else {}
-    header = ["row", "true", "predicted", "probability", *cells]
+    header = ["row", "true", "predicted", "probability", *shorten_names([*cells], LONG_NAME)]
     columns = [*zip(*found, strict=True), *cells.values()]
     return header, [*zip(*columns, strict=True)]
 

@@ -10,7 +10,7 @@ for (const table of document.querySelectorAll("table.sorts")) {
       const order = (a, b) => {
         const [x, y] = [key(a), key(b)];
         if (!numbers) return x.localeCompare(y, undefined, { numeric: true });
-        return (x === "–" ? -Infinity : Number(x)) - (y === "–" ? -Infinity : Number(y));
+        return (x === "–" ? -Infinity : parseFloat(x)) - (y === "–" ? -Infinity : parseFloat(y));
       };
       const rows = [...table.tBodies[0].rows].sort((a, b) => (down ? order(b, a) : order(a, b)));
       table.tBodies[0].append(...rows);
