@@ -13,13 +13,10 @@ from lossselect.reporting import figures
 from lossselect.reporting.html import LONG_NAME, Numeric, figure_to_svg, inline, render
 from lossselect.reporting.run_files import read_log
 from lossselect.reporting.statistics import Predictions
-from lossselect.utils.checks import shorten
 from lossselect.utils.names import shorten_names
 
 BINS = 15
 """Number of bins of a reliability diagram."""
-MAX_RUNS = 3
-"""Maximum number of runs that the row of their mean names."""
 
 
 def comparison_page(comparisons: Sequence[Comparison]) -> str:
@@ -40,11 +37,15 @@ OTHERS = ("intervals", "differences", "classes", "pictures")
 def _table_of(table: Table) -> dict[str, Any]:
     """Return the content of two tables: the runs with their main metrics, and all metrics, a row for each."""
     columns, has_best = table.columns(), any(row.is_best for row in table.rows)
-    columns["run"] = [shorten([run.name for run in row.runs], MAX_RUNS) for row in table.rows]
+    has_failed = any(row.finished < len(row.runs) for row in table.rows)
+    columns["run"] = [
+        row.runs[0].name + (f" and {len(row.runs) - 1} more" if len(row.runs) > 1 else "")
+        for row in table.rows
+    ]
     names = dict.fromkeys(name for row in table.rows for name in row.metrics)
     means = {name: [_format_mean(row.metrics.get(name)) for row in table.rows] for name in names}
-    before = ["run", *(["best"] if has_best else []), *table.settings, "seed", "finished"]
-    main = {name: means.get(name, columns[name]) for name in (*before, *table.metrics, "seconds")}
+    shown = ["run", *["best"] * has_best, *table.settings, "seed", *["finished"] * has_failed]
+    main = {name: means.get(name, columns[name]) for name in (*shown, *table.metrics, "seconds")}
     return {
         "task": table.task,
         "header": [*main],

@@ -19,7 +19,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from lossselect.utils.names import shorten_names
+from lossselect.utils.names import shorten_names, text_width
 
 if TYPE_CHECKING:
     from lossselect.reporting.importance import Importance
@@ -271,7 +271,7 @@ def importance(found: Importance) -> Drawing | None:
     names, means, deviations = zip(*rows, strict=True)
     figure, axes = panel(0.8 + 0.22 * max(len(rows), 6))
     places = range(len(rows))
-    lines = {"ecolor": INK, "error_kw": {"linewidth": 0.8}}
+    lines: dict[str, Any] = {"ecolor": INK, "error_kw": {"linewidth": 0.8}}
     axes.barh(places, means, xerr=deviations, **lines, **_fill(COLOURS[0]))
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(places, shorten_names(names))
@@ -312,8 +312,8 @@ def _matrix(
     axes.imshow(fractions, cmap=FRACTIONS, vmin=0, vmax=1)
     short = shorten_names(names, 14)
     labels = [short[i] for i in shown]
-    fits = count * max(len(label) + 1 for label in labels) < 7 * side
-    axes.set_xticks(range(count), labels, rotation=0 if fits or count == 2 else 90)
+    fits = count == 2 or count * max(text_width(label) + 1 for label in labels) < 6.5 * side
+    axes.set_xticks(range(count), labels, rotation=0 if fits else 90)
     axes.set_yticks(range(count), labels)
     if count <= MAX_NUMBERED:
         for i, j in np.argwhere(counts):

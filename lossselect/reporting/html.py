@@ -34,21 +34,22 @@ class Numeric(NamedTuple):
 
 def render(template: str, **content: Any) -> str:
     """Return the page that a template of this package makes of its content."""
-    script = _read("sort.js")
+    script = read_asset("sort.js")
     # the digest allows only this script: a script in a class name does not run
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _environment().get_template(template)
-    return page.render(script=Markup(script), style=Markup(_read("page.css")), digest=digest, **content)
+    return page.render(script=Markup(script), style=Markup(read_asset("page.css")), digest=digest, **content)
 
 
-def _read(name: str) -> str:
+def read_asset(name: str) -> str:
+    """Return the content of a template, style or script of this package."""
     return (files("lossselect.reporting") / name).read_text(encoding="utf-8")
 
 
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FunctionLoader(_read),
+        loader=FunctionLoader(read_asset),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -70,7 +71,7 @@ def format_cell(value: Any) -> str:
     size = abs(float(value))
     if size == 0 or 1e-2 <= size < 1e4:
         return f"{value:.3f}"
-    return f"{value:.2g}" if size < 1 else f"{value:.6g}"
+    return f"{value:#.2g}" if size < 1 else f"{value:.6g}"
 
 
 def figure_to_svg(figure: Figure, name: str, png: Path | None = None) -> str:

@@ -2,13 +2,16 @@
 
 import os
 import re
+import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def shorten_names(names: Sequence[str], max_length: int = 22) -> list[str]:
-    """Return names of at most `max_length` characters, which differ if the names do.
+    """Return names of at most `max_length` characters, which differ if the names do; see `text_width`.
 
     If a name is too long, words with which all names start are left out, and then the middle of those that
     are still too long. Names that would be equal then are numbered.
@@ -18,11 +21,11 @@ def shorten_names(names: Sequence[str], max_length: int = 22) -> list[str]:
         ['…well A01', '…well A02']
     """
     shown = [" ".join(name.split()) for name in names]
-    longest = max(map(len, shown), default=0)
+    longest = max(map(text_width, shown), default=0)
     if longest > max_length:
         prefix = os.path.commonprefix(shown) if len({*shown}) > 1 else ""  # noqa: RUF071  # of characters
         starts = [0, *(word.end() for word in re.finditer(r"\W+", prefix))]
-        start = next((start for start in starts if longest - start < max_length), starts[-1])
+        start = next((i for i in starts if longest - text_width(prefix[:i]) < max_length), starts[-1])
         shown = [cut_middle(ELLIPSIS + name[start:] if start > 1 else name, max_length) for name in shown]
     chosen: dict[str, str] = {}  # the name of each text
     for name, text in zip(names, shown, strict=True):
@@ -36,8 +39,21 @@ def shorten_names(names: Sequence[str], max_length: int = 22) -> list[str]:
 
 
 def cut_middle(name: str, max_length: int) -> str:
-    """Return a text without its middle if it is too long."""
-    if len(name) <= max_length:
+    """Return a text without its middle if it is too long; see `text_width`."""
+    if text_width(name) <= max_length:
         return name
     end = (max_length - 1) // 2
-    return name[: max_length - 1 - end] + ELLIPSIS + name[len(name) - end :]
+    return _cut(name, max_length - 1 - end) + ELLIPSIS + _cut(name[::-1], end)[::-1]
+
+
+def text_width(text: str) -> int:
+    """Return the number of characters, of which wide ones, such as Chinese characters, count twice."""
+    return len(text) if text.isascii() else sum(map(_character_width, text))
+
+
+def _character_width(character: str) -> int:
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _cut(text: str, width: int) -> str:
+    return text[: bisect_right([*accumulate(map(_character_width, text))], width)]

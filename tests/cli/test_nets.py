@@ -10,6 +10,7 @@ from train_cases import SHORT, read_csv, train_in
 
 import lossselect as ls
 from lossselect.cli import evaluate, predict
+from lossselect.reporting.html import format_cell
 from lossselect.training.checkpoints.content import read_checkpoint
 
 
@@ -45,7 +46,7 @@ def test_the_plan_and_the_report_name_the_nets(folder):
     assert lines["model"]["why"] == "5 features, of which 2 have more than two values"
     report = (folder / "whole/report.html").read_text()
     table = report[report.index("<h2>Nets</h2>") :].partition("</table>")[0]
-    weights = [f"{float(row['weight']):.4g}" for row in read_csv(folder / "whole/nets.csv")]
+    weights = [format_cell(float(row["weight"])) for row in read_csv(folder / "whole/nets.csv")]
     assert all(
         f"<bdi>{cell}</bdi>" in table
         for cell in ("mlp", "mlp_deep", "tabm", "tabm_ple", "together", *weights)

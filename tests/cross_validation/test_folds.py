@@ -13,6 +13,7 @@ import lossselect as ls
 from lossselect.cli import predict
 from lossselect.comparison.record import read_record
 from lossselect.data.loading import load_checked
+from lossselect.reporting.html import format_cell
 from lossselect.training.checkpoints.content import read_best_checkpoint
 
 TABLE = ("task=multiclass", "data=table", "data.path=wine.csv", "data.target=target", "data.group=patient")
@@ -71,7 +72,7 @@ def test_folds_of_a_table(command, call, wine):
 
     page = (run / "report.html").read_text()
     assert ">Trainings<" in page
-    assert f"± {metrics['val/loss_standard_error']:.4f}" in page
+    assert f"<bdi>{format_cell(metrics['val/loss_standard_error'])}</bdi>" in page
     assert pl.read_csv(run / "importance.csv")["column"].len() == 13
     record, members = read_record(run), pl.read_csv(run / "members.csv")
     assert (record.metric, record.value) == ("val/loss", pytest.approx(np.mean(values)))

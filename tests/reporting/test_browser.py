@@ -4,6 +4,7 @@ import re
 import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 import run_folders
 from report_cases import NASTY, WELLS, outcome, write_overview, write_run
@@ -132,6 +133,24 @@ def test_a_hundred_classes_that_differ_at_the_end(start, shown, tmp_path):
     assert len({*read_column(table, 0)}) == 100
 
 
+@pytest.mark.parametrize("count", [2, 3, 10])
+@pytest.mark.parametrize(
+    "name", ["\N{CJK UNIFIED IDEOGRAPH-6F22}" * 20, "category", ""], ids=["CJK", "latin", "digit"]
+)
+def test_names_of_classes_do_not_overlap(name, count, shown, tmp_path):
+    write_run(tmp_path)
+    task = ls.Multiclass(count, class_names=[f"{name}{i}" for i in range(count)])
+    write_report(tmp_path, outcome(task, confusion=np.ones((count, count), int)))
+    assert find_bad_texts(shown(tmp_path / "report.html", 1280)) == []
+
+
+def test_the_plan_on_a_phone_has_the_whole_width(shown, tmp_path):
+    write_run(tmp_path)
+    write_report(tmp_path)
+    cells = shown(tmp_path / "report.html", 390).find_elements("css selector", ".plan td")
+    assert min(cell.size["width"] for cell in cells) > 300
+
+
 def find_bad_texts(browser):
     """The texts of figures that end outside of their figure or cover another text."""
     return browser.execute_script("""
@@ -146,6 +165,64 @@ def find_bad_texts(browser):
           return !isIn || covers
         }).map((text) => text.textContent)
       })""")
+
+
+def find_wide_tables(browser):
+    """The headings of the tables that scroll sideways."""
+    return browser.execute_script("""
+      return [...document.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth)
+        .map((box) => box.parentElement.firstElementChild.textContent)""")
+
+
+NAMES = ("loss", "accuracy", "average_precision", *(f"balanced_accuracy_at_{i}" for i in range(15)))
+METRICS = [f"{split}/{name}" for split in ("val", "test", "test/default_decision") for name in NAMES]
+
+
+def test_a_sweep_with_many_metrics_fits(shown, tmp_path, capsys):
+    rates, seeds = (0.001, 0.01, 0.1), (0, 1)
+    for i, (rate, seed) in enumerate((rate, seed) for rate in rates for seed in seeds):
+        metrics = dict.fromkeys(METRICS, (10 if rate == 0.01 else 2) + seed / 10)
+        words = f"optimizer.lr={rate}", f"seed={seed}"
+        run_folders.write_run(tmp_path / f"{i}-binary", *words, metrics=metrics, value=metrics["val/loss"])
+    summarise(tmp_path, {})
+    browser = shown(tmp_path / "summary.html", 1280)
+    assert find_wide_tables(browser) == []
+    runs, metrics = browser.find_elements("css selector", "table.sorts")
+    assert read_column(metrics, 0) == METRICS
+    header = [cell.text for cell in runs.find_elements("css selector", "th")]
+    assert read_column(runs, 0) == [f"{i}-binary and 1 more" for i in (0, 2, 4)]
+    losses = header.index("val/loss")
+    runs.find_elements("css selector", "thead button")[losses].click()
+    values = ["10.050 \N{PLUS-MINUS SIGN} 0.050", *["2.050 \N{PLUS-MINUS SIGN} 0.050"] * 2]
+    assert read_column(runs, losses) == values
+
+
+def test_trainings_with_many_metrics_fit(shown, tmp_path):
+    write_run(tmp_path)
+    trainings = [f"fold_{i}" for i in range(5)] + ["mean", "standard error"]
+    values = dict.fromkeys(METRICS, [0.5] * 7)
+    pl.DataFrame({"training": trainings, "seed": [0] * 5 + [None] * 2, **values}).write_csv(
+        tmp_path / "members.csv"
+    )
+    write_report(tmp_path)
+    browser = shown(tmp_path / "report.html", 1280)
+    assert find_wide_tables(browser) == []
+    (table,) = browser.find_elements("css selector", "table.sorts")
+    assert read_column(table, 0) == ["seed", *(name for name in METRICS if "default" not in name)]
+
+
+def test_the_first_column_stays(shown, tmp_path):
+    write_run(tmp_path)
+    columns = {"class": ("a", "b"), **{f"a long heading {i}": [0.5] * 2 for i in range(20)}}
+    write_report(tmp_path, outcome(ls.Multilabel(2, class_names=("a", "b")), per_class=columns))
+    browser = shown(tmp_path / "report.html", 390)
+    moved = browser.execute_script("""
+      const box = document.querySelector(".scroll"), [first, second] = box.querySelectorAll("td")
+      const left = () => [first, second].map((cell) => cell.getBoundingClientRect().left)
+      const before = left()
+      box.scrollLeft = 100
+      return left().map((place, i) => place - before[i])""")
+    assert moved == [0, -100]
 
 
 @pytest.fixture

@@ -166,6 +166,11 @@ class TestNames:
             "short",
         ]
 
+    def test_wide_characters_count_twice(self):
+        wide = "\N{CJK UNIFIED IDEOGRAPH-6F22}"
+        assert shorten_names([wide * 5, f"{wide * 4}ab"], 10) == [wide * 5, f"{wide * 4}ab"]
+        assert shorten_names([wide * 5 + "a"], 10) == [f"{wide * 2}\N{HORIZONTAL ELLIPSIS}{wide}a"]
+
     def test_names_that_fit_are_unchanged(self):
         assert shorten_names(["a b c", "a b d"]) == ["a b c", "a b d"]
 

@@ -3,7 +3,7 @@ import pytest
 
 from lossselect.cli.predict import predict_file
 from lossselect.reporting.formulas import escape_formula
-from lossselect.reporting.html import _format_cell
+from lossselect.reporting.html import format_cell
 
 FORMULAS = ["=1+2", "=cmd|' /C calc'!A0", "+SUM(A1)", "-2+3", "@A1", "\t=1", "\r=1", "\uff1d1", "-", "+a"]
 HARMLESS = ["-1", "+1", "-1.5e3", "a=b", "cat", "", "'=1", '["=1"]', "0"]
@@ -46,13 +46,27 @@ def test_files_of_a_run(command, tmp_path):
 
 
 def test_numbers_of_pages_have_at_least_two_digits():
-    numbers = [0.0, 0.5, 1.0, 0.0123456, 0.00123456, -1.2e-5, 1234.5678, 410270.0, float("nan"), None, 7]
+    numbers = [
+        0.0,
+        0.5,
+        1.0,
+        0.0123456,
+        0.00123456,
+        0.002,
+        -1.2e-5,
+        1234.5678,
+        410270.0,
+        float("nan"),
+        None,
+        7,
+    ]
     shown = [
         "0.000",
         "0.500",
         "1.000",
         "0.012",
         "0.0012",
+        "0.0020",
         "-1.2e-05",
         "1234.568",
         "410270",
@@ -60,4 +74,4 @@ def test_numbers_of_pages_have_at_least_two_digits():
         "\N{EN DASH}",
         "7",
     ]
-    assert [*map(_format_cell, numbers)] == shown
+    assert [*map(format_cell, numbers)] == shown
