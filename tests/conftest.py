@@ -1,4 +1,3 @@
-import copy
 import functools
 import gc
 import importlib.metadata
@@ -80,27 +79,6 @@ def _no_sync():
         yield
 
 
-_CONFIGS = {}
-"""The configs of packages that were parsed, by source and path."""
-
-
-def _parse_packaged_configs_once(monkeypatch):
-    # imported here, because tests of the core run without Hydra
-    from hydra._internal.core_plugins.importlib_resources_config_source import (
-        ImportlibResourcesConfigSource as Source,
-    )
-
-    load = Source.load_config
-
-    def load_once(self, config_path):
-        key = self.provider, self.path, config_path
-        if key not in _CONFIGS:
-            _CONFIGS[key] = load(self, config_path)
-        return copy.deepcopy(_CONFIGS[key])
-
-    monkeypatch.setattr(Source, "load_config", load_once)
-
-
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Return a function that runs a program, given its `main` and the words of the command line.
@@ -129,6 +107,8 @@ def command(request, monkeypatch, tmp_path, call):
     same reason, model=mlp is added unless a setting is about the model or the test is marked `default_net`.
     """
     # imported here, because tests of the core run without Hydra
+    from quick_hydra import compose_quickly
+
     from lossselect.cli import train
     from lossselect.data import loading
 
@@ -136,7 +116,7 @@ def command(request, monkeypatch, tmp_path, call):
         monkeypatch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    _parse_packaged_configs_once(monkeypatch)
+    compose_quickly()
     loading.load_checked.cache_clear()  # cached data would not issue warnings again
     adds_net = "default_net" not in request.keywords
 

@@ -14,8 +14,11 @@ def train_in(folder, *settings):
 
     It trains model=mlp, which is faster, unless there is a setting of the model, and reports have no figures.
     """
+    from quick_hydra import compose_quickly
+
     from lossselect.cli import train
 
+    compose_quickly()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: {})
