@@ -12,8 +12,8 @@ import numpy as np
 
 MANY_ROWS, SAMPLES, FEW_SAMPLES = 2000, 1000, 200
 """Numbers of resamples up to and above MANY_ROWS; with many rows, intervals are narrow."""
-MAX_VALUES = 1 << 22
-"""Maximum number of weights in a block."""
+MAX_VALUES = 1 << 17
+"""Maximum number of weights in a block, which then fits into the cache of a CPU core."""
 MAX_CLASSES = 200
 """Maximum number of outputs for which F1 is resampled."""
 MIN_PROBABILITY = 1e-7
@@ -205,36 +205,49 @@ class _Ranking:
     """AUROC and average precision of weighted rows, from the order of the log-odds of each output."""
 
     def __init__(self, predictions: Predictions) -> None:
-        self.outputs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.outputs: list[tuple[np.ndarray, ...]] = []
         log_odds: Any = predictions.log_odds
         for truth, scores in zip(predictions.truth.T, log_odds.T, strict=True):
             known = np.flatnonzero(~np.isnan(truth))
             order = known[np.argsort(-scores[known], kind="stable")]
             ordered = scores[order]
-            starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))  # of rows with equal scores
-            self.outputs.append((order, starts, truth[order] == 1))
+            bounds = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]]))
+            positive = np.flatnonzero(truth[order] == 1)
+            # among rows with equal scores, which are between two bounds
+            group, first = np.unique(np.searchsorted(bounds, positive, "right"), return_index=True)
+            self.outputs.append((order, order[positive], first, bounds[group - 1], bounds[group]))
 
     def metrics(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Return macro averages for weights (n, rows), over the outputs that have both labels."""
-        pairs = [self._of_output(weights, *output) for output in self.outputs if len(output[0])]
+        columns = np.ascontiguousarray(weights.T)  # faster to select rows from, and to accumulate
+        pairs = [self._of_output(columns, *output) for output in self.outputs if len(output[0])]
         if not pairs:
             return {}
-        columns = (np.stack(part, 1) for part in zip(*pairs, strict=True))
-        return dict(zip(("auroc", "average_precision"), map(_mean_of_known, columns), strict=True))
+        stacked = (np.stack(part, 1) for part in zip(*pairs, strict=True))
+        return dict(zip(("auroc", "average_precision"), map(_mean_of_known, stacked), strict=True))
 
     @staticmethod
     def _of_output(
-        weights: np.ndarray, order: np.ndarray, starts: np.ndarray, positive: np.ndarray
+        weights: np.ndarray,
+        order: np.ndarray,
+        positive: np.ndarray,
+        first: np.ndarray,
+        starts: np.ndarray,
+        ends: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        w = weights[:, order]
-        hits = np.add.reduceat(w * positive, starts, axis=1)
-        others = np.add.reduceat(w * ~positive, starts, axis=1)
-        above, all_above = hits.cumsum(1), others.cumsum(1)
+        """Return both metrics for weights (rows, n); the arrays describe each score of a positive row."""
+        total = np.zeros((len(order) + 1, weights.shape[1]))
+        weights[order].cumsum(0, out=total[1:])
+        hits = np.add.reduceat(weights[positive], first)
+        above = hits.cumsum(0)  # positive rows with at least this score
+        higher, at_least = total[starts], total[ends]
         with np.errstate(invalid="ignore", divide="ignore"):
-            total = above[:, -1]
-            auroc = ((above - hits / 2) * others).sum(1) / (total * all_above[:, -1])
-            precision = np.nan_to_num(above / (above + all_above))
-            return auroc, (precision * hits).sum(1) / total
+            labels = hits.sum(0)
+            # negative rows with a higher score, and half of those with an equal one
+            misplaced = (higher + at_least + hits) / 2 - above
+            auroc = 1 - (misplaced * hits).sum(0) / (labels * (total[-1] - labels))
+            precision = np.nan_to_num(above / at_least)
+            return auroc, (precision * hits).sum(0) / labels
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:
