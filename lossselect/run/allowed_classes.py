@@ -6,6 +6,7 @@ imported, evaluated or executed. This module imports neither torch nor Lightning
 """
 
 import re
+from functools import cache
 from importlib import import_module
 from typing import NamedTuple
 
@@ -156,10 +157,19 @@ def public_name(target: str, classes: frozenset[str] = ANYWHERE.classes) -> str 
     """
     if target in classes:
         return target
-    for name in classes:
-        module, _, cls_name = name.rpartition(".")
-        if target.endswith(f".{cls_name}") and target.partition(".")[0] == name.partition(".")[0]:
+    cls_name = target.rpartition(".")[2]
+    for module in _modules_by_class(classes).get(cls_name, ()):
+        if target.partition(".")[0] == module.partition(".")[0]:
             cls = getattr(import_module(module), cls_name, None)
             if isinstance(cls, type) and f"{cls.__module__}.{cls.__qualname__}" == target:
-                return name
+                return f"{module}.{cls_name}"
     return None
+
+
+@cache
+def _modules_by_class(classes: frozenset[str]) -> dict[str, list[str]]:
+    modules: dict[str, list[str]] = {}
+    for name in sorted(classes):
+        module, _, cls_name = name.rpartition(".")
+        modules.setdefault(cls_name, []).append(module)
+    return modules

@@ -5,7 +5,6 @@ case of GRADIENTS.
 """
 
 import functools
-import importlib.metadata
 import sys
 import warnings
 from pathlib import Path
@@ -25,10 +24,11 @@ if __name__ == "__main__":
     # not at the top: pytest imports this file without its folder in sys.path
     import evaluation
     import gradients
+    from lightning.fabric.utilities import registry
 
     warnings.simplefilter("ignore")
     # as in conftest.py: each Trainer reads the metadata of all installed packages, which takes 20 ms here
-    importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+    registry.entry_points = functools.cache(registry.entry_points)
     torch.set_num_threads(1)
     ranks, folder = int(sys.argv[1]), Path(sys.argv[2])
     for dtype, group, some in GRADIENTS[ranks]:
