@@ -91,7 +91,8 @@ class Multiclass(Task):
         if tuned_for:
             return f"{rule}, with class factors tuned for {tuned_for}"
         if self.prior_correction:
-            factors = shorten([f"{factor:.3g}" for factor in self.prior_correction])
+            smallest = min(self.prior_correction)  # only the ratios change predictions
+            factors = shorten([f"{factor / smallest:.3g}" for factor in self.prior_correction])
             return f"{rule}, with probabilities multiplied by {factors}"
         return rule
 

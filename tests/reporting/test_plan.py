@@ -373,4 +373,5 @@ def test_class_factors_are_shown_relative_to_the_smallest(factors):
         ("class factors", "a: 2, b: 4, c: 1"),
     ]
     assert "the smallest is 1" in lines[3][1]
+    assert task.decision_rule() == "the most probable class, with probabilities multiplied by 2, 4, 1"
     assert not any("factor" in "".join(line) for line in decision_lines(ls.Multiclass(3), 48, False))
