@@ -39,7 +39,7 @@ def lookup(table: Mapping[str, T], name: str, kind: str, place: str = "") -> T:
 
 
 def check_choice(setting: str, value: Any, choices: Iterable[str], place: str = "") -> None:
-    """Raise a ConfigError that lists the choices if `value` is none of them.
+    """Raise a ConfigError that lists the choices unless `value` is one of them.
 
     `place` is where the choices apply, such as " for task=binary".
     """
