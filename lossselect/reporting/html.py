@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -56,8 +56,17 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: escape_controls(value) if type(value) is str else value,
     )
-    environment.filters |= {"cell": format_cell, "shorten": partial(shorten_names, max_length=LONG_NAME)}
+    environment.filters |= {
+        "breakable": add_breaks,
+        "cell": format_cell,
+        "shorten": partial(shorten_names, max_length=LONG_NAME),
+    }
     return environment
+
+
+def add_breaks(text: str) -> Markup:
+    """Return text as markup in which a line may end after an underscore."""
+    return escape(escape_controls(text)).replace("_", Markup("_<wbr>"))
 
 
 def format_cell(value: Any) -> str:
