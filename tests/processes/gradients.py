@@ -193,8 +193,8 @@ def cases():
 def compare(ranks, group, dtype, some=False):
     """Return lines with the largest relative error and the name of each case, in the first process.
 
-    Each case is run with and without missing labels and sample weights. With `some`, most cases are run only
-    with both.
+    Each case is run with missing labels and sample weights, and with neither. With `some`, most cases are run
+    only with both.
     """
     lines = []
     options = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {"devices": 1}
@@ -202,36 +202,34 @@ def compare(ranks, group, dtype, some=False):
         width = task.num_outputs
         one = some and not title.startswith("cross_entropy") and not kinds
         for holes in (True,) if one else (False, True):
-            for weighted in (not callable(loss),) if one else (False, True):
-                if weighted and callable(loss):
-                    continue
-                torch.manual_seed(0)
-                sized = task if width == WIDTH else ls.Multilabel(WIDTH)
-                steps = steps_of(sized, ranks, group, trailing, holes, weighted, dtype)
-                if width == 1:
-                    steps = [[[(x, y[:, :1], w) for x, y, w in m] for m in step] for step in steps]
-                net = Net(trailing)
-                net.linear = nn.Linear(FEATURES, width)
-                head = {"name": "chunked", "chunk": 2} if title.startswith("chunked") else None
-                kind = kinds[0] if kinds else Watched
-                options_of_module = {"metrics": ["f1_micro"], "head": head}  # few metrics, to save time
-                module = kind(task, net, loss, {"name": "SGD", "lr": 0.5}, steps=steps, **options_of_module)
-                module.group = group
-                trainer = L.Trainer(
-                    max_epochs=1,
-                    accelerator="cpu",
-                    precision="64-true" if dtype is torch.float64 else "32-true",
-                    accumulate_grad_batches=group,
-                    logger=False,
-                    enable_checkpointing=False,
-                    enable_progress_bar=False,
-                    enable_model_summary=False,
-                    **options,
-                )
-                rank = trainer.global_rank
-                trainer.fit(module, Batches(micro[rank] for step in steps for micro in step))
-                assert len(module.errors) == 2, module.errors
-                if rank == 0:
-                    worst = float(torch.tensor(module.errors).max())  # tensor.max() keeps NaN
-                    lines.append(f"{worst:.1e} {title}, missing labels {holes}, sample weights {weighted}")
+            weighted = holes and not callable(loss)  # with both, or with neither
+            torch.manual_seed(0)
+            sized = task if width == WIDTH else ls.Multilabel(WIDTH)
+            steps = steps_of(sized, ranks, group, trailing, holes, weighted, dtype)
+            if width == 1:
+                steps = [[[(x, y[:, :1], w) for x, y, w in m] for m in step] for step in steps]
+            net = Net(trailing)
+            net.linear = nn.Linear(FEATURES, width)
+            head = {"name": "chunked", "chunk": 2} if title.startswith("chunked") else None
+            kind = kinds[0] if kinds else Watched
+            options_of_module = {"metrics": ["f1_micro"], "head": head}  # few metrics, to save time
+            module = kind(task, net, loss, {"name": "SGD", "lr": 0.5}, steps=steps, **options_of_module)
+            module.group = group
+            trainer = L.Trainer(
+                max_epochs=1,
+                accelerator="cpu",
+                precision="64-true" if dtype is torch.float64 else "32-true",
+                accumulate_grad_batches=group,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                **options,
+            )
+            rank = trainer.global_rank
+            trainer.fit(module, Batches(micro[rank] for step in steps for micro in step))
+            assert len(module.errors) == 2, module.errors
+            if rank == 0:
+                worst = float(torch.tensor(module.errors).max())  # tensor.max() keeps NaN
+                lines.append(f"{worst:.1e} {title}, missing labels {holes}, sample weights {weighted}")
     return lines
