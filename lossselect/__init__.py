@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lossselect.tasks.registry import Binary as Binary
     from lossselect.tasks.registry import Multiclass as Multiclass
     from lossselect.tasks.registry import Multilabel as Multilabel
+    from lossselect.tasks.registry import MultiTask as MultiTask
     from lossselect.tasks.registry import Task as Task
     from lossselect.tasks.registry import make_task as make_task
     from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal as CheckpointOnSignal
@@ -49,7 +50,7 @@ _NAMES = {
     "reporting.explain": ["explain_task"],
     "tasks.infer": ["check_task", "infer_task"],
     "tasks.label_counts": ["LabelCounts", "count_labels"],
-    "tasks.registry": ["TASKS", "Binary", "Multiclass", "Multilabel", "Task", "make_task"],
+    "tasks.registry": ["TASKS", "Binary", "MultiTask", "Multiclass", "Multilabel", "Task", "make_task"],
     "training.callbacks.checkpoint_on_signal": ["CheckpointOnSignal"],
     "training.callbacks.steps_per_execution": ["StepsPerExecution"],
     "training.module": ["TaskModule"],

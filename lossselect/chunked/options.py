@@ -76,8 +76,10 @@ def topk_monitor(task: Task) -> str:
     return "precision_at_1" if task.several_labels else "loss"
 
 
-def check_topk_task(task: Task) -> None:
+def check_topk_task(task: Any) -> None:
     """Raise ConfigError for a task that a chunked head does not support."""
+    if len(task.tasks) > 1:
+        raise ConfigError("A chunked head does not support several tasks. Set head=dense.")
     for option, value in (("min_labels", task.min_labels), ("top_k", task.top_k)):
         if value:
             raise ConfigError(

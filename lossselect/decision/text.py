@@ -9,7 +9,7 @@ from lossselect.exceptions import ConfigError
 from lossselect.utils.checks import lookup, shorten
 
 if TYPE_CHECKING:
-    from lossselect.tasks.registry import Task
+    from lossselect.tasks.registry import AnyTask, Task
 
 ENTRY = re.compile(r"""\s*(?:(['"])((?:\\.|(?!\1)[^\\])*)\1([^,]*)|([^,]*))(?:,|$)""", re.DOTALL)
 """An entry of a list: in quotes, perhaps with more text after them, or up to the next comma."""
@@ -27,19 +27,36 @@ def split_list(text: str) -> list[str]:
     return entries
 
 
-def choose_decision(task: "Task", source: str, threshold: str | None) -> "tuple[Task, str]":
+def choose_decision(task: "AnyTask", source: str, threshold: str | None) -> "tuple[Any, str]":
     """Return the task, with a threshold from the command line if there is one, and its decision as text."""
     if threshold is not None:
         task, source = change_threshold(task, threshold), "set by threshold"
     return task, describe_decision(task, source)
 
 
-def change_threshold(task: "Task", text: str) -> "Task":
+def change_threshold(task: "AnyTask", text: str) -> "AnyTask":
     """Return the task with a threshold from the command line: one number, a list, or {name: number}.
+
+    For several tasks, the names in {name: number} are those of tasks.
 
     Raises:
         ConfigError: the task has no thresholds, or the text is not a threshold for it.
     """
+    tasks = dict(task.tasks)
+    if "" in tasks:
+        return task.with_tasks({"": _change_threshold(tasks[""], text)})
+    if not text.startswith("{"):
+        raise ConfigError(
+            f"For several tasks, threshold must be a mapping by task such as {{{next(iter(tasks))}: 0.3}}, "
+            f"got {text!r}."
+        )
+    for entry in split_list(text.removeprefix("{").removesuffix("}")):
+        name, _, number = (part.strip() for part in entry.rpartition(":"))
+        tasks[name] = _change_threshold(lookup(tasks, name, "task", " in threshold"), number)
+    return task.with_tasks(tasks)
+
+
+def _change_threshold(task: "Task", text: str) -> "Task":
     if task.threshold is None or task.top_k:
         raise ConfigError(
             f"threshold={text} has no effect: the model predicts {task.decision_rule()}, without a "
@@ -79,8 +96,16 @@ def thresholds(task: "Task") -> Sequence[float]:
     return [float(values)] * len(task.output_names) if isinstance(values, int | float) else [*(values or ())]
 
 
-def describe_decision(task: "Task", source: str) -> str:
-    """Return the thresholds, or the rule of a task without any, in one line; `source` is their origin."""
+def describe_decision(task: "AnyTask", source: str) -> str:
+    """Return the thresholds, or the rule of a task without any, in one line; `source` is their origin.
+
+    There is a line for each of several tasks.
+    """
+    lines = {name: _describe_decision(part, source) for name, part in task.tasks.items()}
+    return "\n".join(f"{name}: {line}" if name else line for name, line in lines.items())
+
+
+def _describe_decision(task: "Task", source: str) -> str:
     if task.threshold is None or task.top_k:
         return f"Decision ({source}): {task.decision_rule()}."
     pairs = zip(task.output_names, thresholds(task), strict=True)
@@ -88,9 +113,13 @@ def describe_decision(task: "Task", source: str) -> str:
     return f"{kind} ({source}): {shorten([f'{name}: {value:.3g}' for name, value in pairs], 6)}."
 
 
-def find_source(task: "Task", base_task: "Task | None") -> str:
+def find_source(task: "AnyTask", base_task: "AnyTask | None") -> str:
     """Return the origin of the decision of a checkpoint, whose task before tuning is `base_task`."""
-    start = base_task or task
-    if (task.threshold, task.prior_correction) != (start.threshold, start.prior_correction):
-        return "tuned on the validation rows"
-    return "default" if task.threshold in (None, 0.5) and not task.top_k else "set by the run"
+    starts = (base_task or task).tasks
+    for name, part in task.tasks.items():
+        start = starts[name]
+        if (part.threshold, part.prior_correction) != (start.threshold, start.prior_correction):
+            return "tuned on the validation rows"
+    tasks = task.tasks.values()
+    is_default = all(part.threshold in (None, 0.5) and not part.top_k for part in tasks)
+    return "default" if is_default else "set by the run"

@@ -273,3 +273,18 @@ def class_keys(names: Iterable[str]) -> list[str]:
             key += f"_{i}"
         keys.append(key)
     return keys
+
+
+def metrics_by_task(metrics: Any, task: Any) -> Mapping[str, Any]:
+    """Return the choice of metrics of each task of a `MultiTask`: one for all, or by task.
+
+    Raises:
+        ConfigError: metrics of an unknown task.
+    """
+    if not isinstance(metrics, Mapping) or not any(name in task.tasks for name in metrics):
+        return dict.fromkeys(task.tasks, metrics)
+    if unknown := [name for name in metrics if name not in task.tasks]:
+        raise ConfigError(
+            f"metrics contains the unknown task {unknown[0]!r}. The tasks are {', '.join(task.tasks)}."
+        )
+    return {name: metrics.get(name) for name in task.tasks}

@@ -118,7 +118,7 @@ def select_features(features: Any, rows: Any, task: Any, labels: Any, count: int
 
     rows = torch.as_tensor(rows)[:: -(-len(rows) // MAX_SCORED_ROWS)]
     is_sparse = isinstance(labels, SparseLabels)
-    target = labels.select(rows).to_dense() if is_sparse else task.encode(labels[rows])
+    target = labels.select(rows).to_dense() if is_sparse else task.encode_tensor(labels[rows], 0)
     y = task.to_one_hot(target).double()  # NaN where missing
     y = (y - y.nanmean(0)).nan_to_num(0)
     products, sums, squares = (torch.zeros(1, dtype=torch.double) for _ in range(3))

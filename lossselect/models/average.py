@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lossselect.exceptions import CheckpointError
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import AnyTask
 
 
 class Average(nn.Module):
@@ -24,7 +24,7 @@ class Average(nn.Module):
     shifts: Tensor
     temperatures: Tensor
 
-    def __init__(self, nets: Mapping[str, nn.Module], task: Task) -> None:
+    def __init__(self, nets: Mapping[str, nn.Module], task: AnyTask) -> None:
         super().__init__()
         self.nets = nn.ModuleDict(nets)
         self.task = task
@@ -33,11 +33,13 @@ class Average(nn.Module):
         self.register_buffer("temperatures", torch.ones(shape))
         self.register_load_state_dict_post_hook(_check_temperatures)
 
-    def set_calibration(self, tasks: Sequence[Task]) -> None:
+    def set_calibration(self, tasks: Sequence[AnyTask]) -> None:
         """Use the shift and the temperature of the task of each net, numbers or (num_probabilities,)."""
         for k, task in enumerate(tasks):
-            self.shifts[k] = torch.tensor(task.shift)
-            self.temperatures[k] = torch.tensor(task.temperature)
+            for values, field in ((self.shifts, "shift"), (self.temperatures, "temperature")):
+                parts = task.tasks.values()
+                each = [torch.tensor(getattr(t, field)).expand(t.num_probabilities) for t in parts]
+                values[k] = torch.cat(each)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of this module; its nets stay in evaluation mode."""

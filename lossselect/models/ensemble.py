@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lossselect.exceptions import CheckpointError
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import AnyTask
 
 
 class Members(nn.Module):
@@ -19,7 +19,7 @@ class Members(nn.Module):
     """
 
     num_members: int
-    task: Task
+    task: AnyTask
 
     @abstractmethod
     def member_logits(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Ensemble(Members):
     weights: Tensor
     temperatures: Tensor
 
-    def __init__(self, nets: Mapping[str, nn.Module], task: Task) -> None:
+    def __init__(self, nets: Mapping[str, nn.Module], task: AnyTask) -> None:
         super().__init__()
         self.nets = nn.ModuleDict(nets)
         self.task = task

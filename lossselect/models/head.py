@@ -1,6 +1,7 @@
 """Replacement of the head of a net, and initialisation of its bias."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,46 @@ from lossselect.chunked.linear import ChunkedLinear
 from lossselect.compat.torch import has_forward_hooks
 from lossselect.exceptions import ConfigError
 from lossselect.models.ensemble import Members
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import AnyTask, Task
+from lossselect.utils.checks import check_int
 from lossselect.utils.warnings import warn
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+
+
+class WithHead(nn.Module):
+    """A net that returns features (N, num_features), followed by a linear head: logits (N, num_outputs)."""
+
+    def __init__(self, net: nn.Module, num_features: int, num_outputs: int) -> None:
+        super().__init__()
+        self.net, self.head = net, nn.Linear(num_features, num_outputs)
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Return the logits for the inputs of the net."""
+        features = self.net(*inputs, **named)
+        width = self.head.in_features
+        if not isinstance(features, Tensor) or features.ndim != 2 or features.shape[1] != width:
+            is_tensor = isinstance(features, Tensor)
+            got = f"a tensor of shape {tuple(features.shape)}" if is_tensor else type(features).__name__
+            raise ConfigError(
+                f"With num_features={width} the net must return features of shape (N, {width}), got {got}. "
+                "Correct num_features, or let the net return logits and remove num_features."
+            )
+        logits: Tensor = self.head(features)
+        return logits
+
+
+def add_head(net: Any, num_features: Any, task: AnyTask) -> WithHead:
+    """Return a net of the user with a linear head for the task.
+
+    Raises:
+        ConfigError: `net` has a head already, or is not given.
+        OptionTypeError: `num_features` is not an integer.
+    """
+    if not isinstance(net, nn.Module):
+        problem = "a subclass builds its own net" if net is None else "a built-in net has a head"
+        raise ConfigError(f"num_features adds a head to a net, but {problem}. Remove num_features.")
+    return WithHead(net, check_int("num_features", num_features, 1), task.num_outputs)
 
 
 def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool:
@@ -45,24 +82,34 @@ def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool
     return True
 
 
-def _find_head(module: nn.Module, task: Task, with_bias: bool = False) -> tuple[str, nn.Module] | None:
-    """Return name and layer of the last linear layer or convolution with `task.num_outputs` outputs."""
+def _find_head(
+    module: nn.Module, task: AnyTask, with_bias: bool = False, within: str = ""
+) -> tuple[str, nn.Module] | None:
+    """Return name and layer of the last linear layer or convolution with `task.num_outputs` outputs.
+
+    `within` must be a part of its path, such as "tags" of heads.tags.
+    """
     head = None
     for name, layer in module.named_modules():
+        if within and within not in name.split("."):
+            continue
         if isinstance(layer, nn.Linear | Convolution) and not (with_bias and layer.bias is None):
             width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
             head = (name, layer) if width == task.num_outputs else head
     return head
 
 
-def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter | None:
+def set_head_bias(module: nn.Module, task: AnyTask, logits: Tensor) -> nn.Parameter | None:
     """Set the head's bias to `logits` (num_outputs,) and return it; warn and return None without a bias."""
     if isinstance(net := getattr(module, "net", None), Members):
         with torch.no_grad():
             for member_bias in net.head_biases():
                 member_bias.copy_(logits)
         return net.head_biases()[0]
-    if (head := _find_head(module, task, with_bias=True)) is None:
+    head = _find_head(module, task, with_bias=True)
+    if head is None and len(task.tasks) > 1 and _set_biases(module, task, logits):
+        return None
+    if head is None:
         warn(
             "no_head_bias",
             f"No linear layer or convolution with {task.num_outputs} outputs has a bias to initialise from "
@@ -78,6 +125,18 @@ def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter
     with torch.no_grad():
         bias.copy_(logits)
     return bias
+
+
+def _set_biases(module: nn.Module, task: AnyTask, logits: Tensor) -> bool:
+    """Set the bias of the head of each task, the last layer with its name in its path; False if one lacks."""
+    parts = task.split_logits(logits[None])
+    heads = {name: _find_head(module, task.tasks[name], True, within=name) for name in parts}
+    if None in heads.values():
+        return False
+    with torch.no_grad():
+        for name, head in heads.items():
+            head[1].bias.copy_(parts[name][0])  # type: ignore[index,operator]
+    return True
 
 
 def bias_values(nodes: list[object]) -> Iterator[Tensor]:

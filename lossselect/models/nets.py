@@ -20,12 +20,12 @@ from lossselect.utils.checks import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from lossselect.tasks.registry import Task
+    from lossselect.tasks.registry import AnyTask
 
 
 def mlp(
     num_features: int,
-    task: Task,
+    task: AnyTask,
     hidden: Sequence[int] = (1024,),
     dropout: float = 0.6,
     input_dropout: float = 0.2,
@@ -65,7 +65,7 @@ def mlp(
 
 def linear(
     num_features: int,
-    task: Task,
+    task: AnyTask,
     encoding: str = "none",
     columns: Sequence[int] | None = None,
 ) -> nn.Module:
@@ -92,7 +92,7 @@ def linear(
 
 def tabm(
     num_features: int,
-    task: Task,
+    task: AnyTask,
     hidden: Sequence[int] = (128, 128, 128),
     dropout: float = 0.1,
     num_members: int = 8,
@@ -122,7 +122,7 @@ def tabm(
 
 def ensemble(
     num_features: int,
-    task: Task,
+    task: AnyTask,
     nets: Mapping[str, Mapping[str, Any]],
 ) -> nn.Module:
     """Return several nets that are trained at once: (N, num_features) -> (N, num_outputs) logits.
@@ -137,7 +137,7 @@ def ensemble(
 
 def average(
     num_features: int,
-    task: Task,
+    task: AnyTask,
     nets: Mapping[str, Mapping[str, Any]],
 ) -> nn.Module:
     """Return the average of nets that were trained one after another: (N, num_features) -> logits.
@@ -149,7 +149,7 @@ def average(
     return Average(_make_nets(nets, [*SINGLE_NETS, "ensemble"], num_features, task), task)
 
 
-def _make_nets(nets: Any, names: Sequence[str], num_features: int, task: Task) -> dict[str, nn.Module]:
+def _make_nets(nets: Any, names: Sequence[str], num_features: int, task: AnyTask) -> dict[str, nn.Module]:
     """Return the nets of a mapping of specs, each with one of the `names`."""
     if not isinstance(nets, Mapping) or not nets:
         raise OptionTypeError(f"nets must be a mapping of names to nets, got {nets!r}.")
@@ -209,7 +209,7 @@ def net_options(spec: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def make_net(spec: Mapping[str, Any], task: Task) -> nn.Module:
+def make_net(spec: Mapping[str, Any], task: AnyTask) -> nn.Module:
     """Build a net from its name and options, such as `{"name": "mlp", "num_features": 8}`.
 
     Example:

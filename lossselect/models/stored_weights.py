@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lossselect.exceptions import CheckpointError
 from lossselect.models.nets import make_net
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import AnyTask
 
 RUNNING_STATISTICS = ("running_mean", "running_var")
 """Buffers of normalisation layers, which affect outputs like parameters."""
@@ -68,7 +68,7 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def check_net(
-    spec: Mapping[str, Any], task: Task, weights: Mapping[str, Any], source: Any, prefix: str = ""
+    spec: Mapping[str, Any], task: AnyTask, weights: Mapping[str, Any], source: Any, prefix: str = ""
 ) -> None:
     """Raise a CheckpointError unless weights with this prefix have the shapes of `make_net(spec, ...)`."""
     nets = _inner_nets(spec)

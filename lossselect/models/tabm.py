@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lossselect.models.ensemble import Members
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import AnyTask
 
 
 class TabM(Members):
@@ -31,7 +31,7 @@ class TabM(Members):
         first: nn.Module,
         width: int,
         hidden: Sequence[int],
-        task: Task,
+        task: AnyTask,
         num_members: int,
         dropout: float,
     ) -> None:

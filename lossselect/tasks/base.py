@@ -17,6 +17,7 @@ from lossselect.labels.targets import as_tensor
 from lossselect.labels.values import IGNORE_INDEX, label_form
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.fields import check_class_names, per_output
+from lossselect.tasks.one_task import OneTask
 from lossselect.tasks.tensors import as_constant, softmax
 from lossselect.utils.checks import check_float
 
@@ -26,7 +27,7 @@ class _ClassNames(Vocabulary):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task(ABC):
+class Task(OneTask, ABC):
     """Base class of the tasks; create a `Binary`, `Multiclass` or `Multilabel`.
 
     Logits have shape (N, num_outputs, ...): dimension 1 contains the outputs, and trailing dimensions
@@ -172,6 +173,10 @@ class Task(ABC):
     def encode_first(self, target: Any) -> Tensor:
         """Encode a target before the logits are known; `settle` completes it."""
         return self.encode(target)
+
+    def encode_tensor(self, target: Any, trailing_dims: int | None = None) -> Tensor:
+        """Return the canonical target; if `trailing_dims` is unknown, `settle` completes it."""
+        return self.encode_first(target) if trailing_dims is None else self.encode(target, trailing_dims)
 
     def settle(self, target: Tensor, trailing_dims: int | None) -> Tensor:
         """Complete a target from `encode_first` to the result of `encode`."""

@@ -3,6 +3,7 @@
 For files with lists of labels, or with one column per label, `data.label_parsing` infers the task.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,8 @@ from lossselect.exceptions import DataError, LossSelectError
 from lossselect.labels.targets import as_tensor
 from lossselect.labels.values import as_number, label_form
 from lossselect.labels.vocabulary import Vocabulary
-from lossselect.tasks.registry import Task, as_task, make_task
+from lossselect.tasks.registry import AnyTask, MultiTask, Task, as_task, make_task
+from lossselect.tasks.task_names import naming_task
 from lossselect.utils.checks import shorten
 
 DECLARE = "Set task=binary, task=multiclass or task=multilabel."
@@ -132,8 +134,14 @@ def check_task(task: Task, target: Any) -> Task:
     return task
 
 
-def encode_checked(task: Task, target: Any) -> Tensor:
-    """Return `task.encode(target)`; raise the same errors as `check_task`."""
+def encode_checked(task: AnyTask, target: Any) -> Tensor:
+    """Return `task.encode(target)`, of several tasks in one tensor; raise the same errors as `check_task`."""
+    if isinstance(task, MultiTask):
+        if isinstance(target, Mapping):
+            for name, part in task.tasks.items():
+                with naming_task(name):
+                    encode_checked(part, target.get(name, ()))
+        return task.encode_tensor(target)
     try:
         encoded = task.encode(target)
         # class indices of positions, or a 0/1 matrix with the wrong number of columns

@@ -1,5 +1,7 @@
 """Counts of the labels of each class, and of missing labels."""
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,9 @@ from torch import Tensor
 
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
+from lossselect.tasks.multitask import MultiTask
+from lossselect.tasks.registry import IGNORE_INDEX, AnyTask, Task, as_any_task
+from lossselect.tasks.task_names import naming_task
 from lossselect.utils.checks import SPLIT_NAMES, shorten
 from lossselect.utils.warnings import warn, warn_one_hot_integers
 
@@ -53,6 +57,11 @@ class LabelCounts:
         present = self.positives[self.positives > 0]
         return float(present.max() / present.min()) if len(present) else float("nan")
 
+    @property
+    def by_task(self) -> "dict[str, LabelCounts]":
+        """The counts under the name ""; see `Task.tasks`."""
+        return {"": self}
+
     def check_task(self, task: Task) -> None:
         """Raise a DataError if the counts and the task differ in the number of classes."""
         if len(self.positives) != len(task.names):
@@ -77,12 +86,63 @@ class LabelCounts:
         return LabelCounts(**{**sums, **flags})
 
 
-def count_labels(task: Task, labels: Any) -> LabelCounts:
+class MultiCounts(dict[str, LabelCounts]):
+    """The label counts of several tasks, by task."""
+
+    @property
+    def by_task(self) -> dict[str, LabelCounts]:
+        """The counts of each task."""
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return next(iter(self.values())).rows
+
+    @property
+    def missing(self) -> int:
+        """Number of missing labels of all tasks."""
+        return sum(counts.missing for counts in self.values())
+
+    def check_task(self, task: MultiTask) -> None:
+        """Raise a DataError if the counts are of other tasks, or of other numbers of classes."""
+        if self.keys() != task.tasks.keys():
+            raise DataError(
+                f"The counts are of the tasks {shorten([*self])}, expected {shorten([*task.tasks])}. Call "
+                "lossselect.count_labels(task, labels)."
+            )
+        for name, counts in self.items():
+            with naming_task(name):
+                counts.check_task(task.tasks[name])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for a checkpoint."""
+        return {name: counts.to_dict() for name, counts in self.items()}
+
+    def __add__(self, other: "MultiCounts") -> "MultiCounts":
+        return MultiCounts({name: counts + other[name] for name, counts in self.items()})
+
+
+AnyCounts = LabelCounts | MultiCounts
+"""The label counts of one task or of several."""
+
+
+def restore_counts(values: Mapping[str, Any], task: AnyTask) -> Any:
+    """Return the counts of a checkpoint for a task."""
+    if isinstance(task, MultiTask):
+        return MultiCounts({name: LabelCounts.from_dict(counts) for name, counts in values.items()})
+    return LabelCounts.from_dict(values)
+
+
+def count_labels(task: AnyTask, labels: Any) -> Any:
     """Count the labels of a split, for class weights, priors and the initial bias.
 
     Args:
         task: Task of the labels.
         labels: Labels in any form that `task.encode` accepts or returns, or `SparseLabels`.
+
+    Returns:
+        `LabelCounts`; for a `MultiTask` those of each task, by task.
 
     Raises:
         DataError: labels that do not fit the task.
@@ -94,7 +154,9 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
         >>> count_labels(Multilabel(2), [[1, 0], [1, 1], [1, float("nan")]]).positives.tolist()
         [3, 1]
     """
-    task = as_task(task)
+    task = as_any_task(task)
+    if isinstance(task, MultiTask):
+        return count_target(task, task.encode_tensor(labels))
     if not isinstance(labels, SparseLabels):
         return count_target(task, to_canonical(task, labels))
     if not task.several_labels or labels.num_labels != task.num_outputs:
@@ -112,12 +174,15 @@ def to_canonical(task: Task, labels: Any, trailing_dims: int | None = None) -> T
     return task.encode(labels, trailing_dims)
 
 
-def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
-    """Count the labels of targets from `task.encode_first`; None without batches.
+def count_batches(task: AnyTask, targets: Iterable[Any]) -> Any:
+    """Count the labels of targets from `task.encode_tensor`; None without batches.
 
     Integers (N, C) count as one-hot rows, with a warning, if all batches can be one-hot rows. Otherwise they
     count as class indices of C positions.
     """
+    if isinstance(task, MultiTask):
+        counted = [count_target(task, target) for target in targets]
+        return functools.reduce(operator.add, counted) if counted else None
     zeros = np.zeros(len(task.names), dtype=np.int64)
     counts = row_counts = LabelCounts(0, zeros, zeros, 0, True, zeros.astype(float))
     can_be_rows, shape, target = True, None, None
@@ -154,8 +219,12 @@ def count_sparse(labels: SparseLabels) -> LabelCounts:
     return LabelCounts(len(labels), positives, negatives, missing, single, positives.astype(float))
 
 
-def count_target(task: Task, target: Tensor | SparseLabels) -> LabelCounts:
-    """Count the labels of a canonical target, or sparse labels."""
+def count_target(task: AnyTask, target: Tensor | SparseLabels) -> Any:
+    """Count the labels of a target of `task.encode_tensor`, or sparse labels."""
+    if isinstance(task, MultiTask):
+        assert isinstance(target, Tensor)  # `SparseLabels` are for chunked heads
+        parts = task.split_target(target).items()
+        return MultiCounts({name: count_target(task.tasks[name], part) for name, part in parts})
     if isinstance(target, SparseLabels):
         return count_sparse(target)
     truth = task.to_hard_labels(target).cpu().numpy()

@@ -10,12 +10,27 @@ from lossselect.tasks.base import Task
 from lossselect.tasks.binary import Binary
 from lossselect.tasks.multiclass import Multiclass
 from lossselect.tasks.multilabel import Multilabel
+from lossselect.tasks.multitask import MultiTask
 from lossselect.utils.checks import check_options, lookup
 
-__all__ = ["IGNORE_INDEX", "TASKS", "Binary", "Multiclass", "Multilabel", "Task", "as_task", "make_task"]
+__all__ = [
+    "IGNORE_INDEX",
+    "TASKS",
+    "AnyTask",
+    "Binary",
+    "MultiTask",
+    "Multiclass",
+    "Multilabel",
+    "Task",
+    "as_any_task",
+    "as_task",
+    "make_task",
+]
 
 TASKS: dict[str, type[Task]] = {"binary": Binary, "multiclass": Multiclass, "multilabel": Multilabel}
 """Tasks by name."""
+AnyTask = Task | MultiTask
+"""One task or several, which answer the same questions."""
 
 
 def make_task(
@@ -65,3 +80,14 @@ def as_task(task: Task | Mapping[str, Any]) -> Task:
         f"task must be a task such as lossselect.Multilabel(14), got {task!r}. "
         "To create one by name, call lossselect.make_task(name, num_outputs=...)."
     )
+
+
+def as_any_task(task: AnyTask | Mapping[str, Any]) -> AnyTask:
+    """Return one or several tasks unchanged, or create them from the plain values of a checkpoint."""
+    if isinstance(task, MultiTask):
+        return task
+    if isinstance(task, Mapping) and task.get("name") == MultiTask.name:
+        parts = task.get("tasks")
+        tasks = {n: as_task(part) for n, part in parts.items()} if isinstance(parts, Mapping) else parts
+        return MultiTask(tasks, task.get("weights"))  # type: ignore[arg-type]
+    return as_task(task)

@@ -15,41 +15,40 @@ from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits, Observer
 from lossselect.chunked.options import check_chunkable, check_topk_task, requires_counts
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.labels.targets import Encoded, EncodedBatch
+from lossselect.labels.targets import EncodedBatch
 from lossselect.losses.auto import AutoLoss
-from lossselect.losses.loss import Loss, select_loss
+from lossselect.losses.batch_loss import BatchLoss, compute_loss
+from lossselect.losses.multi_loss import MultiLoss, NamedLoss, first_logits
 from lossselect.losses.torch_compat import check_mixes
 from lossselect.models.ensemble import Members, output_rows
-from lossselect.models.head import set_head_bias, use_chunked
+from lossselect.models.head import add_head, set_head_bias, use_chunked
 from lossselect.models.nets import check_head_bias, head_options, make_net
-from lossselect.tasks.label_counts import LabelCounts
-from lossselect.tasks.registry import Task, as_task
-from lossselect.training.batches import BatchKeys, TargetTransfer, as_weight, check_batch_keys, split_batch
+from lossselect.tasks.registry import AnyTask, as_any_task
+from lossselect.training.batches.encoding import BatchEncoding, TargetTransfer
+from lossselect.training.batches.forms import BatchKeys, check_batch_keys
+from lossselect.training.batches.mixup import make_mix
 from lossselect.training.checkpoints.content import read_best_checkpoint
 from lossselect.training.checkpoints.load import RecordsArguments, rebuild
-from lossselect.training.criterion import check_fits, compute_loss, make_criterion
+from lossselect.training.criterion import check_fits, make_criterion
 from lossselect.training.diagnostics.outputs import OutputChecks
 from lossselect.training.forward import (
     bind_inputs,
     check_class_dim,
     describe,
     find_logits,
-    find_parameters,
-    move_classes,
 )
-from lossselect.training.mixup import make_mix
 from lossselect.training.module_base import ModuleBase
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec
 
 
-class Classifier(RecordsArguments, ModuleBase):
+class Classifier(BatchEncoding, RecordsArguments, ModuleBase):
     """A net for one task, with the loss and the head that follow from the task; needs no Lightning.
 
     `Classifier.load` returns the trained classifier of a checkpoint, and `predict` its predictions. Train
     with `TaskModule`, which is a `Classifier`.
 
     Args:
-        task: The task, such as `Binary()`, `Multiclass(10)` or `Multilabel(14)`.
+        task: The task, such as `Binary()`, `Multiclass(10)` or `Multilabel(14)`, or a `MultiTask`.
         net: A module that returns raw logits (N, num_outputs, ...), a built-in net such as
             `{"name": "mlp", "num_features": 8}`, or None if a subclass sets `self.net` or overrides
             `forward`.
@@ -60,6 +59,7 @@ class Classifier(RecordsArguments, ModuleBase):
         head: "dense" or None, "chunked", or `{"name": "chunked", "chunk": 4096}` (see `TaskModule`).
         class_dim: The dimension of the classes in the net's logits (see `TaskModule`).
         batch_keys: The keys of inputs, target and weight in a batch (see `TaskModule`).
+        num_features: The number of features that `net` returns, if it has no head (see `TaskModule`).
 
     Raises:
         ConfigError: a setting does not fit the task, such as an unknown loss or option.
@@ -79,7 +79,7 @@ class Classifier(RecordsArguments, ModuleBase):
 
     def __init__(
         self,
-        task: Task,
+        task: AnyTask,
         net: nn.Module | Mapping[str, Any] | None = None,
         loss: str | Mapping[str, Any] | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         bias_init: str | None = None,
@@ -87,9 +87,10 @@ class Classifier(RecordsArguments, ModuleBase):
         head: str | Mapping[str, Any] | None = None,
         class_dim: int | None = 1,
         batch_keys: BatchKeys = None,
+        num_features: int | None = None,
     ) -> None:
         super().__init__()
-        task = as_task(task)
+        task = as_any_task(task)
         if not isinstance(net, nn.Module | Mapping | None):
             raise OptionTypeError(
                 'net must be a torch.nn.Module, a dict such as {"name": "mlp", "num_features": 8}, or None '
@@ -97,6 +98,8 @@ class Classifier(RecordsArguments, ModuleBase):
             )
         # Any, so that a subclass that sets its own net need not check for None to satisfy a type checker
         self.net: Any = make_net(net, task) if isinstance(net, Mapping) else net
+        if num_features is not None:
+            self.net = add_head(net, num_features, task)
         self.criterion = make_criterion(loss, task)
         check_head_bias(bias_init)
         self._bias_init = bias_init
@@ -104,6 +107,8 @@ class Classifier(RecordsArguments, ModuleBase):
         self._net_reason = ""  # the reason of the choice of the net, for the plan
         self._bias_source = ""  # the origin of the initial bias, for reports
         self._head_spec = head_options(head)
+        if self._head_spec["name"] == "chunked":
+            check_topk_task(task)
         self._chunked = False  # whether the head is a `ChunkedLinear`
         self._mix = make_mix(mix)
         check_mixes(mix, self.criterion)
@@ -113,8 +118,10 @@ class Classifier(RecordsArguments, ModuleBase):
         # number of dimensions of the logits after the classes, unknown before the first batch
         self._trailing_dims: int | None = None
         self._output_checks = OutputChecks()
-        self._label_counts: LabelCounts | None = None  # label counts of the training rows, if known
-        self._base_task: Task | None = None  # the task with the default decision, once a decision is fitted
+        self._label_counts: Any = None  # label counts of the training rows, if known
+        self._base_task: AnyTask | None = (
+            None  # the task with the default decision, once a decision is fitted
+        )
         self.task = task
         self._build_head()
 
@@ -130,15 +137,15 @@ class Classifier(RecordsArguments, ModuleBase):
         super().__setattr__(name, value)
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Any:
         """The task; may be replaced by one with the same outputs, such as one with tuned thresholds."""
         return self._task
 
     @task.setter
-    def task(self, task: Task) -> None:
-        task = as_task(task)
+    def task(self, task: AnyTask) -> None:
+        task = as_any_task(task)
         check_fits(self.criterion, task)
-        if isinstance(self.criterion, Loss | AutoLoss):
+        if isinstance(self.criterion, NamedLoss):
             self.criterion.task = task
         if self._chunked:
             check_topk_task(task)
@@ -203,7 +210,7 @@ class Classifier(RecordsArguments, ModuleBase):
         return self._find_logits(self(*positional, **named))
 
     def _find_logits(self, outputs: Any) -> Any:
-        logits = find_logits(outputs, self._class_dim)
+        logits = self.task.join_logits(find_logits(outputs, self._class_dim, self.task.tasks))
         if self._head_spec["name"] == "chunked" and not isinstance(logits, ChunkedLogits):
             raise ConfigError(
                 "head=chunked had no effect: forward returned a tensor of logits. Return the output of the "
@@ -218,23 +225,6 @@ class Classifier(RecordsArguments, ModuleBase):
             raise ConfigError(f"forward returned {describe(outputs)}{moved}. {error}") from None
         return logits
 
-    def unpack_batch(self, batch: Any) -> tuple[Any, ...]:
-        """Return (inputs, target) or (inputs, target, sample_weight) of a batch of the data loader.
-
-        By default the batch is a pair (inputs, target), or a mapping, dataclass or object that contains the
-        labels as one of `LABEL_KEYS` or as `batch_keys` names them, and perhaps `sample_weight`. Override it
-        for other batches. It is also called before a batch is transferred, and to predict (target: None).
-
-        If the inputs are a mapping, `forward` receives the entries that it accepts as keyword arguments. If
-        they are a tuple, `forward` receives positional arguments. `sample_weight` has shape (N,) or
-        (N, ...).
-
-        Raises:
-            ConfigError, DataError: the batch has another form, or its labels are not found.
-        """
-        parts = split_batch(batch, self._batch_keys, find_parameters(self._called()))
-        return parts[:2] if parts.weight is None else parts
-
     def _compute_outputs(self, batch: EncodedBatch) -> tuple[Any, Any, Tensor | None]:
         """Return the checked logits of a batch, its canonical target and its sample weights."""
         inputs, target, weight = batch
@@ -247,12 +237,15 @@ class Classifier(RecordsArguments, ModuleBase):
 
     def _compute_loss(
         self, logits: Any, target: Any, weight: Tensor | None, observer: Observer | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | int]:
-        """Return the loss of a batch, its numerator and its denominator; `observer` is for a chunked head."""
+    ) -> BatchLoss:
+        """Return the loss of a batch; `observer` is for a chunked head."""
         if isinstance(logits, ChunkedLogits):
             from lossselect.chunked.loss import chunked_loss  # which imports torch's compiler in a second
 
-            return chunked_loss(self.criterion, logits, target, weight, observer)
+            loss, total, count = chunked_loss(self.criterion, logits, target, weight, observer)
+            return BatchLoss(loss, total, count, total)
+        if isinstance(self.criterion, MultiLoss):
+            return self.criterion.compute(logits, target, weight)
         return compute_loss(self.criterion, self.task, logits, target, weight)
 
     def _fit_target(self, target: Tensor, logits: Tensor) -> Tensor:
@@ -279,9 +272,9 @@ class Classifier(RecordsArguments, ModuleBase):
         encoded = self._encode_batch(batch)
         if self._mix is not None:
             encoded = self._mix(self._settle(encoded), self.task)
-        return self._compute_loss(*self._compute_outputs(encoded.repeat_targets(output_rows(self.net))))[0]
+        return self._compute_loss(*self._compute_outputs(encoded.repeat_targets(output_rows(self.net)))).loss
 
-    def set_label_counts(self, counts: LabelCounts) -> None:
+    def set_label_counts(self, counts: Any) -> None:
         """Set the weights, the prior and the initial bias that are computed from label counts.
 
         Fit calls this method with the counts of the training rows if it has not been called before.
@@ -296,7 +289,7 @@ class Classifier(RecordsArguments, ModuleBase):
         self._label_counts = counts
         if self._chunked:
             self._outputs_changed()  # the metrics need propensities, which are computed from the counts
-        if isinstance(self.criterion, Loss | AutoLoss):
+        if isinstance(self.criterion, NamedLoss):
             device = next((weight.device for weight in self.parameters()), None)
             self.criterion = self.criterion.with_counts(counts).to(device)
         self._initialize_bias(counts)
@@ -305,12 +298,11 @@ class Classifier(RecordsArguments, ModuleBase):
         """Return the module for torch.jit.script, which does not support the signature of `forward` here."""
         return self._called()
 
-    def _initialize_bias(self, counts: LabelCounts | None = None) -> None:
+    def _initialize_bias(self, counts: Any = None) -> None:
         """Initialise the head's bias according to `bias_init`, once, before training."""
         if self._bias_init == "prior" and counts is not None:
-            # a custom loss is assumed to be cross-entropy
-            loss = self.criterion if isinstance(self.criterion, Loss) else select_loss(self.task)
-            logits, source = loss.first_logits(counts), "the class frequencies in the training rows"
+            logits = first_logits(self.criterion, self.task, counts)
+            source = "the class frequencies in the training rows"
         elif self._bias_init == "zero":
             logits, source = torch.zeros(self.task.num_outputs), "0"
         else:
@@ -323,53 +315,18 @@ class Classifier(RecordsArguments, ModuleBase):
     @property
     def _needs_counts(self) -> bool:
         """Return whether the loss or the initial bias still needs the label counts of the training rows."""
-        incomplete = isinstance(self.criterion, Loss | AutoLoss) and self.criterion.waiting
+        incomplete = isinstance(self.criterion, NamedLoss) and self.criterion.waiting
         metrics = self._chunked and self._label_counts is None and requires_counts(self._metrics_spec)
         return incomplete or self._bias_init == "prior" or metrics
 
-    def _encode_batch(self, batch: Any) -> EncodedBatch:
-        """Return the inputs, the canonical target and the sample weights of a raw or an encoded batch."""
-        is_encoded = isinstance(batch, Encoded) and not self._replaces(Classifier.unpack_batch)
-        encoded = EncodedBatch(*batch) if is_encoded else self._unpack_and_encode(batch)
-        return encoded._replace(target=self._to_sparse(encoded.target)) if self._chunked else encoded
-
-    def _to_sparse(self, target: Any) -> Any:
-        """Return a canonical target in the form that a chunked head requires."""
-        if self._chunked and not self.task.exclusive and isinstance(target, Tensor):
-            return SparseLabels.from_dense(target)
-        return target
-
-    def _unpack_and_encode(self, batch: Any) -> EncodedBatch:
-        unpacked = self.unpack_batch(batch)
-        if not isinstance(unpacked, tuple | list) or len(unpacked) not in (2, 3):
-            raise ConfigError(
-                "unpack_batch must return (inputs, target), or (inputs, target, sample_weight), got "
-                f"{describe(unpacked)}."
-            )
-        inputs, target, weight = (*unpacked, None)[:3]
-        encoded = self._transfer.find(target)
-        weight = None if weight is None else as_weight(weight)
-        return EncodedBatch(inputs, self._encode(target) if encoded is None else encoded, weight)
-
-    def _encode(self, target: Any) -> Any:
-        """Return the canonical target of a batch; `settle` completes it if the logits are unknown so far."""
-        if isinstance(target, SparseLabels):
-            return target
-        if not self.task.exclusive or (isinstance(target, Tensor) and target.is_floating_point()):
-            target = move_classes(target, self.task.num_probabilities, self._class_dim)
-        dims = self._trailing_dims
-        encoded = self.task.encode_first(target) if dims is None else self.task.encode(target, dims)
-        if isinstance(target, Tensor) and target.is_pinned():
-            encoded = encoded.pin_memory()  # so that the copy to the device stays asynchronous
-        return self._to_sparse(encoded)
-
-    def predict(self, inputs: Any) -> dict[str, Tensor]:
+    def predict(self, inputs: Any) -> dict[str, Any]:
         """Return the probabilities and the predictions for inputs of the net.
 
         With a chunked head they are those of the highest outputs of each row: see `topk_prediction`.
 
         Returns:
-            A dict with `probabilities` (see `Task.probabilities`) and `prediction` (see `Task.predict`).
+            A dict with `probabilities` (see `Task.probabilities`) and `prediction` (see `Task.predict`); for
+            a `MultiTask` each is a dict by task.
         """
         logits = self._output_checks.call(self, inputs)
         if isinstance(logits, ChunkedLogits):

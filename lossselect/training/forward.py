@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from lossselect.chunked.linear import ChunkedLogits
 from lossselect.exceptions import ConfigError, OptionTypeError
+from lossselect.models.head import WithHead
+from lossselect.tasks.registry import AnyTask, MultiTask
 from lossselect.utils.checks import shorten
 from lossselect.utils.warnings import warn
 
@@ -43,6 +45,7 @@ def _read_parameters(function: Callable[..., Any], skip: int) -> Parameters:
 def find_parameters(net: nn.Module) -> Parameters | None:
     """Return the parameters of `net.forward`; None if they are unknown, as for a scripted module."""
     net = getattr(net, "_orig_mod", net)  # set by torch.compile
+    net = net.net if isinstance(net, WithHead) else net
     if callable(base := getattr(net, "get_base_model", None)):  # the wrapper of peft accepts any arguments
         net = base()
     forward = net.forward
@@ -114,24 +117,29 @@ def check_class_dim(class_dim: int | None) -> int | None:
     return class_dim
 
 
-def find_logits(outputs: Any, class_dim: int | None = 1) -> Any:
-    """Return the logits (N, num_outputs, ...) in the output of a net.
+def find_logits(outputs: Any, class_dim: int | None = 1, tasks: Container[str] = ()) -> Any:
+    """Return the logits (N, num_outputs, ...) in the output of a net; for several tasks perhaps by task.
 
     Args:
         outputs: The logits, an object with an attribute `logits`, a mapping with the key "logits" or "out",
             or a tuple whose first entry is the logits.
         class_dim: The dimension of the classes, which becomes dimension 1; None if there is none.
+        tasks: Names of tasks, which may be the keys of a mapping of logits.
 
     Raises:
         ConfigError: there are no logits, or they lack the dimension `class_dim`.
     """
     logits = outputs
+    if isinstance(outputs, Mapping) and any(name in tasks for name in outputs):
+        return {name: find_logits(part, class_dim) for name, part in outputs.items()}
     if isinstance(outputs, Mapping):
         logits = next((outputs[key] for key in LOGITS_KEYS if key in outputs), None)
     elif not isinstance(outputs, Tensor | ChunkedLogits):
         logits = getattr(outputs, "logits", None)
         if logits is None and isinstance(outputs, tuple | list) and len(outputs):
             logits = outputs[0]
+    if isinstance(logits, Mapping) and logits is not outputs:
+        return find_logits(logits, class_dim, tasks)
     if isinstance(logits, ChunkedLogits):
         return logits
     if not isinstance(logits, Tensor):
@@ -152,9 +160,17 @@ def find_logits(outputs: Any, class_dim: int | None = 1) -> Any:
     return logits.movedim(class_dim, 1)
 
 
-def move_classes(target: Any, num_outputs: int, class_dim: int | None) -> Any:
+def move_classes(target: Any, task: AnyTask, class_dim: int | None) -> Any:
     """Return a target that has a dimension of the classes with that dimension as dimension 1."""
-    if class_dim in (None, 1) or not isinstance(target, Tensor) or target.ndim < 3:
+    if class_dim in (None, 1):
+        return target
+    if isinstance(target, Mapping):
+        tasks = task.tasks
+        return {key: move_classes(part, tasks.get(key, task), class_dim) for key, part in target.items()}
+    if not isinstance(target, Tensor) or target.ndim < 3:
+        return target
+    num_outputs = task.num_probabilities
+    if isinstance(task, MultiTask) or (task.exclusive and not target.is_floating_point()):
         return target
     if not -target.ndim <= class_dim < target.ndim or target.shape[class_dim] != num_outputs:
         return target

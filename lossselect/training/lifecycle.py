@@ -27,14 +27,14 @@ from lossselect.compat.lightning import (
     is_sequential,
     train_loaders,
 )
-from lossselect.data.checks import check_counts
+from lossselect.data.checks import check_all_counts
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import ConfigError
-from lossselect.losses.loss import Loss
+from lossselect.losses.multi_loss import NamedLoss, losses_by_task
 from lossselect.models.encodings import MAX_FITTED_ROWS, MAX_FITTED_VALUES, fit_layers
 from lossselect.models.ensemble import Ensemble
-from lossselect.tasks.label_counts import LabelCounts, count_batches, warn_no_positives
-from lossselect.tasks.registry import Task
+from lossselect.tasks.label_counts import count_batches, warn_no_positives
+from lossselect.tasks.registry import AnyTask
 from lossselect.training.checkpoints.content import add_module_state, check_same_task
 from lossselect.training.checkpoints.net_selection import NetSelection
 from lossselect.training.checkpoints.run_state import RunState, find_generators
@@ -49,7 +49,7 @@ from lossselect.utils.distributed import all_gather
 from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:
-    from lossselect.training.epoch import Epoch
+    from lossselect.training.epochs.epoch import Epoch
 
 
 class RunHooks(Callback):
@@ -73,7 +73,9 @@ class RunHooks(Callback):
         _check_trainer(trainer, pl_module)
         compile_forward_only(pl_module)
         for owner in (pl_module, trainer.datamodule):  # type: ignore[attr-defined]
-            convert_logged_hparams(owner, lambda value: value.to_dict() if isinstance(value, Task) else value)
+            convert_logged_hparams(
+                owner, lambda value: value.to_dict() if isinstance(value, AnyTask) else value
+            )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
         take_each_row_once(trainer)
@@ -125,7 +127,7 @@ class RunHooks(Callback):
         checks = pl_module._output_checks
         # manual optimization may have cleared the gradients, and a custom loss may be constant at first
         if not checks.gradient_checked and pl_module.automatic_optimization:
-            may_raise = isinstance(pl_module.criterion, Loss) or trainer.is_last_batch
+            may_raise = isinstance(pl_module.criterion, NamedLoss) or trainer.is_last_batch
             checks.check_gradient(pl_module, outputs, may_raise)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -186,7 +188,7 @@ class FirstHooks(Callback):
         if pl_module._needs_counts:
             started = data_fetcher(trainer.fit_loop) is not None  # for the length of a schedule
             if counts := _count_labels(trainer, pl_module):
-                check_counts(pl_module.task, "train", counts.positives, counts.negatives, counts.soft)
+                check_all_counts(pl_module.task, "train", counts)
                 pl_module.set_label_counts(counts)
                 self.run_state.rewind(trainer, started)
                 self.checked.add("train")
@@ -202,12 +204,13 @@ class FirstHooks(Callback):
         check_epoch_length(trainer, "train")
         pl_module._finite_check.check_weights(pl_module)
         _log(trainer, pl_module, pl_module._epochs["train"].first)
-        if first := pl_module._epochs["train"].first.first_checks:
-            pl_module._epochs["train"].first.first_checks = None
-            if not pl_module._output_checks.ends_affine:
-                first.warn_of_outputs()
-            if not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
-                first.warn_of_labels(pl_module.task)
+        for epoch in pl_module._epochs["train"].first.by_task.values():
+            if first := epoch.first_checks:
+                epoch.first_checks = None
+                if not pl_module._output_checks.ends_affine:
+                    first.warn_of_outputs()
+                if not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
+                    first.warn_of_labels(epoch.task)
         self._check_labels(trainer, pl_module._epochs["train"].first, "train")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -284,7 +287,7 @@ def _fit_input_layers(trainer: Trainer, module: Any) -> None:
     fit_layers(module, data.splits.features[rows[:: -(-len(rows) // limit)]])
 
 
-def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:
+def _count_labels(trainer: Trainer, module: Any) -> Any:
     """Return the counts of the training rows, from `TensorData` or by one pass through the loader."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(data, TensorData):
@@ -302,7 +305,7 @@ def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:
     return functools.reduce(operator.add, counts) if counts else None
 
 
-def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
+def count_loader(module: Any, loader: Iterable[Any]) -> Any:
     """Return the label counts of a loader, None without a batch; restores all random generators."""
     generators = find_generators([loader])
     states = [generator.get_state() for generator in generators]
@@ -318,7 +321,11 @@ def _has_equal_counts(trainer: Trainer, module: Any) -> bool:
     data, loss = trainer.datamodule, module.criterion  # type: ignore[attr-defined]
     if not isinstance(data, TensorData) or data.counts["train"].missing or data.splits.weights is not None:
         return False
-    return not module.task.exclusive or getattr(loss, "weight", None) is None
+    losses = losses_by_task(loss)
+    return all(
+        not task.exclusive or getattr(losses[name], "weight", None) is None
+        for name, task in module.task.tasks.items()
+    )
 
 
 def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
@@ -332,8 +339,9 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
         warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{epoch.prefix}")
         for name, value in values.items():  # trainer.validate and trainer.test return logged values
             module.log(name, value, prog_bar=name in shown)
-        if epoch.counts is not None:
-            warn_no_positives(epoch.counts[0], epoch.task, epoch.stage)
+        for part in epoch.by_task.values():
+            if part.counts is not None:
+                warn_no_positives(part.counts[0], part.task, part.stage)
     elif values:
         # same effect as module.log, which takes a third of a millisecond for each value
         scalars = torch.stack([value.double() for value in values.values()]).tolist()
@@ -349,11 +357,7 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
 
 
 def _find_loader_names(trainer: Trainer, module: Any, stage: str) -> list[str]:
-    """Return the names of several validation or test loaders; an empty list for a single one.
-
-    Raises:
-        ConfigError: `loader_names` does not fit the loaders, or two names are equal.
-    """
+    """Return the names of several validation or test loaders; an empty list for a single one."""
     loop = evaluation_loop(trainer, stage)
     loaders = combined_loader(loop)
     count = 0 if loaders is None else len(loaders.flattened)
@@ -372,6 +376,10 @@ def _find_loader_names(trainer: Trainer, module: Any, stage: str) -> list[str]:
         )
     if (name := first_duplicate(names)) is not None:
         raise ConfigError(f"Two {kind} loaders have the name {name!r}. Give each its own name.")
+    if shared := [name for name in names if name and name in module.task.tasks]:
+        raise ConfigError(
+            f"The name of a {kind} loader, {shared[0]!r}, is also the name of a task. Rename the loader."
+        )
     if invalid := [name for name in names if not re.fullmatch(r"[^/\\\s]+", name)]:
         raise ConfigError(
             f"The name {invalid[0]!r} of a {kind} loader becomes part of names such as {stage}/NAME/loss. "

@@ -5,38 +5,43 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Self
 
-import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lossselect.chunked.options import topk_monitor
 from lossselect.chunked.topk_metrics import TopKOutputs
-from lossselect.compat.lightning import PrivateHooks, get_cli_class, get_trainer, overrides_hook
+from lossselect.compat.lightning import get_cli_class, get_trainer
 from lossselect.data.batches import Block
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import Encoded
 from lossselect.metrics.collection import expand
 from lossselect.models.ensemble import output_rows
-from lossselect.tasks.registry import Task, make_task
-from lossselect.training.batches import BatchKeys, split_batch
+from lossselect.tasks.registry import AnyTask, as_any_task
+from lossselect.training.batches.forms import BatchKeys, split_batch
+from lossselect.training.batches.transfer import TransferHooks
 from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_best_checkpoint
 from lossselect.training.checkpoints.load import rebuild
-from lossselect.training.classifier import Classifier
 from lossselect.training.diagnostics.nonfinite import FiniteCheck
 from lossselect.training.distributed.loss_averaging import StepMean
-from lossselect.training.epoch import Epoch, StageEpochs, TopKEpoch
+from lossselect.training.epochs.epoch import StageEpochs, TopKEpoch
+from lossselect.training.epochs.multi_epoch import make_epoch
 from lossselect.training.forward import bind_inputs, describe, find_parameters
 from lossselect.training.lifecycle import add_run_hooks
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, configure, set_lr
-from lossselect.training.step import CompiledStep, StepOutput, forward_and_loss, record, record_returned_loss
+from lossselect.training.step import (
+    CompiledStep,
+    StepOutput,
+    forward_and_loss,
+    make_output,
+    record,
+    record_returned_loss,
+)
 from lossselect.utils.checks import SPLIT_NAMES
 
-_TRANSFER = "transfer_batch_to_device"
 _COMPILED_CHUNKED = "head=chunked does not support torch.compile. Set head=dense or trainer.compile=false."
 
 
-class TaskModule(PrivateHooks, Classifier, LightningModule):
+class TaskModule(TransferHooks):
     """Lightning module that trains, evaluates and predicts for one task.
 
     Pass `net`, or subclass and override `forward`, which returns raw logits (N, num_outputs, ...), or a tuple
@@ -46,7 +51,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
     computed over the whole epoch and logged under `train/`, `val/` and `test/`.
 
     Args:
-        task: The task, such as `Binary()`, `Multiclass(10)` or `Multilabel(14)`.
+        task: The task, such as `Binary()`, `Multiclass(10)` or `Multilabel(14)`; or a `MultiTask`, for which
+            `forward` returns logits by task, loss and metrics may be mappings by task, and so are targets.
         net: A module that returns raw logits, a built-in net such as `{"name": "mlp", "num_features": 8}`,
             or None if a subclass sets `self.net` or overrides `forward`.
         loss: A name of `LOSSES`, `{"name": ..., **options}`, "auto" (see `suggest_loss`), or a callable that
@@ -79,6 +85,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         on_nonfinite: What to do if the loss or a gradient of a step is NaN or infinite. "stop" ends fit with
             `TrainingDiverged`, which names the first non-finite output; "skip" skips the step, and ends fit
             after 10 skipped steps in a row.
+        num_features: The number of features that `net` returns, (N, num_features), to add a linear head with
+            `task.num_outputs` outputs; None if it returns logits.
 
     `loss="auto"`, `weight="balanced"`, `pos_weight="auto"` and `bias_init="prior"` need the label counts of
     the training rows. Fit takes them from the data module of this package, or counts the labels in one pass
@@ -109,7 +117,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
 
     def __init__(
         self,
-        task: Task,
+        task: AnyTask,
         net: nn.Module | Mapping[str, Any] | None = None,
         loss: str | Mapping[str, Any] | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         optimizer: OptimizerSpec = None,
@@ -122,9 +130,10 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         head: str | Mapping[str, Any] | None = None,
         loader_names: Sequence[str] | None = None,
         on_nonfinite: str = "stop",
+        num_features: int | None = None,
     ) -> None:
         self._metrics_spec = expand(metrics)
-        super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys)
+        super().__init__(task, net, loss, bias_init, mix, head, class_dim, batch_keys, num_features)
         self.hparams.update(self._plain_hparams | get_cli_class())
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
         if type(self).configure_optimizers is TaskModule.configure_optimizers:
@@ -138,20 +147,22 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         self._epochs = {stage: StageEpochs(stage, self._make_epoch) for stage in SPLIT_NAMES}
         for stage, epochs in previous.items():
             # loading a checkpoint to evaluate it may replace the task: keep the buffer for the outputs
-            self._epochs[stage].first.output_buffer = epochs.first.output_buffer
+            for name, epoch in self._epochs[stage].first.by_task.items():
+                epoch.output_buffer = epochs.first.output_buffers.get(name)
 
-    def _make_epoch(self, prefix: str) -> Epoch | TopKEpoch:
+    def _make_epoch(self, prefix: str) -> Any:
         metrics = self._metrics_spec
         if self._chunked or self._head_spec["name"] == "chunked":  # the net may not exist yet
             return TopKEpoch(self.task, prefix, self._label_counts, metrics)
-        return Epoch(self.task, prefix, self._base_task if prefix.startswith("test/") else None, metrics)
+        base_task = self._base_task if prefix.startswith("test/") else None
+        return make_epoch(self.task, prefix, base_task, metrics)
 
     def _check_chunkable(self, criterion: Any) -> None:
         if self._compiled_step is not None:
             raise ConfigError(_COMPILED_CHUNKED)
         super()._check_chunkable(criterion)
 
-    def set_decision(self, task: Task, compare: bool = True) -> None:
+    def set_decision(self, task: AnyTask, compare: bool = True) -> None:
         """Use the decision of a task, for example of the result of `fit_decision`.
 
         Args:
@@ -190,7 +201,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         Raises:
             ConfigError: an override of `unpack_batch` fails for a batch without labels.
         """
-        if not self._replaces(Classifier.unpack_batch):
+        if not self._unpacks_itself():
             if not isinstance(batch, Encoded):
                 batch = split_batch(batch, self._batch_keys, find_parameters(self._called()), labelled=False)
             return self.predict(batch.inputs)
@@ -247,18 +258,19 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         if self._compiled_step and self._output_checks.graph_checked:
             inputs, target, weight = self._settle(encoded)
             arguments = bind_inputs(self._called(), inputs)
-            logits, loss, total, count = self._compiled_step(self, *arguments, target, weight)
+            logits, batch_loss = self._compiled_step(self, *arguments, target, weight)
             outputs, target = logits, self.task.check_target(target, logits)
         else:  # checks need the autograd graph of the first training batch, which a compiled step hides
             logits, target, weight = self._compute_outputs(encoded)
             highest = TopKOutputs(self.task, logits, target) if self._chunked and not trains else None
-            loss, total, count = self._compute_loss(logits, target, weight, highest)
+            batch_loss = self._compute_loss(logits, target, weight, highest)
             outputs = highest if self._chunked else logits
+        loss, total, count, recorded = batch_loss
         if not trains or self._finite_check.add_loss(loss):
-            record(self, epoch, total, count, outputs, target)
+            record(self, epoch, recorded, count, outputs, target)
         if trains and trainer is not None:
             loss = self._step_mean(trainer, batch_idx, loss, total, count)
-        return StepOutput(loss=loss, logits=logits, target=target, weight=weight)
+        return make_output(self.task, loss, logits, target, weight)
 
     def compile(self, **options: Any) -> None:
         """Compile forward and loss with torch.compile, in place, for all steps except the first.
@@ -272,36 +284,6 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         if self._chunked:
             raise ConfigError(_COMPILED_CHUNKED)
         self._compiled_step = CompiledStep(forward_and_loss, **options)
-
-    def _on_batch_of_loader(self, batch: Any) -> None:
-        self._transfer.clear()
-        if self.trainer.predicting:
-            return
-        if isinstance(batch, Encoded):
-            self._transfer.start(batch.target)  # a hook may return a plain tuple
-        elif self.trainer.strategy.root_device.type != "cpu":
-            try:
-                target = self.unpack_batch(batch)[1]
-            except Exception:  # an override may pass another batch to `step`, which raises the error
-                return
-            self._transfer.start(target, self._encode)
-
-    def _on_batch_transferred(self, batch: Any, device: Any) -> None:
-        if self._transfer.pending:
-            target = batch.target if isinstance(batch, Encoded) else self.unpack_batch(batch)[1]
-            # in inference mode, torch does not count changes in place that a hook may make
-            hooks = ["on_after_batch_transfer"] * torch.is_inference_mode_enabled()
-            self._transfer.arrive(target, device, lambda: overrides_hook(self, _TRANSFER, *hooks))
-
-    def _transfer_block(self, block: Block) -> list[Any]:
-        """Return the batches of a block, encoded and on the device."""
-
-        def move(batch: Any) -> Any:
-            moved = self._to_device(batch)
-            # `_transfer` has only the target of the last batch
-            return moved if isinstance(moved, Encoded) else self._encode_batch(moved)
-
-        return list(map(move, block) if self._chunked else block.moved(move))
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -357,10 +339,10 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
         if checkpoint.get("base_task") and self._base_task is None and not fitting:
             # with a buffer, `tune_decision` will fit another decision
-            if self._epochs["val"].first.output_buffer is not None:
-                self.task = make_task(**checkpoint["base_task"])
+            if any(self._epochs["val"].first.output_buffers.values()):
+                self.task = as_any_task(checkpoint["base_task"])
             else:
-                self.set_decision(make_task(**checkpoint["task"]))
+                self.set_decision(as_any_task(checkpoint["task"]))
 
     def _on_restored(self, checkpoint: dict[str, Any]) -> None:
         self.configure_model()

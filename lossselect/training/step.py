@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossselect.losses.batch_loss import BatchLoss
+from lossselect.tasks.registry import MultiTask
 from lossselect.utils.warnings import warn
 
 
@@ -25,6 +27,13 @@ class StepOutput(dict[str, Any]):
     def result(self) -> dict[str, Any]:
         """Return what a step returns: a plain dict, whose tensors DistributedDataParallel finds."""
         return {name: self[name] for name in ("loss", "logits", "target") if name in self}
+
+
+def make_output(task: Any, loss: Tensor, logits: Any, target: Any, weight: Tensor | None) -> StepOutput:
+    """Return the output of a step; for several tasks with logits and targets by task."""
+    if isinstance(task, MultiTask):
+        logits, target = task.split_logits(logits), task.split_target(target)
+    return StepOutput(loss=loss, logits=logits, target=target, weight=weight)
 
 
 def record(module: Any, epoch: Any, *values: Any) -> None:
@@ -54,7 +63,7 @@ def record_returned_loss(step: Callable[..., Any]) -> Callable[..., Any]:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         for epoch, total, count, *rest in held:
             if len(held) == 1 and isinstance(loss, Tensor):
-                total = loss.detach() * count
+                total = epoch.with_loss(loss.detach(), total, count)
             epoch.update(total, count, *rest)
         return outputs
 
@@ -94,7 +103,7 @@ class CompiledStep:
 
 def forward_and_loss(
     module: Any, positional: tuple[Any, ...], named: dict[str, Any], target: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
-    """Return the logits, and the loss with its numerator and denominator: the part that is compiled."""
+) -> tuple[Tensor, BatchLoss]:
+    """Return the logits and the loss: the part that is compiled."""
     logits = module._find_logits(module(*positional, **named))
-    return logits, *module._compute_loss(logits, module.task.check_target(target, logits), weight)
+    return logits, module._compute_loss(logits, module.task.check_target(target, logits), weight)

@@ -4,24 +4,33 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from lossselect.decision.advice import Advice, suggest_threshold
 from lossselect.decision.fit import decision_options, fit_decision
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.targets import flatten_positions
-from lossselect.tasks.registry import make_task
-from lossselect.training.epoch import OutputBuffer
+from lossselect.losses.multi_loss import losses_by_task
+from lossselect.tasks.registry import as_any_task
+from lossselect.tasks.task_names import naming_task
+from lossselect.training.epochs.epoch import OutputBuffer
 
 if TYPE_CHECKING:
     from lossselect.training.module import TaskModule
 
 
 class Tuned(NamedTuple):
-    """The result of tuning: metrics with the default decision, advice, and the number of labelled rows."""
+    """The result of tuning.
+
+    Attributes:
+        metrics: The metrics of the validation split with the default decision.
+        advice: Advice about the threshold, by task, for tasks of which no threshold was tuned.
+        rows: The number of labelled rows by task.
+    """
 
     metrics: Mapping[str, float]
-    advice: Advice | None
-    rows: int
+    advice: dict[str, Advice]
+    rows: dict[str, int]
 
 
 def tune_decision(
@@ -60,18 +69,18 @@ def tune_decision(
 def tune_on_validation(
     trainer: Trainer, module: "TaskModule", options: Mapping[str, Any], **data: Any
 ) -> Tuned:
-    """Tune the decision as `tune_decision` does; the result has advice if no threshold was tuned.
-
-    `data` are the arguments of `Trainer.validate`.
-    """
+    """Tune the decision as `tune_decision` does; `data` are the arguments of `Trainer.validate`."""
     if not isinstance(trainer, Trainer) or not hasattr(module, "set_decision"):
         raise OptionTypeError(
             "Expected a Trainer and a TaskModule, got "
             f"{type(trainer).__name__} and {type(module).__name__}. "
             "Call tune_decision(trainer, module, loaders)."
         )
-    loss, decision = module.criterion, decision_options(**options)
-    goal = decision.goal(module.task, loss)  # raises for invalid options before the pass over the rows
+    losses, decision = losses_by_task(module.criterion), decision_options(**options)
+    goals = {}  # raises for invalid options before the pass over the rows
+    for name, part in module.task.tasks.items():
+        with naming_task(name):
+            goals[name] = decision.goal(part, losses[name])
     if module._chunked:
         raise ConfigError(
             "tune_decision does not support head=chunked: it requires all logits of the validation rows. Set "
@@ -79,22 +88,39 @@ def tune_on_validation(
         )
     task, base_task = module.task, module._base_task
     module.set_decision(base_task or task, compare=False)
-    buffer = module._epochs["val"].first.output_buffer = OutputBuffer()
+    epoch = module._epochs["val"].first
+    epoch.set_output_buffers(OutputBuffer)
+    counts = module._label_counts.by_task if module._label_counts else {}
     try:
         results = trainer.validate(module, **data, verbose=False, weights_only=True)
-        rows = buffer.rows()
-        if rows is None:
-            raise DataError("The validation split has no rows to fit the decision to. Add at least one.")
+        buffers = module._epochs["val"].first.output_buffers
+        rows = {name: _take_rows(buffer) for name, buffer in buffers.items()}
         start = module._base_task or module.task  # a checkpoint with a decision has set the base task
-        fitted = fit_decision(start, *rows, **options, loss=loss, counts=module._label_counts)
+        fitted = {}
+        for name, part in start.tasks.items():
+            with naming_task(name):
+                fitted[name] = fit_decision(
+                    part, *rows[name], loss=losses[name], counts=counts.get(name), **options
+                )
     except BaseException:
         module._base_task, module.task = base_task, task
         raise
     finally:
-        module._epochs["val"].first.output_buffer = None
+        module._epochs["val"].first.set_output_buffers(None)
     # results may differ between processors in the last digit, so all ranks use the task of rank 0
-    module.set_decision(make_task(**trainer.strategy.broadcast(fitted.to_dict())))
-    advised = goal is None and decision.metric == "auto"
-    known = ~flatten_positions(module.task.to_one_hot(rows[1])).isnan()
-    advice = suggest_threshold(module.task, *rows) if advised else None
-    return Tuned(results[0], advice, int(known.any(1).sum()))
+    decided = trainer.strategy.broadcast(start.with_tasks(fitted).to_dict())
+    module.set_decision(as_any_task(decided))
+    advice, labelled = {}, {}
+    for name, part in module.task.tasks.items():
+        labelled[name] = int((~flatten_positions(part.to_one_hot(rows[name][1])).isnan()).any(1).sum())
+        advised = goals[name] is None and decision.metric == "auto"
+        if advised and (found := suggest_threshold(part, *rows[name])) is not None:
+            advice[name] = found
+    return Tuned(results[0], advice, labelled)
+
+
+def _take_rows(buffer: OutputBuffer) -> tuple[Tensor, Tensor]:
+    rows = buffer.rows()
+    if rows is None:
+        raise DataError("The validation split has no rows to fit the decision to. Add at least one.")
+    return rows

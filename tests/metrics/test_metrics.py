@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 import lossselect as ls
-from lossselect.training.epoch import Epoch, OutputBuffer
+from lossselect.training.epochs.epoch import Epoch, OutputBuffer
 from lossselect.training.optimizers import best_mode
 
 NAN = float("nan")
@@ -279,7 +279,7 @@ class TestEpoch:
     def test_flushing_early_changes_nothing(self, monkeypatch):
         logits, target = torch.randn(10, 3), torch.randint(0, 2, (10, 3)).float()
         whole = self.run(logits, target, [4, 4, 2]).compute()
-        monkeypatch.setattr("lossselect.training.epoch.MAX_HELD_BYTES", 1)
+        monkeypatch.setattr("lossselect.training.epochs.epoch.MAX_HELD_BYTES", 1)
         pieces = self.run(logits, target, [4, 4, 2])
         assert not pieces._held
         for name, value in pieces.compute().items():
@@ -433,7 +433,7 @@ def test_an_unknown_metric_raises_an_error():
 
 
 def test_the_number_of_stored_outputs_is_bounded(monkeypatch):
-    monkeypatch.setattr("lossselect.training.epoch.MAX_BUFFERED_OUTPUTS", 1000)
+    monkeypatch.setattr("lossselect.training.epochs.epoch.MAX_BUFFERED_OUTPUTS", 1000)
     kept = OutputBuffer()
     for start in range(0, 4000, 100):
         kept.add(torch.arange(start, start + 100.0).unsqueeze(1), torch.arange(start, start + 100))
@@ -445,7 +445,7 @@ def test_the_number_of_stored_outputs_is_bounded(monkeypatch):
 
 
 def test_stored_outputs_are_filtered_only_when_their_fraction_falls(monkeypatch):
-    monkeypatch.setattr("lossselect.training.epoch.MAX_BUFFERED_OUTPUTS", 1000)
+    monkeypatch.setattr("lossselect.training.epochs.epoch.MAX_BUFFERED_OUTPUTS", 1000)
     buffer, filtered = OutputBuffer(), []
     monkeypatch.setattr(
         buffer,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lossselect as ls
-from lossselect.training.epoch import Epoch
+from lossselect.training.epochs.epoch import Epoch
 
 NAN = float("nan")
 TASKS = [ls.Binary(), ls.Multilabel(3), ls.Multiclass(3), ls.Multiclass(4, ordinal=True)]

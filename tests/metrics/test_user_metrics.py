@@ -20,7 +20,7 @@ from trainers import quiet_trainer
 
 import lossselect as ls
 from lossselect.exceptions import CheckpointError, ConfigError, OptionTypeError
-from lossselect.training.epoch import Epoch
+from lossselect.training.epochs.epoch import Epoch
 
 NAN = float("nan")
 NAMES = ("background", "road", "car", "sky")

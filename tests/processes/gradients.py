@@ -13,6 +13,7 @@ from lossselect.losses.registry import formula_options, formula_takes
 WIDTH, FEATURES = 3, 5
 SHAPES = {"dice": (4,)}  # dice requires regions
 TASKS = {"sigmoid": ls.Multilabel(WIDTH), "softmax": ls.Multiclass(WIDTH, missing=-100)}
+SEVERAL = {"species": TASKS["softmax"], "tags": TASKS["sigmoid"], "sick": ls.Binary()}
 WEIGHTS = {
     "weight": [0.3, 2.0, 5.0],
     "pos_weight": [3.0, 0.5, 1.0],
@@ -28,6 +29,13 @@ class Net(nn.Module):
 
     def forward(self, inputs):
         return self.linear(inputs.movedim(1, -1)).movedim(-1, 1) if self.trailing else self.linear(inputs)
+
+
+def joined(parts):
+    """Return the rows of several batches: tensors, tensors by task, or None."""
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return None if any(part is None for part in parts) else torch.cat(parts)
 
 
 class Batches:
@@ -61,13 +69,10 @@ class Watched(ls.TaskModule):
 
     def on_before_optimizer_step(self, optimizer):
         rows = [part for micro in self.steps[len(self.errors)] for part in micro]
-        inputs, target, weight = (
-            None if any(part is None for part in parts) else torch.cat(parts)
-            for parts in zip(*rows, strict=True)
-        )
-        parameters = [*self.net.parameters()]
+        inputs, target, weight = (joined(parts) for parts in zip(*rows, strict=True))
+        parameters = [*self.parameters()]
         logits = nn.functional.linear(inputs, *parameters) if self._chunked else self.net(inputs)
-        weights = (weight,) if isinstance(self.criterion, ls.Loss) else ()
+        weights = () if weight is None else (weight,)
         loss = self.criterion(logits, self.task.encode(target), *weights)
         wanted = torch.autograd.grad(self.coefficient * loss + self.terms(), parameters)
         largest = max(float(gradient.abs().max()) for gradient in wanted)
@@ -125,9 +130,16 @@ class WithLateTerm(WithTerm):
 
 def rows_of(task, count, trailing, hole, weighted, dtype, generator):
     """Return a micro-batch of a process; `hole` says whether no, some or all labels are missing."""
+    if isinstance(task, ls.MultiTask):
+        parts = {
+            name: rows_of(part, count, trailing, hole, weighted, dtype, generator)
+            for name, part in task.tasks.items()
+        }
+        inputs, _, weight = parts["tags"]
+        return inputs, {name: target for name, (_, target, _) in parts.items()}, weight
     inputs = torch.randn(count, FEATURES, *trailing, generator=generator, dtype=dtype)
     if task.activation == "sigmoid":
-        target = torch.randint(2, (count, WIDTH, *trailing), generator=generator).to(dtype)
+        target = torch.randint(2, (count, task.num_outputs, *trailing), generator=generator).to(dtype)
         missing, marker = torch.rand(target.shape, generator=generator) < 0.3, torch.nan
     else:
         target = torch.randint(WIDTH, (count, *trailing), generator=generator)
@@ -186,6 +198,10 @@ def cases():
         yield f"weighted sigmoid {title}", TASKS["sigmoid"], {"name": "focal", "pos_weight": 3.0}, (), kind
         weighted = {"name": "cross_entropy", "weight": WEIGHTS["weight"]}
         yield f"weighted softmax {title}", TASKS["softmax"], weighted, (), kind
+    for weights in (None, {"species": 3.0, "sick": 0.2}, "uncertainty"):
+        several, loss = ls.MultiTask(SEVERAL, weights), {"species": {"name": "focal", "weight": [1, 2, 3]}}
+        for kind in (Watched, WithTerm, WithLateTerm):
+            yield f"several tasks, weights {weights}, {kind.__name__}", several, loss, (), kind
     yield "chunked sigmoid", TASKS["sigmoid"], {"name": "cross_entropy", "pos_weight": 3.0}, ()
     yield "chunked softmax", TASKS["softmax"], {"name": "cross_entropy", "weight": WEIGHTS["weight"]}, ()
 
@@ -204,10 +220,7 @@ def compare(ranks, group, dtype, some=False):
         for holes in (True,) if one else (False, True):
             weighted = holes and not callable(loss)  # with both, or with neither
             torch.manual_seed(0)
-            sized = task if width == WIDTH else ls.Multilabel(WIDTH)
-            steps = steps_of(sized, ranks, group, trailing, holes, weighted, dtype)
-            if width == 1:
-                steps = [[[(x, y[:, :1], w) for x, y, w in m] for m in step] for step in steps]
+            steps = steps_of(task, ranks, group, trailing, holes, weighted, dtype)
             net = Net(trailing)
             net.linear = nn.Linear(FEATURES, width)
             head = {"name": "chunked", "chunk": 2} if title.startswith("chunked") else None

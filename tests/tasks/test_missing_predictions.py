@@ -16,7 +16,7 @@ from lossselect.export.read import Outputs, load_exported, topk_prediction
 from lossselect.reporting.tables import prediction_columns
 from lossselect.sklearn import TaskClassifier
 from lossselect.tasks.registry import IGNORE_INDEX
-from lossselect.training.epoch import Epoch
+from lossselect.training.epochs.epoch import Epoch
 
 NAN, INF = float("nan"), float("inf")
 MISSING = IGNORE_INDEX

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 import lossselect as ls
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import EncodedBatch
-from lossselect.training.mixup import cutmix, make_mix, mixup
+from lossselect.training.batches.mixup import cutmix, make_mix, mixup
 
 TASKS = [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)]
 

@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lossselect.exceptions import CheckpointError, FileMissingError, OptionTypeError
 from lossselect.losses.loss import Loss
+from lossselect.losses.multi_loss import MultiLoss
 from lossselect.models.stored_weights import COPY, check_backed
-from lossselect.tasks.registry import Task, make_task
+from lossselect.tasks.registry import AnyTask, as_any_task
 from lossselect.training.checkpoints.validation import LOAD_WEIGHTS, check_content
 from lossselect.utils.atomic_write import atomic_write, check_regular_file
 from lossselect.utils.checks import shorten, suggestion
@@ -133,7 +134,7 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
         "class_module": type(module).__module__,
         "counts": module._label_counts.to_dict() if module._label_counts else None,
         "base_task": module._base_task.to_dict() if module._base_task else None,
-        "loss": module.criterion.to_dict() if isinstance(module.criterion, Loss) else None,
+        "loss": module.criterion.to_dict() if isinstance(module.criterion, Loss | MultiLoss) else None,
         "arguments": module._arguments,
         "not_plain": module._not_plain,
         "buffers": [plain_name(name) for name, _ in module.named_buffers(remove_duplicate=False)],
@@ -153,10 +154,12 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
             hparams[name] = _class_and_arguments(task)
 
 
-def _class_and_arguments(task: Task) -> dict[str, Any]:
+def _class_and_arguments(task: AnyTask) -> dict[str, Any]:
     """Return a task in the form in which LightningCLI reads an object from the hparams of a checkpoint."""
-    values = asdict(task)
+    values = {f.name: getattr(task, f.name) for f in fields(task)}
     changed = {f.name: to_plain(values[f.name]) for f in fields(task) if values[f.name] != f.default}
+    if "tasks" in changed:
+        changed["tasks"] = {name: _class_and_arguments(part) for name, part in task.tasks.items()}
     return {"class_path": f"{type(task).__module__}.{type(task).__qualname__}", "init_args": changed}
 
 
@@ -182,21 +185,23 @@ def save_decision(path: str | os.PathLike[str], content: dict[str, Any], module:
         torch.save(content, temporary)
 
 
-def check_same_task(checkpoint: Mapping[str, Any], task: Task) -> None:
+def check_same_task(checkpoint: Mapping[str, Any], task: AnyTask) -> None:
     """Raise a CheckpointError if a checkpoint was trained for another task, or for other classes."""
     if "task" not in checkpoint:
         raise CheckpointError("This is not a checkpoint of a lossselect.TaskModule: it contains no task.")
-    trained = make_task(**checkpoint["task"])
+    trained = as_any_task(checkpoint["task"])
     if str(trained) != str(task):
         raise CheckpointError(
             f"The checkpoint was trained for {trained}, but the task is {task}. Use the same task and data, "
             "or another checkpoint or run folder."
         )
-    if trained.class_names and task.class_names and trained.class_names != task.class_names:
-        raise CheckpointError(
-            f"The checkpoint's class names are {list(trained.names)}, but the task's are {list(task.names)}. "
-            "Use the same data, or another checkpoint or run folder."
-        )
+    for name, part in trained.tasks.items():
+        other = task.tasks[name]
+        if part.class_names and other.class_names and part.class_names != other.class_names:
+            raise CheckpointError(
+                f"The checkpoint's class names are {list(part.names)}, but the task's are "
+                f"{list(other.names)}. Use the same data, or another checkpoint or run folder."
+            )
 
 
 # --- plain values
@@ -206,7 +211,7 @@ def to_plain(value: Any) -> Any:
     """Convert to tensors, None, bool, int, float, str, list, tuple and dict, or raise OptionTypeError."""
     if isinstance(value, Tensor):
         return value.detach().clone()
-    if isinstance(value, Task | Loss):
+    if isinstance(value, AnyTask | Loss):
         return to_plain(value.to_dict())
     if isinstance(value, Path):
         return str(value)

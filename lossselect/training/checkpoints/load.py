@@ -9,11 +9,10 @@ from typing import Any, Self, TypeVar
 from torch import Tensor
 
 from lossselect.exceptions import CheckpointError
-from lossselect.losses.auto import AutoLoss
-from lossselect.losses.loss import Loss
+from lossselect.losses.multi_loss import NamedLoss, restore_loss
 from lossselect.models.stored_weights import check_net
-from lossselect.tasks.label_counts import LabelCounts
-from lossselect.tasks.registry import Task, as_task, make_task
+from lossselect.tasks.label_counts import restore_counts
+from lossselect.tasks.registry import AnyTask, as_any_task
 from lossselect.training.checkpoints.content import check_same_task, plain_entries
 from lossselect.training.checkpoints.validation import LOAD_WEIGHTS, damaged
 
@@ -22,7 +21,7 @@ Module = TypeVar("Module", bound=Any)
 # arguments that may be changed at loading without changing the loss
 LOSS_INDEPENDENT = (
     *("task", "net", "optimizer", "scheduler", "metrics", "bias_init", "mix", "head", "class_dim"),
-    *("batch_keys", "loader_names", "on_nonfinite"),
+    *("batch_keys", "loader_names", "on_nonfinite", "num_features"),
 )
 
 
@@ -46,7 +45,7 @@ class RecordsArguments:
     _arguments: dict[str, Any]
     _plain_hparams: dict[str, Any]
     _not_plain: list[str]
-    _task_arguments: dict[str, Task]
+    _task_arguments: dict[str, AnyTask]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
@@ -62,7 +61,7 @@ class RecordsArguments:
         # loggers write hyperparameters as text, so tensors are left out
         self._plain_hparams = {k: v for k, v in hparams.items() if not isinstance(v, Tensor)}
         self._not_plain = [name for name in arguments if name not in self._arguments]
-        self._task_arguments = {name: v for name, v in arguments.items() if isinstance(v, Task)}
+        self._task_arguments = {name: v for name, v in arguments.items() if isinstance(v, AnyTask)}
         return self
 
 
@@ -96,9 +95,9 @@ def rebuild(
         )
     standard = str(cls.__init__.__module__).startswith("lossselect.")  # else a subclass's constructor
     arguments = {**checkpoint["arguments"], **changed}
-    task = as_task(changed.get("task") or checkpoint["task"])
+    task = as_any_task(changed.get("task") or checkpoint["task"])
     takes_task = "task" in arguments or "task" in inspect.signature(cls.__init__).parameters
-    if takes_task and isinstance(arguments.get("task", task), Task | Mapping):
+    if takes_task and isinstance(arguments.get("task", task), AnyTask | Mapping):
         arguments["task"] = task
     missing = [name for name in checkpoint["not_plain"] if name not in changed]
     # prediction needs neither, but training must not continue with different ones
@@ -127,18 +126,18 @@ def rebuild(
     check_same_task(checkpoint, module.task)
     module._on_restored(dict(checkpoint))
     # these may have changed after construction, for example by tuned thresholds
-    module._base_task = make_task(**checkpoint["base_task"]) if checkpoint["base_task"] else None
-    module._label_counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
+    module._base_task = as_any_task(checkpoint["base_task"]) if checkpoint["base_task"] else None
+    module._label_counts = restore_counts(checkpoint["counts"], task) if checkpoint["counts"] else None
     if module._label_counts:
         module._label_counts.check_task(task)
     module.task = task
     loss_is_unchanged = changed.keys() <= {*LOSS_INDEPENDENT, *checkpoint["not_plain"]}
-    if checkpoint["loss"] and isinstance(module.criterion, Loss | AutoLoss) and loss_is_unchanged:
+    if checkpoint["loss"] and isinstance(module.criterion, NamedLoss) and loss_is_unchanged:
         try:
-            module.criterion = Loss(task, **checkpoint["loss"])
+            module.criterion = restore_loss(task, module.criterion, checkpoint["loss"])
         except (TypeError, ValueError) as error:
             raise damaged(path, f"its loss cannot be built: {error}") from None
-    elif module._label_counts and isinstance(module.criterion, Loss | AutoLoss):
+    elif module._label_counts and isinstance(module.criterion, NamedLoss):
         module.criterion = module.criterion.with_counts(module._label_counts)
     module._bias_init = None  # the bias is trained already
     try:

@@ -17,7 +17,9 @@ from lossselect.data.datamodule import TensorData
 from lossselect.decision.temperature import PRIOR, weight_shift
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.losses.loss import select_loss
+from lossselect.losses.multi_loss import losses_by_task
 from lossselect.models.ensemble import Ensemble
+from lossselect.tasks.registry import AnyTask
 from lossselect.utils.structure import DictOf, check_structure
 
 MAX_ROWS = 20_000
@@ -118,13 +120,13 @@ class NetSelection(Callback):
         rows = None if _monitors_metric(trainer) else _evaluate(trainer, pl_module)
         if rows is None:
             return
-        shift = weight_shift(pl_module.task, pl_module.criterion)
+        shift = _find_shift(pl_module.task, pl_module.criterion)
         likelihood_of, known = _likelihood(pl_module.task, rows.target)
         weights, count = rows.weights[:, None] * known, max(int(known.sum()), 1)
         stored = slice(None, None, -(-weights.numel() // MAX_LABELS))
         self.label_weights = weights[stored].clone().cpu()  # a view would keep all rows in the checkpoint
         for (name, net), logits in zip(pl_module.net.nets.items(), rows.logits, strict=True):
-            if shift is not None and len(shift) == logits.shape[1]:
+            if shift is not None:
                 logits = logits - logits.new_tensor(shift)
             loss, temperature = _lowest_loss(logits, likelihood_of, weights, count)
             likelihood = likelihood_of(logits / temperature)[stored].clone().cpu()
@@ -290,7 +292,31 @@ def _lowest_loss(
     return lowest.values.item(), TEMPERATURES[int(lowest.indices)]
 
 
-def _likelihood(task: Any, target: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def _find_shift(task: AnyTask, criterion: Any) -> np.ndarray | None:
+    """Return the shift of the logits by the weights of the loss; see `weight_shift`."""
+    losses, shifts, is_shifted = losses_by_task(criterion), [], False
+    for name, part in task.tasks.items():
+        shift = weight_shift(part, losses[name])
+        if shift is None or len(shift) != part.num_outputs:
+            shift = np.zeros(part.num_outputs)
+        else:
+            is_shifted = True
+        shifts.append(shift)
+    return np.concatenate(shifts) if is_shifted else None
+
+
+def _likelihood(task: AnyTask, target: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Return log-likelihoods of the labels of all tasks as a function of the logits, and weights."""
+    targets = task.split_target(target)
+    parts = {name: _task_likelihood(part, targets[name]) for name, part in task.tasks.items()}
+
+    def likelihood(logits: Tensor) -> Tensor:
+        return torch.cat([parts[name][0](part) for name, part in task.split_logits(logits).items()], 1)
+
+    return likelihood, torch.cat([weights for _, weights in parts.values()], 1)
+
+
+def _task_likelihood(task: Any, target: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """Return log-likelihoods of the labels of each row as a function of the logits, and weights.
 
     Both are (N, labels). Weights are 0 where a label is missing. A soft label counts as one label for each

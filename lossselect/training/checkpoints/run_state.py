@@ -20,6 +20,7 @@ from lossselect.compat import lightning as compat
 from lossselect.data.batches import RowBatches
 from lossselect.exceptions import CheckpointError
 from lossselect.losses.loss import Loss
+from lossselect.losses.multi_loss import MultiLoss, list_changes
 from lossselect.metrics.state import as_numbers, as_scalars
 from lossselect.training.checkpoints.validation import check_states
 from lossselect.training.diagnostics.start_checks import check_train_loaders
@@ -85,12 +86,13 @@ class RunState:
 
     def compare_loss(self, criterion: Any) -> None:
         """Warn if the loss differs from the checkpoint's."""
-        old, new = self.checkpoint.get("loss"), criterion.to_dict() if isinstance(criterion, Loss) else None
+        old, new = (
+            self.checkpoint.get("loss"),
+            criterion.to_dict() if isinstance(criterion, Loss | MultiLoss) else None,
+        )
         if not (old and new):
             return
-        changed = [name for name in old | new if old.get(name) != new.get(name)]
-        if old["name"] != new["name"]:
-            changed = [f"{old['name']} is now {new['name']}"]
+        changed = list_changes(old, new)
         if changed:
             warn(
                 "loss_changed_on_resume",

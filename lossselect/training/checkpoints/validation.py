@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lossselect.exceptions import CheckpointError
 from lossselect.models.stored_weights import check_finite
-from lossselect.tasks.registry import Task, make_task
+from lossselect.tasks.registry import AnyTask, as_any_task
 from lossselect.utils.structure import COUNT, DictOf, OptionalOf, check_structure, describe_value
 
 MAX_UNBACKED_OUTPUTS = 1_000_000
@@ -45,6 +45,8 @@ LOADED = {
     "buffers": [str],
 }
 """Structure of the parts that a module is built from."""
+SEVERAL = {"loss": OptionalOf(DictOf({"name": str})), "counts": OptionalOf(DictOf(COUNTS))}
+"""Structure of the parts that are different for several tasks."""
 
 RANDOM = {
     "torch": Tensor,
@@ -67,7 +69,7 @@ RUN_STATE = {
     "rows": OptionalOf(int),
     "due": [int],
 }
-STEP_MEAN = {"sum": NUMBER, "first": NUMBER, "micro_batches": int, "parts": OptionalOf(DictOf(Tensor))}
+STEP_MEAN = {"sum": NUMBER, "first": NUMBER, "micro_batches": int, "parts": OptionalOf([DictOf(Tensor)])}
 MODEL_CHECKPOINT = {
     "monitor": OptionalOf(str),
     "best_model_score": OptionalOf(NUMBER),
@@ -124,12 +126,14 @@ def _check_parts(content: Mapping[str, Any], structures: Mapping[str, Any], purp
 def check_content(content: Mapping[str, Any], path: Any) -> None:
     """Raise a CheckpointError if a part of a checkpoint does not have the structure that is saved."""
     with _damage_in(path):
-        _check_parts(content, LOADED, "build a module")
+        _check_parts(content, {"task": LOADED["task"]}, "build a module")
+        task = _make_task(content, "task")
+        _check_parts(content, LOADED | (SEVERAL if len(task.tasks) > 1 else {}), "build a module")
         if "decision_source" in content:
             check_structure(content["decision_source"], str, "decision_source")
         if "TensorData" in content:
             check_structure(content["TensorData"], dict, "TensorData")
-        task, weights = _make_task(content, "task"), content["state_dict"]
+        weights = content["state_dict"]
         if content["base_task"] and str(base_task := _make_task(content, "base_task")) != str(task):
             raise CheckpointError(f"its task is {task}, but its task before tuning is {base_task}")
         for name, value in weights.items():
@@ -144,9 +148,9 @@ def check_content(content: Mapping[str, Any], path: Any) -> None:
     check_finite(weights, set(content["buffers"]), path)
 
 
-def _make_task(content: Mapping[str, Any], key: str) -> Task:
+def _make_task(content: Mapping[str, Any], key: str) -> AnyTask:
     try:
-        return make_task(**content[key])
+        return as_any_task(content[key])
     except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"its {key!r} is not a valid task: {error}") from None
 

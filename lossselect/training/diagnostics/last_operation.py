@@ -84,7 +84,8 @@ class LastOperations(TorchDispatchMode):
         layer = LAYERS.get(name)
         inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         if name in SHAPING and inputs:
-            layer = self.get_layer(inputs[0])
+            layers = [self.get_layer(tensor) for tensor in inputs]  # several of `cat`
+            layer = next((found for found in layers if found not in (None, "Linear")), layers[0])
         elif name == "exp" and self.get_layer(inputs[0]) == "LogSoftmax":
             layer = "exp(LogSoftmax)"
         for leaf in tree_leaves(result):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lossselect.chunked.linear import ChunkedLogits
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.models.head import bias_values
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import AnyTask, Task
 from lossselect.training.diagnostics.last_operation import LastOperations, find_last_nodes, find_layer
 from lossselect.training.forward import describe
 from lossselect.utils.checks import first_line
@@ -24,7 +24,7 @@ PROBABILITIES = {"Softmax", "Softmax2d", "Sigmoid", "Hardsigmoid", "LogSigmoid",
 BOUNDED = {"ReLU", "ReLU6", "Tanh", "Hardtanh", "clamp"}
 
 
-def check_end(net: nn.Module | None, task: Task) -> None:
+def check_end(net: nn.Module | None, task: AnyTask) -> None:
     """Raise ConfigError if a sequence of modules ends in one that returns probabilities."""
     name, last = "net", getattr(net, "_orig_mod", net)  # set by torch.compile
     while isinstance(last, nn.Sequential) and len(last):
@@ -37,12 +37,14 @@ def check_end(net: nn.Module | None, task: Task) -> None:
     _check_last_layer(type(last).__name__, f" ({name})", task, may_warn=False)
 
 
-def _check_last_layer(layer: str | None, where: str, task: Task, may_warn: bool = True) -> None:
+def _check_last_layer(layer: str | None, where: str, task: AnyTask, may_warn: bool = True) -> None:
     """Raise ConfigError if a net ends in a layer that returns probabilities; warn of bounded layers."""
-    if layer in PROBABILITIES or (layer == "LogSoftmax" and not task.exclusive):
+    activations = {part.activation for part in task.tasks.values()}
+    if layer in PROBABILITIES or (layer == "LogSoftmax" and activations != {"softmax"}):
         raise ConfigError(
-            f"The net ends in {layer}{where}, but the loss takes raw logits and applies {task.activation} "
-            "itself. Remove that layer; use task.probabilities(logits) to predict."
+            f"The net ends in {layer}{where}, but the loss takes raw logits and applies "
+            f"{' and '.join(sorted(activations))} itself. Remove that layer; use "
+            "task.probabilities(logits) to predict."
         )
     if layer in BOUNDED and may_warn:
         warn(
@@ -73,18 +75,20 @@ def _check_finite(values: Tensor, inputs: Any, what: str) -> None:
     raise DataError(f"Row {row} of the first batch's {what} is not finite. {cause}", row=row)
 
 
-def _check_sums(outputs: Tensor, task: Task, what: str) -> None:
+def _check_sums(outputs: Tensor, task: AnyTask, what: str) -> None:
     """Raise ConfigError if rows of outputs are probabilities, which sum to 1."""
-    if task.num_outputs == 1 or not len(outputs):
-        return
-    total = outputs.float().sum(1)
     tolerance = 1e-2 if outputs.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    if bool((outputs >= 0).all() & ((total - 1).abs() <= tolerance).all()):
-        raise ConfigError(
-            f"Each row of {what} is between 0 and 1 and sums to 1, as after a softmax, "
-            f"but the loss takes raw logits and applies {task.activation} itself. Return the logits; use "
-            "task.probabilities(logits) to predict."
-        )
+    for name, part in task.split_logits(outputs).items():
+        if part.shape[1] == 1 or not len(part):
+            continue
+        total = part.float().sum(1)
+        if bool((part >= 0).all() & ((total - 1).abs() <= tolerance).all()):
+            raise ConfigError(
+                f"Each row of {what}{f' for task {name!r}' if name else ''} is between 0 and 1 and sums to "
+                "1, as after a softmax, but the loss takes raw logits and applies "
+                f"{task.tasks[name].activation} itself. Return the logits; use task.probabilities(logits) to "
+                "predict."
+            )
 
 
 class OutputChecks:

@@ -14,6 +14,7 @@ from lossselect.compat.lightning import overrides_hook, train_loaders
 from lossselect.data.checks import check_counts
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.tasks.label_counts import count_target
+from lossselect.tasks.task_names import naming_task
 from lossselect.utils.checks import suggestion
 from lossselect.utils.warnings import warn
 
@@ -74,13 +75,16 @@ def check_epoch(trainer: Trainer, epoch: Any, split: str) -> bool:
         DataError: all labels are missing.
     """
     limit = trainer.limit_train_batches if split == "train" else trainer.limit_val_batches
-    if not epoch.counts or not isinstance(limit, float) or limit < 1:
+    parts = epoch.by_task
+    if not all(part.counts for part in parts.values()) or not isinstance(limit, float) or limit < 1:
         return False
-    positives, negatives = (count.cpu().numpy() for count in epoch.counts)
-    if len(positives) < len(epoch.task.names):  # binary has two names, the negative class first
-        positives, negatives = np.append(negatives, positives), np.append(positives, negatives)
-    # the labels may be soft, which the epoch does not record
-    check_counts(epoch.task, split, positives, negatives, soft=True)
+    for name, part in parts.items():
+        positives, negatives = (count.cpu().numpy() for count in part.counts)
+        if len(positives) < len(part.task.names):  # binary has two names, the negative class first
+            positives, negatives = np.append(negatives, positives), np.append(positives, negatives)
+        with naming_task(name):
+            # the labels may be soft, which the epoch does not record
+            check_counts(part.task, split, positives, negatives, soft=True)
     return True
 
 
@@ -130,10 +134,16 @@ def _list_names(epoch: Any) -> list[str]:
     prefix, metrics = epoch.prefix, epoch.metrics
     if isinstance(metrics, TopKMetrics):
         return [f"{prefix}{name}" for name in ("loss", *metrics.names)]
-    names = ["loss"]
-    for name, metric in metrics.items(keep_base=True) if metrics else ():
-        names += getattr(metric, "outputs", ()) or [name]  # a value for each class, or a name with a dot
-    return [f"{prefix}{name}" for name in names]
+    names = [f"{prefix}loss"]
+    for part in epoch.by_task.values():
+        metrics = part.metrics.items(keep_base=True) if part.metrics else ()
+        of_part = ["loss"]
+        for name, metric in metrics:
+            of_part += getattr(metric, "outputs", ()) or [
+                name
+            ]  # a value for each class, or a name with a dot
+        names += [f"{part.prefix}{name}" for name in of_part]
+    return [*dict.fromkeys(names)]
 
 
 def _find_monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """One mean over all processes and micro-batches of an optimizer step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,10 @@ class StepMean:
 
     If a subclass has added a term and K > 1, the criterion's part of the gradients is computed by a second
     backward pass and summed separately.
+
+    For several tasks, numerators and denominators are vectors (T,), and the loss is the sum of the quotients.
+    If K > 1 and the batches of a group differ in their factors, because labels are missing, the part of each
+    task is computed by a separate backward pass.
     """
 
     def __init__(self) -> None:
@@ -46,8 +50,8 @@ class StepMean:
     def _reset(self) -> None:
         self._sum: Count = 0
         self._first: Count = 0
-        # the criterion's part of the gradients; None while no other term contributes to them
-        self._parts: dict[str, Tensor] | None = None
+        # the parts of the gradients to rescale, one for each denominator; None to rescale all gradients
+        self._parts: list[dict[str, Tensor]] | None = None
         self._micro_batches = 0  # the number in this group whose backward pass has started
 
     def __call__(self, trainer: Any, batch_idx: int, loss: Tensor, total: Tensor, count: Count) -> Tensor:
@@ -105,18 +109,21 @@ class StepMean:
         parameters = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         criterion = pending.loss
         is_alone = _is_multiple(loss, criterion)
-        if not is_alone and self._parts is None:
+        width = 1 if self.equal_counts else _num_tasks(pending.count)
+        if (not is_alone or width > 1) and self._parts is None:
             if sharded or getattr(module, "_chunked", False):
                 what = "a strategy that shards the gradients" if sharded else "head=chunked"
+                cause = "There are several tasks" if width > 1 else "training_step adds a term to the loss"
                 raise ConfigError(
-                    "training_step adds a term to the loss. With accumulate_grad_batches > 1 this requires a "
-                    f"second backward pass, which {what} does not support. Set accumulate_grad_batches=1 or "
+                    f"{cause}. With accumulate_grad_batches > 1 this requires a second backward pass, which "
+                    f"{what} does not support. Set accumulate_grad_batches=1 or "
                     f"{'strategy=ddp' if sharded else 'head=dense'}."
                 )
-            # so far only the criterion has contributed to the gradients
+            # so far only the criterion has contributed to the gradients, or there are several tasks
             started = self._micro_batches > 0
             gradients = {name: weight.grad for name, weight in parameters.items() if started}
-            self._parts = {name: grad.clone() for name, grad in gradients.items() if grad is not None}
+            first = {name: grad.clone() for name, grad in gradients.items() if grad is not None}
+            self._parts = [first, *({} for _ in range(width - 1))]
         self._micro_batches += 1
         source, start = loss, torch.ones_like(loss)
         if not is_alone:
@@ -128,11 +135,16 @@ class StepMean:
         self._first = pending.first
         if self._parts is None or last:  # the gradient of the last micro-batch already has the exact scale
             return
-        weights = [*parameters.values()]
-        added = torch.autograd.grad(source, weights, start, retain_graph=True, allow_unused=True)
-        for name, gradient in zip(parameters, added, strict=True):
-            if gradient is not None:
-                self._parts[name] = self._parts[name] + gradient if name in self._parts else gradient
+        weights, factor = [*parameters.values()], pending.scale.factor
+        for index, part in enumerate(self._parts):
+            if isinstance(factor, Tensor) and len(self._parts) > 1:
+                only = torch.arange(len(self._parts), device=factor.device) == index
+                pending.scale.factor = factor * only
+            added = torch.autograd.grad(source, weights, start, retain_graph=True, allow_unused=True)
+            for name, gradient in zip(parameters, added, strict=True):
+                if gradient is not None:
+                    part[name] = part[name] + gradient if name in part else gradient
+        pending.scale.factor = factor
 
     def finish(self, module: nn.Module, group: int) -> None:
         """Rescale the gradients before the optimizer step, unless `before_backward` has rescaled them.
@@ -147,8 +159,11 @@ class StepMean:
     def _rescale(self, module: nn.Module, group: int) -> None:
         """Multiply the criterion's part of the gradients by K D / sum D."""
         factor = _ratio(group * self._first, self._sum, empty=1.0)
+        is_whole = self._parts is None or len(self._parts) == 1
+        if is_whole and isinstance(factor, Tensor) and factor.ndim:
+            factor = factor[0]  # with equal counts, the factors of all tasks are the same
         on_host = not isinstance(factor, Tensor) or factor.device.type == "cpu"
-        if on_host and factor == 1:
+        if on_host and bool(torch.as_tensor(factor == 1).all()):
             return
         for name, parameter in module.named_parameters():
             if parameter.grad is None:
@@ -156,12 +171,14 @@ class StepMean:
             scale = factor.to(parameter.grad.device) if isinstance(factor, Tensor) else factor
             if self._parts is None:
                 parameter.grad.mul_(scale)
-            elif name in self._parts:
-                parameter.grad.add_(self._parts[name] * (scale - 1))
+            else:
+                for part, task_scale in zip(self._parts, _as_vector(scale), strict=True):
+                    if name in part:
+                        parameter.grad.add_(part[name] * (task_scale - 1))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of an unfinished group, for a checkpoint."""
-        parts = None if self._parts is None else {name: part.cpu() for name, part in self._parts.items()}
+        parts = self._parts and [{name: value.cpu() for name, value in part.items()} for part in self._parts]
         counts = {"sum": self._sum, "first": self._first, "micro_batches": self._micro_batches}
         return {**counts, "parts": parts}
 
@@ -173,7 +190,7 @@ class StepMean:
         self._sum, self._first = (c.to(device) if isinstance(c, Tensor) else c for c in counts)
         self._micro_batches = state["micro_batches"]
         parts = state["parts"]
-        self._parts = None if parts is None else {name: part.to(named[name]) for name, part in parts.items()}
+        self._parts = parts and [{name: v.to(named[name]) for name, v in part.items()} for part in parts]
 
 
 @dataclass
@@ -217,6 +234,16 @@ def _is_multiple(loss: Tensor, criterion: Tensor) -> bool:
             return False
         node = inputs[0]
     return node is end and end is not None
+
+
+def _num_tasks(count: Count) -> int:
+    """Return the number of denominators: one, or one for each task."""
+    return len(count) if isinstance(count, Tensor) and count.ndim else 1
+
+
+def _as_vector(values: Count) -> Sequence[Count]:
+    """Return the entries of a vector; those of a number are itself."""
+    return values.unbind() if isinstance(values, Tensor) and values.ndim else [values]
 
 
 def _ratio(part: Count, whole: Count, empty: float = 0.0) -> Count:

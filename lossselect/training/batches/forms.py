@@ -1,7 +1,7 @@
 """The parts of a user's batch: inputs, target and sample weights."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -178,72 +178,3 @@ def _form_error(batch: Any) -> DataError:
         f"{describe(batch)}. {fix}, or override unpack_batch(batch) to return (inputs, target) or (inputs, "
         "target, sample_weight)."
     )
-
-
-class TargetTransfer:
-    """The canonical target of a batch on its way to a GPU.
-
-    A target is encoded while it is on the CPU, where its values can be checked without a sync, and the result
-    is copied to the device. A step uses it, or raises the error of encoding, if the target in its batch is
-    the one that was transferred. A hook may have replaced or changed it; then the step encodes it on the
-    device.
-    """
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget the last batch."""
-        self._raw: Any = None
-        self._encoded: Any = None
-        self._transferred: Any = None
-        self._version = 0
-
-    @property
-    def pending(self) -> bool:
-        """True if a target has been encoded, but has not arrived yet."""
-        return self._encoded is not None and self._transferred is None
-
-    def start(self, target: Any, encode: Callable[[Any], Any] = lambda target: target) -> None:
-        """Store the canonical form of the target of a batch before the transfer."""
-        self._raw = target
-        try:
-            self._encoded = encode(target)
-        except (ConfigError, DataError) as error:  # a hook may correct the target
-            self._encoded = error
-
-    def arrive(self, transferred: Any, device: Any, may_differ: Callable[[], bool]) -> None:
-        """Copy the canonical target to the device, given the target in the transferred batch.
-
-        If a hook may have changed it unnoticed, the step encodes it, unless it is canonical.
-        """
-        if not isinstance(self._encoded, Exception):
-            is_canonical = self._encoded is self._raw and isinstance(transferred, Tensor)
-            if not is_canonical and may_differ():
-                self.clear()
-                return
-            self._encoded = transferred if is_canonical else self._encoded.to(device, non_blocking=True)
-        self._transferred, self._version = transferred, _version(transferred)
-
-    def find(self, target: Any) -> Any:
-        """Return the canonical form of a target if it is the transferred one, else None."""
-        known = self._transferred
-        if (
-            not isinstance(target, Tensor)
-            or not isinstance(known, Tensor)
-            or _version(target) != self._version
-        ):
-            return None
-        same = target is known or (
-            target.layout == known.layout == torch.strided
-            and target.data_ptr() == known.data_ptr()
-            and (target.shape, target.stride(), target.dtype) == (known.shape, known.stride(), known.dtype)
-        )
-        if same and isinstance(self._encoded, Exception):
-            raise self._encoded
-        return self._encoded if same else None
-
-
-def _version(target: Any) -> int:
-    """Return a number that changes with each change in place; 0 where torch does not count changes."""
-    return target._version if isinstance(target, Tensor) and not target.is_inference() else 0

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import EncodedBatch
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import AnyTask
 from lossselect.utils.checks import check_float, check_options, lookup, split_name
 
 
-def mixup(batch: EncodedBatch, task: Task, alpha: float = 0.2) -> EncodedBatch:
+def mixup(batch: EncodedBatch, task: AnyTask, alpha: float = 0.2) -> EncodedBatch:
     """Mix each sample with another one of the batch: f x + (1 - f) x', f ~ Beta(alpha, alpha).
 
     Targets and sample weights are mixed with the same factor. Class indices become soft labels (N, C, ...).
@@ -41,7 +41,7 @@ def mixup(batch: EncodedBatch, task: Task, alpha: float = 0.2) -> EncodedBatch:
     return _mix_labels(_mix(inputs, order, factor), batch, order, factor, task)
 
 
-def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
+def cutmix(batch: EncodedBatch, task: AnyTask, alpha: float = 1.0) -> EncodedBatch:
     """Paste into each sample a box of another one that covers 1 - f of the area, f ~ Beta(alpha, alpha).
 
     A target of the whole sample is mixed in proportion to the area. For a target of positions, such as
@@ -75,7 +75,8 @@ def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
         box.append(slice(start, end))
         pasted *= (end - start) / size
     inputs = _paste(inputs, order, box)
-    if target.ndim < 2 or (target.ndim == 2 and target.is_floating_point()):
+    has_columns = target.is_floating_point() or len(task.tasks) > 1
+    if target.ndim == (2 if has_columns else 1):
         return _mix_labels(inputs, batch, order, 1 - pasted, task)
     if target.shape[-len(sizes) :] != sizes:
         raise ConfigError(
@@ -123,7 +124,7 @@ def _mix(values: Tensor, order: Tensor, factor: float) -> Tensor:
 
 
 def _mix_labels(
-    inputs: Tensor, batch: EncodedBatch, order: Tensor, factor: float, task: Task
+    inputs: Tensor, batch: EncodedBatch, order: Tensor, factor: float, task: AnyTask
 ) -> EncodedBatch:
     weight = None if batch.weight is None else _mix(batch.weight, order, factor)
     return EncodedBatch(inputs, _mix(task.to_one_hot(batch.target), order, factor), weight)

@@ -79,7 +79,7 @@ class BaseEpoch(ABC):
     become a part of the net, and `half()` would make the sum of the losses overflow.
     """
 
-    def __init__(self, task: Task, prefix: str) -> None:
+    def __init__(self, task: Any, prefix: str) -> None:
         self.task, self.prefix = task, prefix
         self.stage = prefix.partition("/")[0]
         self.alias: str | None = None  # a second prefix, if this is the first of several loaders
@@ -107,6 +107,25 @@ class BaseEpoch(ABC):
         if self._held:
             held, self._held, self._held_bytes = self._held, [], 0
             self._add(*zip(*held, strict=True))
+
+    def with_loss(self, loss: Tensor, total: Tensor, count: Tensor | int) -> Tensor:
+        """Return the numerator of a step for which an override of `step` returns this loss."""
+        return loss * count
+
+    def set_output_buffers(self, make: Callable[[], OutputBuffer] | None) -> None:
+        """Store the outputs of the epoch in new buffers, one for each task; None stores nothing."""
+        for epoch in self.by_task.values():
+            epoch.output_buffer = make and make()
+
+    @property
+    def output_buffers(self) -> dict[str, Any]:
+        """The buffers by task, None where nothing is stored."""
+        return {name: epoch.output_buffer for name, epoch in self.by_task.items()}
+
+    @property
+    def by_task(self) -> "Mapping[str, BaseEpoch]":
+        """The epoch of each of several tasks; the epoch itself under the name "" for one task."""
+        return {"": self}
 
     @abstractmethod
     def _add(self, totals: tuple[Tensor, ...], counts: tuple[Any, ...], *outputs: tuple[Tensor, ...]) -> None:
@@ -167,32 +186,8 @@ class BaseEpoch(ABC):
                 part.reset()
 
 
-class Epoch(BaseEpoch):
-    """Loss and metrics of all outputs.
-
-    Args:
-        task: The task.
-        prefix: "train/", "val/" or "test/", followed by the name of the loader and "/" if there are several.
-        base_task: The task with the default decision, if its metrics are to be computed as well.
-        metrics: A choice of metrics, as in `make_metrics`; by default those of the task. The task's monitor
-            is always computed in validation.
-    """
-
-    def __init__(self, task: Task, prefix: str, base_task: Task | None = None, metrics: Any = None) -> None:
-        super().__init__(task, prefix)
-        training = prefix == "train/"
-        chosen = choose_metrics(task, metrics, stage=self.stage)
-        self.metrics = build_metrics(task, chosen, prefix)
-        if "stat_scores" not in self.metrics.sources:
-            self.counted = StatScores(task, "accuracy", "stat_scores")
-        self.first_checks = FirstEpochChecks() if training else None
-        if base_task:
-            decided = {
-                k: m for k, m in chosen.items() if isinstance(m, MetricName) and m.base not in RANKINGS
-            }
-            self.default_metrics = build_metrics(base_task, decided, f"{prefix}default_decision/")
-        if not task.several_labels and len(task.names) <= MAX_CONFUSION_CLASSES and not training:
-            self.confusion = ConfusionMatrix(task)
+class DenseEpoch(BaseEpoch):
+    """An epoch of which all logits are known."""
 
     def update(self, total: Tensor, count: Tensor | int, logits: Tensor, target: Tensor) -> None:
         """Add a step: the numerator and denominator of its loss, its logits and its target."""
@@ -207,6 +202,39 @@ class Epoch(BaseEpoch):
         self._held_bytes += logits.nbytes + target.nbytes
         if self._held_bytes > MAX_HELD_BYTES or len(self._held) >= MAX_HELD_STEPS:
             self._flush()
+
+
+class Epoch(DenseEpoch):
+    """Loss and metrics of all outputs.
+
+    Args:
+        task: The task.
+        prefix: "train/", "val/" or "test/", followed by the name of the loader and "/" if there are several.
+        base_task: The task with the default decision, if its metrics are to be computed as well.
+        metrics: A choice of metrics, as in `make_metrics`; by default those of the task. The task's monitor
+            is always computed in validation.
+        parent: The prefix of all tasks, if this is the epoch of one of several.
+    """
+
+    def __init__(
+        self, task: Task, prefix: str, base_task: Task | None = None, metrics: Any = None, parent: str = ""
+    ) -> None:
+        super().__init__(task, prefix)
+        training = prefix == "train/"
+        chosen = choose_metrics(task, metrics, stage=self.stage)
+        self.metrics = build_metrics(task, chosen, prefix)
+        if "stat_scores" not in self.metrics.sources:
+            self.counted = StatScores(task, "accuracy", "stat_scores")
+        self.first_checks = FirstEpochChecks() if training else None
+        if base_task:
+            decided = {
+                k: m for k, m in chosen.items() if isinstance(m, MetricName) and m.base not in RANKINGS
+            }
+            start = parent or prefix
+            default_prefix = f"{start}default_decision/{prefix.removeprefix(start)}"
+            self.default_metrics = build_metrics(base_task, decided, default_prefix)
+        if not task.several_labels and len(task.names) <= MAX_CONFUSION_CLASSES and not training:
+            self.confusion = ConfusionMatrix(task)
 
     def _compute_metrics(self) -> dict[str, Tensor]:
         values = {f"{self.prefix}loss": self.loss.compute(), **self.metrics.compute()}

@@ -1,0 +1,36 @@
+"""A task as one of several: what `MultiTask` answers by task, for code that handles both."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lossselect.tasks.base import Task
+
+
+class OneTask:
+    """The methods of a single task that return or accept values by task, under the name ""."""
+
+    @property
+    def tasks(self) -> "dict[str, Task]":
+        """The task itself under the name "": what depends on a task is done for each of `tasks`."""
+        return {"": self}  # type: ignore[dict-item]
+
+    def with_tasks(self, tasks: "Mapping[str, Task]") -> "Task":
+        """Return the task that replaces this one."""
+        return tasks[""]
+
+    def join_logits(self, logits: Any) -> Any:
+        """Return the logits unchanged."""
+        return logits
+
+    def split_logits(self, logits: Any) -> dict[str, Any]:
+        """Return the logits under the name ""."""
+        return {"": logits}
+
+    def by_task(self, values: Any) -> dict[str, Any]:
+        """Return values of the task under the name ""."""
+        return {"": values}
+
+    def split_target(self, target: Any) -> dict[str, Any]:
+        """Return the canonical target under the name ""."""
+        return {"": target}

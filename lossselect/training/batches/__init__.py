@@ -1,0 +1,1 @@
+"""From the batch of a loader to encoded targets on the device."""

@@ -1,0 +1,1 @@
+"""Accumulation of loss and metrics over an epoch, of one task or of several."""
