@@ -1,7 +1,7 @@
 """Loading and running exported models without Lightning."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,7 @@ from lossselect.export.digest import check_sealed
 from lossselect.export.formats import FORMATS, SUFFIXES, find_format, require
 from lossselect.models.nets import make_net
 from lossselect.models.stored_weights import check_finite, check_net
-from lossselect.tasks.registry import IGNORE_INDEX, Task, make_task
+from lossselect.tasks.registry import IGNORE_INDEX, AnyTask, as_any_task
 from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import first_line
 from lossselect.utils.warnings import silence
@@ -35,24 +35,43 @@ class Prediction(NamedTuple):
 
 
 class Outputs(nn.Module):
-    """A net with raw logits, and the probabilities and predictions of its task."""
+    """A net with raw logits, and the probabilities and predictions of its task, or of each of its tasks."""
 
-    def __init__(self, net: nn.Module, task: Task) -> None:
+    def __init__(self, net: nn.Module, task: AnyTask) -> None:
         super().__init__()
         self.net, self.task = net, task
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits = self.net(features)
-        return logits, self.task.probabilities(logits), self.task.predict(logits)
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Return the fields of `Prediction`, for several tasks those of each task."""
+        values: list[Tensor] = []
+        for name, logits in self.task.split_logits(self.net(features)).items():
+            task = self.task.tasks[name]
+            values += (logits, task.probabilities(logits), task.predict(logits))
+        return tuple(values)
+
+
+def output_names(task: AnyTask) -> list[str]:
+    """Return the names of the outputs, such as "logits"; of several tasks with a prefix, "species.logits"."""
+    return [f"{name}.{field}".removeprefix(".") for name in task.tasks for field in Prediction._fields]
+
+
+def group_outputs(task: AnyTask, values: Sequence[Tensor]) -> dict[str, Prediction]:
+    """Return the prediction of each task from the outputs of `Outputs`; see `Task.tasks`."""
+    width = len(Prediction._fields)
+    parts = (values[start : start + width] for start in range(0, len(values), width))
+    return {name: Prediction(*part) for name, part in zip(task.tasks, parts, strict=True)}
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported model. Calling it with features returns a `Prediction`, calling `run` a tuple."""
+    """An exported model.
+
+    Calling it with features returns a `Prediction`, for several tasks a dict of them; calling `run` a tuple.
+    """
 
     path: Path
     metadata: dict[str, Any]
-    task: Task
+    task: Any
     run: Callable[[Tensor], Any]
 
     @property
@@ -71,11 +90,16 @@ class ExportedModel:
         """Return whether the model takes raw numbers, which it scales."""
         return bool(self.metadata.get("raw"))
 
-    def __call__(self, features: Any) -> Prediction:
-        """Return the prediction for a tensor or an array of features."""
+    def __call__(self, features: Any) -> Any:
+        """Return the prediction for a tensor or an array of features; for several tasks a dict by task."""
+        predictions = self.predict_tasks(features)
+        return predictions.get("", predictions)
+
+    def predict_tasks(self, features: Any) -> dict[str, Prediction]:
+        """Return the prediction of each task; the one of a single task has the name ""."""
         inputs = torch.as_tensor(features)
         with torch.inference_mode():
-            return Prediction(*self.run(inputs.double() if self.is_raw else inputs))
+            return group_outputs(self.task, self.run(inputs.double() if self.is_raw else inputs))
 
 
 def topk_prediction(outputs: Prediction) -> dict[str, Tensor]:
@@ -98,7 +122,8 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
 
     Returns:
         A function of features (N, ...), a tensor or an array, which runs on the CPU. Its result has the
-        fields `logits`, `probabilities` and `predictions`, as the task returns them.
+        fields `logits`, `probabilities` and `predictions`, as the task returns them; for several tasks it is
+        a dict of such results by task.
 
     Raises:
         FileMissingError: the file does not exist.
@@ -130,9 +155,9 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
         raise CheckpointError(f"{path} cannot be read as a model: {problem}. Export it again.") from None
 
 
-def _parse_metadata(text: str | bytes | None) -> tuple[dict[str, Any], Task]:
+def _parse_metadata(text: str | bytes | None) -> tuple[dict[str, Any], AnyTask]:
     metadata: dict[str, Any] = json.loads(text or "")
-    return metadata, make_task(**metadata["task"])
+    return metadata, as_any_task(metadata["task"])
 
 
 def _read_onnx(path: Path) -> ExportedModel:
@@ -142,12 +167,15 @@ def _read_onnx(path: Path) -> ExportedModel:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     metadata, task = _parse_metadata(session.get_modelmeta().custom_metadata_map.get(KEY))
-    name, width = session.get_inputs()[0].name, session.get_outputs()[0].shape[1]
-    if isinstance(width, int) and width != task.num_outputs:
-        raise CheckpointError(f"{path} is damaged: {width} outputs do not fit {task}. Export it again.")
+    name, names = session.get_inputs()[0].name, output_names(task)
+    outputs = {output.name: output.shape for output in session.get_outputs()}
+    for part, logits in zip(task.tasks.values(), names[:: len(Prediction._fields)], strict=True):
+        width = outputs[logits][1]
+        if isinstance(width, int) and width != part.num_outputs:
+            raise CheckpointError(f"{path} is damaged: {width} outputs do not fit {part}. Export it again.")
 
     def run(features: Tensor) -> list[Tensor]:
-        values = session.run([*Prediction._fields], {name: features.cpu().numpy()})
+        values = session.run(names, {name: features.cpu().numpy()})
         return [torch.from_numpy(value) for value in values]
 
     return ExportedModel(path, metadata, task, run)

@@ -18,8 +18,9 @@ from lossselect.exceptions import ConfigError, OptionTypeError, UnsupportedError
 from lossselect.export.digest import BLANK, NAME, seal
 from lossselect.export.formats import FORMATS, SUFFIXES, check_weights_suffice, find_format, require
 from lossselect.export.raw import RawInput, raw_features, raw_inputs
-from lossselect.export.read import KEY, Outputs, Prediction, load_exported
+from lossselect.export.read import KEY, Outputs, group_outputs, load_exported, output_names
 from lossselect.models.stored_weights import check_finite
+from lossselect.tasks.registry import AnyTask
 from lossselect.training.classifier import Classifier
 from lossselect.training.forward import find_logits
 from lossselect.utils.atomic_write import atomic_write
@@ -40,9 +41,10 @@ def export_model(
     """Write a trained module to a file that runs without it, and compare both on `inputs`.
 
     The exported model accepts `features` (N, ...) for any N, and returns `logits`, `probabilities` and
-    `predictions`. It contains `forward`, but no hooks such as `on_after_batch_transfer`. Its metadata
-    contain JSON under the key "lossselect": the task with class names, thresholds and temperature, and the
-    preparation of features from the rows of a file.
+    `predictions`; of several tasks it has these outputs for each task, such as `species.logits`. It contains
+    `forward`, but no hooks such as `on_after_batch_transfer`. Its metadata contain JSON under the key
+    "lossselect": the task with class names, thresholds and temperature, and the preparation of features from
+    the rows of a file.
 
     Args:
         module: Trained module on any device; it is exported for the CPU.
@@ -130,7 +132,7 @@ def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
     """Return a copy of the net on the CPU, for evaluation, with a dense head."""
     net = copy.deepcopy(module.net if plain else module)
     has_spec = isinstance(module._arguments.get("net"), Mapping)  # built-in nets return logits
-    model = Outputs(net if plain and has_spec else _Logits(net, module._class_dim), module.task)
+    model = Outputs(net if plain and has_spec else _Logits(net, module._class_dim, module.task), module.task)
     for layer in model.modules():
         if isinstance(layer, ChunkedLinear):
             layer.__class__ = nn.Linear  # type: ignore[assignment]  # it has the same weights
@@ -144,13 +146,14 @@ def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
 class _Logits(nn.Module):
     """Finds the logits in the output of a net."""
 
-    def __init__(self, net: nn.Module, class_dim: int | None) -> None:
+    def __init__(self, net: nn.Module, class_dim: int | None, task: AnyTask) -> None:
         super().__init__()
-        self.net, self.class_dim = net, class_dim
+        self.net, self.class_dim, self.task = net, class_dim, task
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = find_logits(self.net(features), self.class_dim)
-        return logits
+        logits = find_logits(self.net(features), self.class_dim, self.task.tasks)
+        joined: Tensor = self.task.join_logits(logits)
+        return joined
 
 
 def _make_metadata(module: Classifier, spec: Any, preparation: Any, inputs: Tensor, raw: bool) -> str:
@@ -159,15 +162,21 @@ def _make_metadata(module: Classifier, spec: Any, preparation: Any, inputs: Tens
         prepared = Preparation.from_dict(preparation)
         preparation = prepared.to_dict()
         feature_names = (prepared.raw() if raw else prepared).features.names
+    described = {
+        name: {
+            "activation": part.activation,
+            "class_names": part.names,
+            "output_names": part.output_names,
+            "threshold": part.threshold,
+            "temperature": part.temperature,
+            "shift": part.shift,
+        }
+        for name, part in task.tasks.items()
+    }
     metadata = {
         "made_by": f"lossselect {version('lossselect')}",
         "task": task.to_dict(),
-        "activation": task.activation,
-        "class_names": task.names,
-        "output_names": task.output_names,
-        "threshold": task.threshold,
-        "temperature": task.temperature,
-        "shift": task.shift,
+        **described.get("", {"tasks": described}),
         "head": module._head_spec["name"],
         "features": ["rows", *inputs.shape[1:]],
         "raw": raw,
@@ -209,7 +218,7 @@ def _write_onnx(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> No
         exported = torch.onnx.export(
             program,
             input_names=["features"],
-            output_names=[*Prediction._fields],
+            output_names=output_names(model.task),
             custom_translation_table={torch.ops.aten.log_sigmoid.default: _log_sigmoid},
             verbose=False,
         )
@@ -221,7 +230,8 @@ def _write_onnx(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> No
         raise ConfigError(f"The net cannot be written as ONNX: {problem}. Set format=torch_export.") from None
     assert exported is not None
     values = json.loads(metadata)
-    plain = {name: json.dumps(values[name], ensure_ascii=False) for name in ("class_names", "threshold")}
+    names = ("class_names", "threshold") if "class_names" in values else ("tasks",)
+    plain = {name: json.dumps(values[name], ensure_ascii=False) for name in names}
     properties = {KEY: metadata, **plain, "task": values["task"]["name"], NAME: BLANK}
     proto = exported.model_proto  # a new object at each access
     onnx.helper.set_model_props(proto, properties)
@@ -266,22 +276,24 @@ def _compare(model: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
     # a net may treat a single row differently
     for i, rows in enumerate((inputs[:1], *inputs.split(1024))):
         with torch.inference_mode():
-            expected = Prediction(*model(rows))
-        actual = exported(rows)
-        scale = expected.logits.nan_to_num().abs().flatten(1).amax(1).clamp(min=1)
-        for name, unit in (("logits", scale), ("probabilities", torch.ones_like(scale))):
-            difference = _max_difference(getattr(actual, name), getattr(expected, name), unit)
-            largest[name] = max(largest[name], difference)
-        if i:
-            changed += int((actual.predictions != expected.predictions).reshape(len(rows), -1).any(1).sum())
-        wrong = actual.predictions != model.task.predict_from_probabilities(actual.probabilities)
-        # with equal probabilities, either label may be among the highest
-        if wrong.any() and not (model.task.top_k or model.task.min_labels):
-            raise ConfigError(
-                f"{int(wrong.sum())} predictions of the exported model do not match its own probabilities. "
-                "For these inputs ONNX or torch.export computes another decision than the task. Use another "
-                "format."
-            )
+            computed = group_outputs(model.task, model(rows))
+        differs = torch.zeros(len(rows), dtype=torch.bool)
+        for task_name, actual in exported.predict_tasks(rows).items():
+            expected, task = computed[task_name], model.task.tasks[task_name]
+            scale = expected.logits.nan_to_num().abs().flatten(1).amax(1).clamp(min=1)
+            for name, unit in (("logits", scale), ("probabilities", torch.ones_like(scale))):
+                difference = _max_difference(getattr(actual, name), getattr(expected, name), unit)
+                largest[name] = max(largest[name], difference)
+            differs |= (actual.predictions != expected.predictions).reshape(len(rows), -1).any(1)
+            wrong = actual.predictions != task.predict_from_probabilities(actual.probabilities)
+            # with equal probabilities, either label may be among the highest
+            if wrong.any() and not (task.top_k or task.min_labels):
+                raise ConfigError(
+                    f"{int(wrong.sum())} predictions of the exported model do not match its own "
+                    "probabilities. For these inputs ONNX or torch.export computes another decision than the "
+                    "task. Use another format."
+                )
+        changed += int(differs.sum()) if i else 0
     if max(largest.values()) > TOLERANCE:
         raise ConfigError(
             "The exported model does not compute the same as the net: probabilities differ by up to "
