@@ -1,6 +1,7 @@
 """Checks of a whole data set before the first step."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,8 +13,9 @@ from lossselect.data.splits import Splits
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
-from lossselect.tasks.label_counts import LabelCounts, count_sparse, count_target
-from lossselect.tasks.registry import Task
+from lossselect.tasks.label_counts import AnyCounts, count_sparse, count_target
+from lossselect.tasks.registry import AnyTask, Task
+from lossselect.tasks.task_names import naming_task
 from lossselect.utils.checks import SPLIT_NAMES, format_setting, shorten
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
@@ -23,24 +25,27 @@ FREQUENT_ROWS = 20
 """Mean number of rows per value from which one class per value is unlikely to be a coincidence."""
 
 
-def check_splits(task: Task, splits: Splits) -> dict[str, LabelCounts]:
+def check_splits(task: AnyTask, splits: Splits) -> dict[str, Any]:
     """Check the splits, warn about suspicious ones, and return the label counts of each split.
 
     Raises:
         DataError: a split has no rows or no known labels, or the training rows have a single class.
     """
     labels = splits.labels
+    counts: dict[str, Any]
     if isinstance(labels, SparseLabels):
         counts = {split: count_sparse(labels.select(rows)) for split, rows in splits.rows.items()}
     else:
-        target = task.encode(labels)
+        target = task.encode_tensor(labels, trailing_dims=0)
         counts = {split: count_target(task, target[rows]) for split, rows in splits.rows.items()}
     for split, count in counts.items():
         if not count.rows:
             raise DataError(f"The {SPLIT_NAMES[split]} split has no rows. Add at least one.")
-        check_counts(task, split, count.positives, count.negatives, count.soft)
-    if task.several_labels and task.num_outputs > 1 and all(count.single for count in counts.values()):
-        warn_looks_multiclass()
+        check_all_counts(task, split, count)
+    for name, part in task.tasks.items():
+        is_single = all(count.by_task[name].single for count in counts.values())
+        if part.several_labels and part.num_outputs > 1 and is_single:
+            warn_looks_multiclass()
     _warn_duplicates(splits)
     return counts
 
@@ -92,16 +97,25 @@ def check_order(names: Sequence[str]) -> None:
         )
 
 
-def check_monitor_is_defined(monitor: str, counts: dict[str, LabelCounts]) -> None:
+def check_monitor_is_defined(monitor: str, counts: dict[str, Any]) -> None:
     """Raise a DataError for a monitor such as "val/auroc" if no label of its split has a ranking metric."""
-    split, _, metric = monitor.partition("/")
-    if split not in counts or metric not in ("auroc", "average_precision"):
+    split, _, rest = monitor.partition("/")
+    name, _, metric = rest.rpartition("/")
+    of_split = counts[split].by_task if split in counts else {}
+    if name not in of_split or metric not in ("auroc", "average_precision"):
         return
-    if not ((counts[split].positives > 0) & (counts[split].negatives > 0)).any():
+    if not ((of_split[name].positives > 0) & (of_split[name].negatives > 0)).any():
         raise DataError(
             f"The monitor {monitor} cannot be computed: no label of the {SPLIT_NAMES[split]} split has both "
             f"positives and negatives. Set another monitor, such as monitor={split}/loss."
         )
+
+
+def check_all_counts(task: AnyTask, split: str, counts: AnyCounts) -> None:
+    """Check the label counts of each task; see `check_counts`."""
+    for name, part in counts.by_task.items():
+        with naming_task(name):
+            check_counts(task.tasks[name], split, part.positives, part.negatives, part.soft)
 
 
 def check_counts(

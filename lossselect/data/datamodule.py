@@ -15,8 +15,7 @@ from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.splits import Splits
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.infer import encode_checked
-from lossselect.tasks.label_counts import LabelCounts
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import AnyTask
 from lossselect.utils.devices import free_memory
 
 MAX_DEVICE_SHARE = 8
@@ -40,7 +39,7 @@ class TensorData(LightningDataModule):
     """
 
     def __init__(
-        self, splits: Splits, task: Task, batch_size: int = 64, counts: dict[str, LabelCounts] | None = None
+        self, splits: Splits, task: AnyTask, batch_size: int = 64, counts: dict[str, Any] | None = None
     ) -> None:
         super().__init__()
         self.splits, self.task, self.batch_size = splits, task, batch_size

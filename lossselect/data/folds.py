@@ -23,7 +23,7 @@ def take_fold(splits: Splits, num_folds: int, fold: int, seed: int) -> Splits:
         DataError: fewer rows or groups than folds.
     """
     rows = splits.rows["train"].numpy()
-    labels = splits.labels
+    labels = splits.strata
     values: Any = labels.select(rows) if isinstance(labels, SparseLabels) else labels[rows]
     groups = None if splits.groups is None else splits.groups[rows]
     folds = draw_folds(values, num_folds, seed, splits.class_names, groups)

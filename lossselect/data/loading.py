@@ -3,20 +3,21 @@
 import json
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lossselect.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from lossselect.data.splits import Splits
-    from lossselect.tasks.label_counts import LabelCounts
-    from lossselect.tasks.registry import Task
+    from lossselect.tasks.registry import AnyTask
 
 
 class LoadedData(NamedTuple):
     """Built-in data or data of a file, checked against the task before Lightning is imported."""
 
     splits: "Splits"
-    task: "Task"
-    counts: "dict[str, LabelCounts]"
+    task: "AnyTask"
+    counts: "dict[str, Any]"
 
     def take_fold(self, num_folds: int, fold: int, seed: int) -> "LoadedData":
         """Return the data with a fold of the training rows as validation rows; see `draw_folds`.
@@ -44,9 +45,12 @@ def load_checked(data_json: str, task_json: str, versions: tuple[tuple[int, ...]
     from lossselect.data.toy import DATASETS, load
     from lossselect.labels.sparse_labels import SparseLabels
     from lossselect.tasks.infer import encode_checked, infer_task
+    from lossselect.tasks.multitask import MultiTask
     from lossselect.tasks.registry import TASKS, make_task
 
     options, settings = json.loads(data_json), json.loads(task_json)
+    if settings["name"] == MultiTask.name:
+        return _load_several(options, settings)
     names = settings.pop("class_names", None)
     has_order = names is not None
     if options["name"] in DATASETS:
@@ -68,4 +72,27 @@ def load_checked(data_json: str, task_json: str, versions: tuple[tuple[int, ...]
     task = replace(task, class_names=splits.class_names if names is None else names)
     if task.ordinal and not has_order:
         check_order(task.names)
+    return LoadedData(splits, task, check_splits(task, splits))
+
+
+def _load_several(options: dict[str, Any], settings: dict[str, Any]) -> LoadedData:
+    """Return the data of several tasks."""
+    from lossselect.data.checks import check_order, check_splits
+    from lossselect.data.files.load import load_own_data
+    from lossselect.data.toy import DATASETS, load
+    from lossselect.tasks.multitask import MultiTask
+    from lossselect.tasks.task_names import naming_task
+
+    splits = load(**options) if options["name"] in DATASETS else load_own_data(**options, task=settings)
+    task = splits.multitask
+    if task is None:
+        raise ConfigError(
+            f"{splits.name} has the labels of one task. Set task=auto, or "
+            "data=digits_questions for sample data of several tasks."
+        )
+    task = MultiTask(task.tasks, settings.get("weights"))
+    for name, part in task.tasks.items():
+        if part.ordinal:
+            with naming_task(name):
+                check_order(part.names)
     return LoadedData(splits, task, check_splits(task, splits))

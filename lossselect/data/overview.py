@@ -26,8 +26,8 @@ from lossselect.data.readers.tables import TableOptions
 from lossselect.data.splits import Splits
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.tasks.label_counts import LabelCounts
-from lossselect.tasks.registry import Task
+from lossselect.tasks.label_counts import AnyCounts
+from lossselect.tasks.registry import AnyTask, Task
 from lossselect.utils.checks import format_setting
 from lossselect.utils.terminal import escape_controls_in_json
 
@@ -144,11 +144,18 @@ class Overview:
         return cls(**{**values, "columns": tuple(Column(**column) for column in values["columns"])})
 
 
-def make_overview(splits: Splits, task: Task, counts: Mapping[str, LabelCounts]) -> Overview:
+def make_overview(splits: Splits, task: AnyTask, counts: Mapping[str, AnyCounts]) -> Overview:
     """Return the overview of splits, whose columns `load_own_data` has described."""
-    order = np.argsort(-counts["train"].positives, kind="stable")[:MAX_LABELS].tolist()
-    positives = {split: count.positives for split, count in counts.items()}
-    together, pairs = _count_together(splits.labels, task) if task.several_labels else ([], [])
+    labels: list[tuple[str, Mapping[str, int]]] = []
+    for name, part in task.tasks.items():
+        positives = {split: count.by_task[name].positives for split, count in counts.items()}
+        order = np.argsort(-positives["train"], kind="stable")[:MAX_LABELS].tolist()
+        start = f"{name}: " if name else ""
+        labels += [
+            (start + part.names[i], {split: int(n[i]) for split, n in positives.items()}) for i in order
+        ]
+    single = task.tasks.get("")
+    together, pairs = _count_together(splits.labels, single) if single and single.several_labels else ([], [])
     return Overview(
         name=splits.name,
         rows={split: len(rows) for split, rows in splits.rows.items()},
@@ -156,8 +163,8 @@ def make_overview(splits: Splits, task: Task, counts: Mapping[str, LabelCounts])
         num_features=splits.features.shape[1],
         sampled=_find_sampled(splits.overview, min(splits.starts.values(), default=len(splits.labels))),
         task=task.name,
-        num_labels=len(task.names),
-        labels=[(task.names[i], {split: int(n[i]) for split, n in positives.items()}) for i in order],
+        num_labels=sum(len(part.names) for part in task.tasks.values()),
+        labels=labels,
         missing_labels={split: count.missing for split, count in counts.items()},
         repeated=splits.duplicates.repeated,
         in_train=splits.duplicates.in_train,

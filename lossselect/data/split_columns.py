@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lossselect.data.label_parsing.options import Labels
+from lossselect.data.label_parsing.several import AnyLabels
 from lossselect.data.preprocessing.columns import (
     IDENTIFIER,
     OWNER,
@@ -47,7 +47,7 @@ MIN_OWNERS, MAX_SCHEMES = 5, 2
 def find_rows(
     roles: Mapping[str, pl.Series],
     groups: np.ndarray | None,
-    labels: Labels,
+    labels: AnyLabels,
     fractions: Mapping[str, float],
     seed: int,
     paths: Collection[str] = (),
@@ -88,9 +88,8 @@ def find_rows(
             raise ConfigError("data.time has no effect: no split is drawn from the rows. Remove data.time.")
         parts = split_by_time(times[train], drawn)
     else:
-        values = (
-            labels.values.select(train) if isinstance(labels.values, SparseLabels) else labels.values[train]
-        )
+        strata = labels.strata
+        values = strata.select(train) if isinstance(strata, SparseLabels) else strata[train]
         parts = split_rows(values, drawn, seed, labels.class_names, None if groups is None else groups[train])
     return {**rows, **{split: train[part] for split, part in parts.items()}}
 

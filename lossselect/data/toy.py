@@ -63,8 +63,23 @@ def yeast() -> Rows:
     return Rows(data["features"] / 1e6, data["labels"], names, columns, np.arange(917))
 
 
-DATASETS: dict[str, Callable[[], Rows]] = {"breast_cancer": breast_cancer, "digits": digits, "yeast": yeast}
-"""The built-in data sets by name."""
+DATASETS: dict[str, Callable[[], Rows]] = {
+    "breast_cancer": breast_cancer,
+    "digits": digits,
+    "yeast": yeast,
+    "digits_questions": digits,
+}
+"""The built-in data sets by name; the last one is for several tasks."""
+SEGMENTS = {
+    "top": (0, 2, 3, 5, 6, 7, 8, 9),
+    "upper left": (0, 4, 5, 6, 8, 9),
+    "upper right": (0, 1, 2, 3, 4, 7, 8, 9),
+    "middle": (2, 3, 4, 5, 6, 8, 9),
+    "lower left": (0, 2, 6, 8),
+    "lower right": (0, 1, 3, 4, 5, 6, 7, 8, 9),
+    "bottom": (0, 2, 3, 5, 6, 8, 9),
+}
+"""The digits that light each segment of a seven-segment display."""
 
 
 def load(
@@ -77,7 +92,45 @@ def load(
 ) -> "Splits":
     """Return the data set `name`, split and scaled; see `make_splits`."""
     rows = lookup(DATASETS, name, "data set")()
-    return make_splits(name, rows, seed, val_fraction, test_fraction, scaling)
+    splits = make_splits(name, rows, seed, val_fraction, test_fraction, scaling)
+    return ask_questions(splits) if name == "digits_questions" else splits
+
+
+def ask_questions(splits: "Splits") -> "Splits":
+    """Return the digits with three questions: which digit, is it even, which segments of a display are on."""
+    from dataclasses import replace
+
+    from lossselect.data.label_parsing.options import LabelOptions, Labels
+    from lossselect.data.label_parsing.settings import describe_labels
+    from lossselect.data.label_parsing.several import MultiLabels, MultiOptions, Target, make_fitted_task
+    from lossselect.labels.vocabulary import Vocabulary
+    from lossselect.tasks.multitask import MultiTask
+
+    digits: np.ndarray = splits.labels  # type: ignore[assignment]  # not sparse
+    lit = np.stack([np.isin(digits, which) for which in SEGMENTS.values()], 1).astype(float)
+    parity = Vocabulary((0, 1), ("odd", "even"))
+    parts = {
+        "digit": Labels(
+            "multiclass", "", digits, splits.class_names, Vocabulary(tuple(range(10)), splits.class_names)
+        ),
+        "even": Labels("binary", "", 1 - digits % 2, parity.names, parity),
+        "segments": Labels("multilabel", "", lit, tuple(SEGMENTS), None),
+    }
+    labels = MultiLabels(parts, MultiTask({name: make_fitted_task(part, {}) for name, part in parts.items()}))
+    columns = {name: tuple(SEGMENTS) if name == "segments" else (name,) for name in parts}
+    targets = {
+        name: Target(columns[name], name == "segments", LabelOptions(part.task, fitted=part))
+        for name, part in parts.items()
+    }
+    settings = describe_labels((), False, None, MultiOptions(targets, fitted=labels))
+    preparation = {**splits.preparation, "labels": settings}
+    return replace(
+        splits,
+        labels=labels.values,
+        class_names=labels.class_names,
+        preparation=preparation,
+        multitask=labels.multitask,
+    )
 
 
 def make_splits(

@@ -9,6 +9,7 @@ import polars as pl
 from lossselect.data.files.columns import NamedColumns
 from lossselect.data.files.source import Source, check_weights, name_file
 from lossselect.data.label_parsing.options import LabelOptions
+from lossselect.data.label_parsing.several import AnyOptions
 from lossselect.data.readers.arrays import array_names, read_arrays
 from lossselect.data.readers.libsvm import MAX_EXACT, LibsvmRows, is_libsvm, read_libsvm
 from lossselect.exceptions import ConfigError, DataError
@@ -18,7 +19,7 @@ from lossselect.utils.warnings import warn
 
 
 def read_array_source(
-    path: str, columns: NamedColumns, labels: LabelOptions, train: Mapping[str, Any] | None = None
+    path: str, columns: NamedColumns, labels: AnyOptions, train: Mapping[str, Any] | None = None
 ) -> Source:
     """Return the content of arrays or of a libsvm file; see `read_arrays`.
 
@@ -64,7 +65,7 @@ def read_array_source(
 
 
 def _read_libsvm_source(
-    path: str, columns: NamedColumns, labels: LabelOptions, train: Mapping[str, Any] | None
+    path: str, columns: NamedColumns, labels: AnyOptions, train: Mapping[str, Any] | None
 ) -> Source:
     """Return the content of a libsvm file; only the query (qid) of each row is available as data.group."""
     used = [("features", name) for name in columns.features] + columns.settings
@@ -89,6 +90,7 @@ def _read_libsvm_source(
             "split.",
         )
     groups = {"group": pl.Series("qid", content.queries)} if used and len(content.queries) else {}
+    assert isinstance(labels, LabelOptions)  # several tasks require a table
     parsed = _libsvm_labels(content, labels, path)
     return Source(path, content.features, parsed, content.reading, None, groups)
 

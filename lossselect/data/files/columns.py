@@ -79,6 +79,11 @@ class NamedColumns:
             text,
         )
 
+    def with_targets(self, targets: Iterable[Sequence[str]]) -> "NamedColumns":
+        """Return the columns with the labels of several tasks, which may share columns."""
+        names = dict.fromkeys(name for columns in targets for name in columns)
+        return replace(self, target=tuple(names), listed=False)
+
     @property
     def settings(self) -> list[tuple[str, str]]:
         """The columns that are not features, or determine the splits, each with its setting."""

@@ -13,7 +13,8 @@ from lossselect.data.files.load import parse_labels, warn_unseen_cells
 from lossselect.data.files.source import Source
 from lossselect.data.files.table_source import read_table
 from lossselect.data.label_parsing.long_format import count_ids
-from lossselect.data.label_parsing.settings import LabelSettings
+from lossselect.data.label_parsing.settings import LabelSettings, MultiLabelSettings
+from lossselect.data.label_parsing.several import flat_names
 from lossselect.data.large_tables.cache import Cache
 from lossselect.data.large_tables.features import transform_files
 from lossselect.data.preprocessing.preparation import Preparation
@@ -22,15 +23,15 @@ from lossselect.data.readers.sparse_matrices import check_same_width
 from lossselect.data.readers.tables import TableOptions
 from lossselect.data.splits import Splits
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import AnyTask, MultiTask
 from lossselect.utils.checks import shorten
 
 
 def load_labelled(
     path: str,
-    task: Task,
+    task: AnyTask,
     preparation: Preparation,
-    labels: LabelSettings,
+    labels: LabelSettings | MultiLabelSettings,
     target: tuple[str, ...] = (),
     max_memory: float | None = None,
     cache: str | None = None,
@@ -72,10 +73,14 @@ def load_labelled(
     warn_unseen_cells({path: unseen[0]})
     rows = {"test": torch.arange(len(features))}
     weights = None if source.weights is None else torch.tensor(source.weights).float()
-    return Splits(path, features, values, task.names, rows, {}, weights=weights)
+    several = task if isinstance(task, MultiTask) else None
+    names = flat_names(several) if several else task.tasks[""].names
+    return Splits(path, features, values, names, rows, {}, weights=weights, multitask=several)
 
 
-def _read_arrays(path: str, preparation: Preparation, labels: LabelSettings, columns: NamedColumns) -> Source:
+def _read_arrays(
+    path: str, preparation: Preparation, labels: LabelSettings | MultiLabelSettings, columns: NamedColumns
+) -> Source:
     features = preparation.reading.get("features")
     weight = columns.sample_weight
     if weight is not None and weight not in array_names(path):
@@ -89,7 +94,7 @@ def _read_arrays(path: str, preparation: Preparation, labels: LabelSettings, col
 def _read_table(
     path: str,
     preparation: Preparation,
-    labels: LabelSettings,
+    labels: LabelSettings | MultiLabelSettings,
     columns: NamedColumns,
     reading: Mapping[str, Any],
     cache: Cache,

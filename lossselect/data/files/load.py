@@ -17,7 +17,15 @@ from lossselect.data.files.table_source import read_table
 from lossselect.data.label_parsing.array_labels import parse_label_array, parse_sparse_labels
 from lossselect.data.label_parsing.long_format import count_ids
 from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker
-from lossselect.data.label_parsing.settings import LabelSettings
+from lossselect.data.label_parsing.settings import describe_labels
+from lossselect.data.label_parsing.several import (
+    AnyLabels,
+    AnyOptions,
+    MultiLabels,
+    MultiOptions,
+    Target,
+    join,
+)
 from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.large_tables.cache import Cache
 from lossselect.data.large_tables.features import fit_large, transform_files
@@ -66,9 +74,11 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
     settings = FileSettings.create({"name": name, **data}, task)
     path, columns, cache = settings.path, settings.columns, Cache(settings.cache, settings.path)
     first = _read(settings, path, columns, settings.labels)
-    source, labels = first.source, first.labels
+    source = first.source
+    labels: Any = first.labels
     if settings.labels.class_names is None:
-        _warn_missing_numbers(labels, settings.parser)
+        for part in labels.parts.values():
+            _warn_missing_numbers(part, settings.parser)
     group_of = read_groups(source.roles["group"]) if "group" in source.roles else None
     others = settings.other_paths, settings.folds, settings.date_format
     rows = find_rows(source.roles, group_of, labels, settings.fractions, settings.seed, *others)
@@ -78,7 +88,7 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
         )
     with count_ids(columns.id):
         features, overview = _fit(settings, first, rows["train"], cache)
-    options = replace(settings.labels, task=labels.task, fitted=labels)
+    options = settings.labels.with_fitted(labels)
     files, starts, groups = [first], {}, {}
     if "group" in source.roles:
         groups = {split: source.roles["group"].gather(indices) for split, indices in rows.items()}
@@ -102,17 +112,16 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
     if source.weights is not None:
         weights = torch.from_numpy(np.concatenate([file.source.weights for file in files])).float()
     form = "sparse matrix" if isinstance(features, SparseFeatures) else name
-    label_settings = LabelSettings(first.target, columns.listed, columns.sample_weight, options)
+    label_settings = describe_labels(first.target, columns.listed, columns.sample_weight, options)
     preparation = Preparation(form, features, source.reading).to_dict()
     method = describe_method(source.roles, settings.other_paths)
-    join: Any = SparseLabels if isinstance(labels.values, SparseLabels) else np
     return Splits(
         name=path,
         features=table,
-        labels=join.concatenate([file.labels.values for file in files]),
+        labels=_join_labels([file.labels for file in files]),
         class_names=labels.class_names,
         rows={split: torch.from_numpy(rows[split]) for split in SPLITS if split in rows},
-        preparation={**preparation, "labels": label_settings.to_dict()},
+        preparation={**preparation, "labels": label_settings},
         task=labels.task,
         reason=labels.reason,
         starts=starts,
@@ -123,7 +132,16 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
         in_chunks=table.is_mapped and not stays_in_memory(table.nbytes),
         overview=overview,
         groups=group_of,
+        multitask=getattr(labels, "multitask", None),
     )
+
+
+def _join_labels(parts: Sequence[AnyLabels]) -> Any:
+    """Return the labels of all files."""
+    if isinstance(parts[0], MultiLabels):
+        return join(parts)  # type: ignore[arg-type]
+    concatenate: Any = (SparseLabels if isinstance(parts[0].values, SparseLabels) else np).concatenate
+    return concatenate([part.values for part in parts])
 
 
 class _File(NamedTuple):
@@ -138,7 +156,7 @@ class _File(NamedTuple):
     """
 
     source: Source
-    labels: Labels
+    labels: AnyLabels
     target: tuple[str, ...]
     statistics: Mapping[str, Statistics]
     unmatched: Mapping[str, Sequence[Any]]
@@ -148,7 +166,7 @@ def _read(
     settings: FileSettings,
     path: str,
     columns: NamedColumns,
-    labels: LabelOptions,
+    labels: AnyOptions,
     train: Mapping[str, Any] | None = None,
 ) -> _File:
     """Read a file; `train` is `Source.reading` of the training file, unless this is it."""
@@ -176,7 +194,7 @@ def _read(
 
 
 def _read_other(
-    settings: FileSettings, path: str, source: Source, features: Any, labels: LabelOptions
+    settings: FileSettings, path: str, source: Source, features: Any, labels: AnyOptions
 ) -> _File:
     """Read the file of another split; `source` and `features` are those of the training file."""
     roles = {role: name for role, name in settings.columns.roles.items() if role == "group"}
@@ -200,7 +218,8 @@ def _fit(
     source, labels = file.source, file.labels
     columns, parser, inputs = settings.columns, settings.parser, source.features
     if isinstance(inputs, np.ndarray):
-        warn_target_leakage(inputs, labels.values)
+        for part in labels.parts.values():
+            warn_target_leakage(inputs, part.values)
         features = fit_array(inputs, train, parser, settings.scaling)
         found = summarize(sample_array(inputs), parser, {})
         return features, describe_columns(source.uses, features, {**file.statistics, **found})
@@ -223,7 +242,8 @@ def _fit(
 
         def inspect(frame: pl.DataFrame, formats: Mapping[str, str | None]) -> None:
             dates.extend(formats)
-            warn_target_leakage(frame, labels.values)
+            for part in labels.parts.values():
+                warn_target_leakage(frame, part.values)
             warn_likely_splits(frame, has_groups)
             found.update(summarize(frame, parser, formats))
 
@@ -258,7 +278,7 @@ def _fit(
     return fit_large(source, cache, [*key, settings.scaling, *arrays], fit)
 
 
-def parse_labels(source: Source, options: LabelOptions, listed: bool) -> Labels:
+def parse_labels(source: Source, options: AnyOptions, listed: bool) -> AnyLabels:
     """Return the labels of a file, with the classes of `options.fitted` if there are any.
 
     Args:
@@ -270,6 +290,17 @@ def parse_labels(source: Source, options: LabelOptions, listed: bool) -> Labels:
         ConfigError: a setting of labels of another form.
         DataError: a label is invalid, or the labels have another form than those of training.
     """
+    if isinstance(options, MultiOptions):
+        columns: Any = source.labels  # not an array: `read_array_source` has checked this
+        by_name = {column.name: column for column in columns}
+
+        def parse(target: Target) -> Labels:
+            part = replace(source, labels=[by_name[name] for name in target.columns])
+            labels = parse_labels(part, target.options, target.listed)
+            assert isinstance(labels, Labels)
+            return labels
+
+        return options.parse(parse)
     labels = _parse_labels(source, options, listed)
     options.check_shape(labels.values.shape)
     return labels

@@ -3,13 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from lossselect.data.files.columns import NamedColumns, as_names
 from lossselect.data.label_parsing.options import LabelOptions
+from lossselect.data.label_parsing.several import AnyOptions, MultiOptions, read_targets
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.readers.tables import TableOptions
+from lossselect.exceptions import ConfigError
 from lossselect.labels.values import as_number
+from lossselect.tasks.multitask import MultiTask
 from lossselect.utils.checks import as_list
 
 
@@ -41,7 +45,7 @@ class FileSettings:
     fractions: Mapping[str, float]
     seed: int
     columns: NamedColumns
-    labels: LabelOptions
+    labels: AnyOptions
     markers: Mapping[str, Sequence[Any]]
     parser: CellParser
     scaling: str
@@ -69,6 +73,18 @@ class FileSettings:
             words += _missing_words(parser, [*(class_names or []), data.get("positive")])
         values = {field.name: data[field.name] for field in fields(LabelOptions) if field.name in data}
         values |= {"missing": tuple(words), "no_label": tuple(as_list(data.get("no_label")))}
+        make = partial(_make_options, values, words)
+        columns, labels = NamedColumns.create(data), None
+        if task["name"] == MultiTask.name:
+            if not is_table:
+                raise ConfigError(
+                    "task=several requires data=table. Write the features and labels to a table."
+                )
+            targets = read_targets(data.get("targets"), data.get("target"), make)
+            labels = MultiOptions(targets)
+            columns = columns.with_targets([target.columns for target in targets.values()])
+        elif data.get("targets") is not None:
+            raise ConfigError("data.targets describes several tasks. Set task=several, or data.target.")
         paths = {split: data.get(f"{split}_path") for split in ("val", "test")}
         return cls(
             is_table,
@@ -80,8 +96,8 @@ class FileSettings:
                 if not paths[split] and data[f"{split}_fraction"] is not None  # with folds, none is drawn
             },
             data["seed"],
-            NamedColumns.create(data),
-            LabelOptions(task["name"], class_names, **values),
+            columns,
+            LabelOptions(task["name"], class_names, **values) if labels is None else labels,
             {
                 "data.missing marks as missing": missing,
                 "data.uncertain declares": [] if data.get("uncertain") is None else [-1],
@@ -94,6 +110,17 @@ class FileSettings:
             data.get("max_memory"),
             data.get("cache"),
         )
+
+
+def _make_options(
+    shared: Mapping[str, Any], words: Sequence[Any], given: Mapping[str, Any], task: str
+) -> LabelOptions:
+    """Return the settings of the labels of one of several tasks, with what all of them share."""
+    own: dict[str, Any] = {
+        key: tuple(as_list(value)) if key == "no_label" else value for key, value in given.items()
+    }
+    missing = (*words, *as_list(own.pop("missing", None)))
+    return LabelOptions(task, handle_unknown=shared.get("handle_unknown", "error"), missing=missing, **own)
 
 
 def cell_parser(data: Mapping[str, Any]) -> CellParser:

@@ -8,7 +8,7 @@ import polars as pl
 from lossselect.data.files.columns import NamedColumns
 from lossselect.data.files.source import Source, check_weights
 from lossselect.data.label_parsing.long_format import collect_labels
-from lossselect.data.label_parsing.options import LabelOptions
+from lossselect.data.label_parsing.several import AnyOptions
 from lossselect.data.large_tables.cache import Cache, digest, identify_files
 from lossselect.data.preprocessing.columns import is_in_runs
 from lossselect.data.readers.formats import open_table
@@ -31,7 +31,7 @@ def read_table(
     table: Table,
     options: TableOptions,
     columns: NamedColumns,
-    labels: LabelOptions,
+    labels: AnyOptions,
     cache: Cache,
     max_memory: float | None = None,
 ) -> Source:
@@ -61,7 +61,7 @@ def read_table(
     features = columns.select_features(header, path)
     others = [*dict.fromkeys(name for _, name in columns.settings)]
     used = [*dict.fromkeys([*features, *others])]
-    as_written = target if labels.delimiter else []  # labels such as 1,2 may be two labels
+    as_written = labels.delimited(target)
     named = {*columns.features, *columns.categorical, *columns.text}
     unnamed = [name for name in features if name in table.unnamed and name not in named]
     fast, is_large = table, exceeds_memory(table, max_memory)
@@ -107,7 +107,7 @@ def exceeds_memory(table: Table, gigabytes: float | None) -> bool:
     return free is not None and table.memory > MAX_MEMORY_SHARE * free
 
 
-def _check_target(table: Table, target: Sequence[str], labels: LabelOptions) -> None:
+def _check_target(table: Table, target: Sequence[str], labels: AnyOptions) -> None:
     """Raise a DataError unless the table has the target columns."""
     try:
         check_columns(target, table.header, "data.target", str(table.file))

@@ -33,7 +33,8 @@ def parse_indicators(columns: Sequence[pl.Series], options: LabelOptions) -> Lab
     if options.kind == "binary":
         raise ConfigError(
             f"task=binary requires one label column, but data.target has {len(names)}: {shorten(names)}. Set "
-            "a single data.target. If rows have several labels, set task=multilabel."
+            "a single data.target. If rows have several labels, set task=multilabel; if each column is a "
+            "task, set task=several."
         )
     numbers, marked, empty = zip(*(_read_column(column, options) for column in columns), strict=True)
     matrix, is_empty = np.stack(numbers, axis=1), np.stack(empty, axis=1)
@@ -68,7 +69,10 @@ def _read_column(column: pl.Series, options: LabelOptions) -> tuple[np.ndarray, 
             fix = f"If it marks a missing label, set {format_setting('data.missing', known[row])}."
             fix = fix if len(known[row]) < MAX_MARKER else ""
             if options.kind != "multilabel":
-                fix += " If each column is the choice of one person, set data.annotators=majority."
+                fix += (
+                    " If each column is the choice of one person, set data.annotators=majority. If each is a "
+                    "task, set task=several."
+                )
             problem = f" is {show(known[row])}, {rule} {fix}".rstrip()
             raise DataError.at(row, name, problem, known[row])
     values = numbers.cast(pl.Float64).to_numpy(writable=True)

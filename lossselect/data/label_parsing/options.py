@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -163,6 +163,14 @@ class LabelOptions:
                 "same form."
             )
 
+    def with_fitted(self, labels: "Labels") -> "LabelOptions":
+        """Return the settings for the labels of other files, whose classes are those of `labels`."""
+        return replace(self, task=labels.task, fitted=labels)
+
+    def delimited(self, columns: Sequence[str]) -> list[str]:
+        """Return the columns whose cells are read as written: labels such as 1,2 may be two labels."""
+        return [*columns] if self.delimiter else []
+
     def resolve_task(self, inferred: str) -> str:
         """Return the declared task, or with task=auto the inferred one."""
         return inferred if self.task == "auto" else self.task
@@ -187,6 +195,16 @@ class Labels:
     class_names: tuple[str, ...]
     vocabulary: Vocabulary | None
     notation: str = ""
+
+    @property
+    def strata(self) -> Any:
+        """The labels by which rows are stratified."""
+        return self.values
+
+    @property
+    def parts(self) -> "dict[str, Labels]":
+        """The labels under the name ""; see `Task.tasks`."""
+        return {"": self}
 
 
 def is_marker(value: Any, markers: Sequence[Any]) -> bool:

@@ -1,15 +1,17 @@
 """The settings of a run's labels, stored in its checkpoint to read the labels of other files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from lossselect.data.label_parsing.options import LabelOptions, Labels
+from lossselect.data.label_parsing.several import AnyOptions, MultiLabels, MultiOptions, Target
 from lossselect.exceptions import CheckpointError, ConfigError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.vocabulary import Vocabulary
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import AnyTask, MultiTask, Task
 from lossselect.utils.checks import as_list, lookup, shorten
 from lossselect.utils.structure import OptionalOf, check_structure
 
@@ -124,3 +126,70 @@ class LabelSettings:
         """Return the settings with other options; None leaves an option unchanged."""
         changed = {name: value for name, value in options.items() if value is not None}
         return replace(self, options=replace(self.options, **changed))
+
+
+@dataclass(frozen=True)
+class MultiLabelSettings:
+    """The settings of the labels of several tasks, like `LabelSettings` of one."""
+
+    parts: Mapping[str, LabelSettings]
+    task: MultiTask
+    listed: bool = False
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        """The columns of all tasks."""
+        return tuple(dict.fromkeys(name for part in self.parts.values() for name in part.target))
+
+    @property
+    def sample_weight(self) -> str | None:
+        """The column of sample weights, or None."""
+        return next(iter(self.parts.values())).sample_weight
+
+    @property
+    def options(self) -> MultiOptions:
+        """The other settings, with the training labels as `fitted`."""
+        targets = {n: Target(part.target, part.listed, part.options) for n, part in self.parts.items()}
+        known: Any = {name: part.options.fitted for name, part in self.parts.items()}
+        return MultiOptions(targets, fitted=MultiLabels(known, self.task))
+
+    def rename(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Raise a ConfigError: the columns of several tasks have the names of the training."""
+        raise ConfigError(
+            f"target cannot be set for several tasks, got {shorten(names)}. Rename the columns to those of "
+            f"the training: {shorten(self.target)}."
+        )
+
+    def change(self, **options: Any) -> "MultiLabelSettings":
+        """Return the settings with other options for all tasks; None leaves an option unchanged."""
+        changed = {}
+        for name, part in self.parts.items():
+            kind = part.options.kind
+            # an empty cell has no other meaning in a column of single labels
+            fits = {k: v for k, v in options.items() if k != "empty" or kind == "multilabel"}
+            changed[name] = part.change(**fits)
+        return replace(self, parts=changed)
+
+
+def stored_labels(values: Any, task: AnyTask, path: Any) -> LabelSettings | MultiLabelSettings:
+    """Create the settings from values of the checkpoint `path`; CheckpointError if they are damaged."""
+    if not isinstance(task, MultiTask):
+        return LabelSettings.stored(values, task, path)
+    stored = values.get("tasks") if isinstance(values, Mapping) else None
+    if not isinstance(stored, Mapping) or stored.keys() != task.tasks.keys():
+        raise CheckpointError(f"{path} is damaged: labels must describe the tasks {shorten([*task.tasks])}.")
+    parts = {n: LabelSettings.stored(stored[n], part, path) for n, part in task.tasks.items()}
+    return MultiLabelSettings(parts, task)
+
+
+def describe_labels(
+    target: tuple[str, ...], listed: bool, sample_weight: str | None, options: AnyOptions
+) -> dict[str, Any]:
+    """Return the settings of the labels as plain values for a checkpoint; for several tasks by task."""
+    if isinstance(options, LabelOptions):
+        return LabelSettings(target, listed, sample_weight, options).to_dict()
+    parts = {
+        name: LabelSettings(part.columns, part.listed, sample_weight, part.options).to_dict()
+        for name, part in options.targets.items()
+    }
+    return {"tasks": parts}
