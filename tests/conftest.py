@@ -114,6 +114,7 @@ def command(request, monkeypatch, tmp_path, call):
 
     if "figures" not in request.keywords:
         monkeypatch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: {})
+        monkeypatch.setattr("lossselect.reporting.page._draw_outcome", lambda *_: {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     compose_quickly()

@@ -99,21 +99,28 @@ def print_comparison(comparison: "Comparison") -> None:
     print_runs(comparison.table)
     for error, failed in comparison.table.errors().items():
         print_safely(f"{shorten(failed)}: {error}")
-    if comparison.intervals:
-        names = _shown(comparison.intervals.values())
-        rows = [
-            [run, *(f"{v[n].value:.3f} [{v[n].low:.3f}, {v[n].high:.3f}]" if n in v else "" for n in names)]
-            for run, v in comparison.intervals.items()
-        ]
-        print_table("Test rows of each run: value [95 % interval]", rows, ["", *names])
-    if comparison.differences:
-        names = _shown(values for _, values in comparison.differences.values())
-        rows = [
-            [run, str(count), *(f"{v[n].value:+.3f}, p={v[n].p:.3f}" if n in v else "" for n in names)]
-            for run, (count, v) in comparison.differences.items()
-        ]
-        title = f"Difference from {comparison.reference.name} on common test rows (p of a randomisation test)"
-        print_table(sanitize(title), rows, ["", "rows", *names])
+    for task, test_rows in comparison.test_rows.items():
+        start = f"{task}: " if task else ""
+        if test_rows.intervals:
+            names = _shown(test_rows.intervals.values())
+            rows = [
+                [
+                    run,
+                    *(f"{v[n].value:.3f} [{v[n].low:.3f}, {v[n].high:.3f}]" if n in v else "" for n in names),
+                ]
+                for run, v in test_rows.intervals.items()
+            ]
+            title = f"{start}Test rows of each run: value [95 % interval]"
+            print_table(sanitize(title), rows, ["", *names])
+        if test_rows.differences:
+            names = _shown(values for _, values in test_rows.differences.values())
+            rows = [
+                [run, str(count), *(f"{v[n].value:+.3f}, p={v[n].p:.3f}" if n in v else "" for n in names)]
+                for run, (count, v) in test_rows.differences.items()
+            ]
+            reference = comparison.reference.name
+            title = f"{start}Difference from {reference} on common test rows (p of a randomisation test)"
+            print_table(sanitize(title), rows, ["", "rows", *names])
     for note in comparison.notes:
         print_safely(note)
 

@@ -13,8 +13,9 @@ from lossselect.cli.arguments import find_value, guess, order_arguments
 from lossselect.cli.console import announce, print_errors_in_one_line, print_warnings_in_one_line
 from lossselect.data.readers.suffixes import ARRAYS, LIBSVM
 from lossselect.exceptions import ConfigError, LossSelectError
+from lossselect.run.data_settings import check_data
 from lossselect.run.settings import FILE_DATA, packaged_config
-from lossselect.run.validation import SETTINGS, check_data
+from lossselect.run.validation import SETTINGS
 from lossselect.utils.atomic_write import atomic_write, check_output
 from lossselect.utils.checks import as_list
 from lossselect.utils.redaction import redact

@@ -54,7 +54,7 @@ def evaluate_file(
     _check_decision(fitted, threshold, save, {"the checkpoint": checkpoint, "the input file": input})
     with new_folder(Path(output)) as folder:
         from lossselect.data.files.labelled import load_labelled
-        from lossselect.data.label_parsing.settings import LabelSettings
+        from lossselect.data.label_parsing.settings import stored_labels
         from lossselect.data.preprocessing.preparation import Preparation
         from lossselect.export.formats import check_is_checkpoint
         from lossselect.labels.values import as_number
@@ -78,7 +78,7 @@ def evaluate_file(
         task, decision = choose_decision(trained.task, source, threshold)
         if threshold is not None:
             trained.set_decision(task, compare=False)
-        labels = LabelSettings.stored(stored["labels"], task, checkpoint).change(
+        labels = stored_labels(stored["labels"], task, checkpoint).change(
             missing=None if missing is None else tuple(split_list(missing)),
             empty=empty,
             handle_unknown=handle_unknown,
@@ -190,9 +190,9 @@ def _fit_decision(
     if options["metric"] is None:  # keeps the decision of the checkpoint, not the default one
         module.set_decision(module.task, compare=False)
     tuned = tune_on_validation(trainer_on(parse_device(device)), module, options, datamodule=data)
-    return describe_decision(module.task, f"fitted to the {tuned.rows} labelled rows of {splits.name}") + (
-        " The metrics are computed on the same rows, so they would be worse on new rows."
-    )
+    return describe_decision(
+        module.task, f"fitted to the {max(tuned.rows.values())} labelled rows of {splits.name}"
+    ) + (" The metrics are computed on the same rows, so they would be worse on new rows.")
 
 
 def _load_module(checkpoint: str, content: dict[str, Any], module: str | None) -> "TaskModule":
@@ -223,29 +223,25 @@ def _evaluate(
 
     `folder` is renamed to `output` later.
     """
-    from lossselect.data.checks import check_counts
+    from lossselect.data.checks import check_all_counts
     from lossselect.data.datamodule import TensorData
     from lossselect.reporting.page import write_report
     from lossselect.reporting.plan import Line, Plan, compare_decisions, print_metrics
-    from lossselect.run.results import (
-        add_intervals,
-        evaluate_test,
-        save_metrics,
-        save_plan,
-        save_predictions,
-    )
+    from lossselect.run.results.evaluation import add_intervals, evaluate_test
+    from lossselect.run.results.files import save_metrics, save_plan
+    from lossselect.run.results.predictions import save_predictions
     from lossselect.run.trainer import trainer_on
     from lossselect.tasks.label_counts import count_labels
     from lossselect.utils.devices import parse_device
 
     counts = count_labels(module.task, splits.labels)
-    check_counts(module.task, "test", counts.positives, counts.negatives)
+    check_all_counts(module.task, "test", counts)
     data = TensorData(splits, module.task, batch_size, {"test": counts})
     if module._chunked:
         data.use_sparse_targets()
     trainer = trainer_on(parse_device(device))
-    results, outcome = evaluate_test(trainer, module, data, folder, datamodule=data, verbose=False)
-    save_metrics(add_intervals(results, outcome), folder)
+    results, outcomes = evaluate_test(trainer, module, data, folder, datamodule=data, verbose=False)
+    save_metrics(add_intervals(results, outcomes), folder)
     save_predictions(trainer, module, data, None, folder)
     missing = f"{counts.missing} missing labels are left out" if counts.missing else ""
     lines = [
@@ -256,7 +252,7 @@ def _evaluate(
         Line("outputs", str(output.resolve()), "", "output=FOLDER"),
     ]
     save_plan(Plan("Evaluation", lines), folder)
-    write_report(folder, outcome)
+    write_report(folder, outcomes)
     print_metrics(f"Results on {splits.name}", results)
     if worse := compare_decisions(results):
         print_safely(worse)

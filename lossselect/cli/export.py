@@ -166,7 +166,7 @@ def _check_hooks(module: Any, rows: "Tensor") -> None:
     """Raise ConfigError if hooks or the `predict_step` of a custom module change the probabilities."""
     import torch
 
-    from lossselect.run.results import make_predictor
+    from lossselect.run.results.predictions import make_predictor
     from lossselect.training.classifier import Classifier
     from lossselect.training.module import TaskModule
 

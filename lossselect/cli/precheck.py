@@ -169,8 +169,11 @@ def _check_data(config: DictConfig, plain: Mapping[str, Any]) -> tuple[Any, Any]
         check_encoding(plain["model"], splits)
     if config.metrics is not None and resolve_head(plain, task)["name"] == "dense":
         from lossselect.metrics.collection import make_metrics
+        from lossselect.metrics.names import metrics_by_task
 
-        make_metrics(task, names=build_metrics(config))
+        chosen = metrics_by_task(build_metrics(config), task)
+        for name, part in task.tasks.items():
+            make_metrics(part, names=chosen[name])
     monitor = resolve_monitor(plain, task).metric
     check_monitor_is_defined(monitor, counts)
     check_early_stopping(plain, monitor)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from lossselect.data.preprocessing.preparation import Preparation
-    from lossselect.tasks.registry import Task
+    from lossselect.tasks.registry import AnyTask
 
 
 def predict_file(
@@ -167,7 +167,7 @@ main = partial(run_command, COMMAND)
 
 def _load_model(
     checkpoint: str, device: str, trust: bool, module: str | None, threshold: str | None
-) -> "tuple[Preparation, Callable[[Any], dict[str, Any]], Task, str]":
+) -> "tuple[Preparation, Callable[[Any], dict[str, Any]], AnyTask, str]":
     """Return the preparation of features, the model, its task with the threshold, and its decision."""
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.export.formats import find_format
@@ -191,12 +191,18 @@ def _load_model(
         task, decision = choose_decision(model.task, "stored in the model", threshold)
 
         def predict_exported(rows: Any) -> dict[str, Any]:
-            outputs = model(rows)
-            if task is not model.task:
-                outputs = outputs._replace(predictions=task.predict(outputs.logits))
+            by_task = model.predict_tasks(rows)
+            for name, outputs in by_task.items():
+                if task is not model.task:
+                    predictions = task.tasks[name].predict(outputs.logits)
+                    by_task[name] = outputs._replace(predictions=predictions)
             if model.metadata.get("head") == "chunked":  # a chunked model has too many outputs to list
-                return topk_prediction(outputs)
-            return {"probabilities": outputs.probabilities, "prediction": outputs.predictions}
+                return topk_prediction(by_task[""])
+            probabilities = {name: outputs.probabilities for name, outputs in by_task.items()}
+            predictions = {name: outputs.predictions for name, outputs in by_task.items()}
+            if "" in by_task:
+                return {"probabilities": probabilities[""], "prediction": predictions[""]}
+            return {"probabilities": probabilities, "prediction": predictions}
 
         return model.preparation, predict_exported, task, decision
     from lossselect.run.custom_module import load_trained
@@ -216,7 +222,7 @@ def _load_model(
     source = content.get("decision_source") or find_source(classifier.task, classifier._base_task)
     classifier.task, decision = choose_decision(classifier.task, source, threshold)
     if module is not None:
-        from lossselect.run.results import make_predictor
+        from lossselect.run.results.predictions import make_predictor
 
         return preparation, make_predictor(classifier, torch_device), classifier.task, decision
     classifier.to(torch_device)

@@ -21,7 +21,7 @@ SHARES = (0.1, 0.25, 0.5)
 
 
 def report_run(
-    config: "DictConfig", module: Any, data: Any, folder: Path, outcome: Any, score: tuple[str, float | None]
+    config: "DictConfig", module: Any, data: Any, folder: Path, outcomes: Any, score: tuple[str, float | None]
 ) -> None:
     """Write the report of a run, with the optional parts that `config.report` asks for.
 
@@ -38,7 +38,7 @@ def report_run(
         importance.save(folder)
     if options["learning_curve"]:
         curve = _compute_learning_curve(config, data, *score)
-    write_report(folder, outcome, importance=importance, curve=curve)
+    write_report(folder, outcomes, importance=importance, curve=curve)
 
 
 def _compute_learning_curve(

@@ -273,7 +273,9 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
     from lossselect.reporting.plan import Plan, format_rows, print_table
     from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare
     from lossselect.run.loggers import finish_loggers, log_results, log_settings
-    from lossselect.run.results import best_checkpoint, evaluate, save_nets, save_predictions
+    from lossselect.run.results.evaluation import best_checkpoint, evaluate
+    from lossselect.run.results.files import save_nets
+    from lossselect.run.results.predictions import save_predictions
     from lossselect.run.resume import check_start, continue_log, prepare_folder, resume_path, show_plan
     from lossselect.run.trainer import convert_start_errors
     from lossselect.training.checkpoints.content import read_checkpoint
@@ -323,7 +325,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
                 "before the learning rate reached 0. The last epoch was kept, which may not be the best one. "
                 "To keep the best epoch, set monitor=val/loss.",
             )
-        results, numbers, outcome, tuned = evaluate(
+        results, numbers, outcomes, tuned = evaluate(
             trainer, module, data, best, folder, decision, report is not None
         )
         log_results(loggers, numbers, trainer.global_step)
@@ -336,7 +338,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
             metric = (
                 monitor.metric if monitor.metric in results else task_monitor(to_plain(config), module.task)
             )
-            report_run(config, module, data, folder, outcome, (metric, results.get(metric)))
+            report_run(config, module, data, folder, outcomes, (metric, results.get(metric)))
     names = ("nets.csv", "per_class.csv", "confusion_matrix.csv", "importance.csv", "report.html")
     tables = [name for name in (predictions, *names) if name and (folder / name).is_file()]
     print_safely(f"Saved in {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
@@ -355,10 +357,10 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
 
 def _print_counted(module: Any, has_loss: bool) -> None:
     """Print what follows from the labels that `fit` has counted: the bias, and the loss if `has_loss`."""
-    from lossselect.reporting.explain import loss_lines
+    from lossselect.reporting.explain import tasks_loss_lines
     from lossselect.reporting.plan import Line, Plan, print_renderable
 
-    lines = [*loss_lines(module.criterion, module.task)] if has_loss else []
+    lines = [*tasks_loss_lines(module.criterion, module.task)] if has_loss else []
     if module._bias_source:
         lines.append(Line("initial bias", module._bias_source))
     print_renderable(Plan("From the training labels", lines))
@@ -372,9 +374,12 @@ def _print_results(
     from lossselect.reporting.plan import compare_decisions, print_metrics, print_table
 
     if tuned is not None and decision is not None:
-        print_table("Decision", decision_lines(task, tuned.rows, decision["calibration"] != "none"))
+        for name, part in task.tasks.items():
+            title = f"Decision of {name}" if name else "Decision"
+            lines = decision_lines(part, tuned.rows[name], decision["calibration"] != "none")
+            print_table(title, lines)
     print_metrics(f"Results of {source}", results)
     if worse := compare_decisions(results):
         print(worse)
-    if tuned is not None and tuned.advice is not None:
-        print(tuned.advice)
+    for name, advice in tuned.advice.items() if tuned is not None else ():
+        print(f"{name}: {advice}" if name else advice)

@@ -21,23 +21,35 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
+class TestRows:
+    """What runs predict for their test rows, by the name of the run.
+
+    Args:
+        intervals: The metrics of each run on its own test rows, by name, with 95 % intervals.
+        differences: The number of common test rows, and the metrics of a run minus those of the reference.
+        predictions: The predictions.
+    """
+
+    intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    differences: dict[str, tuple[int, dict[str, Difference]]] = field(default_factory=dict)
+    predictions: dict[str, Predictions] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Runs of one task, and one of them as the reference: the best on the validation rows, or the first.
 
     Args:
         table: The table of the runs.
         reference: The run with which the others are compared.
-        intervals: The metrics of each run on its own test rows, by name, with 95 % intervals.
-        differences: The number of common test rows, and the metrics of a run minus those of the reference.
         notes: Why a run has no intervals or differences.
+        test_rows: The predictions of each of several tasks; those of a single task have the name "".
     """
 
     table: Table
     reference: Run
-    intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
-    differences: dict[str, tuple[int, dict[str, Difference]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    predictions: dict[str, Predictions] = field(default_factory=dict)
+    test_rows: dict[str, TestRows] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[Run]:
@@ -52,6 +64,8 @@ class Comparison:
             with suppress(*UNREADABLE, pl.exceptions.PolarsError):
                 table = pl.read_csv(run.folder / "per_class.csv", schema_overrides={"class": pl.String})
                 names, values = table["class"].to_list(), table["f1"].cast(pl.Float64).to_list()
+                if "task" in table.columns:  # of several
+                    names = [f"{task}: {name}" for task, name in zip(table["task"], names, strict=True)]
                 columns[run.name] = dict(zip(names, values, strict=True))
         names = [*dict.fromkeys(name for column in columns.values() for name in column)]
         rows = [(name, *(column.get(name) for column in columns.values())) for name in names]
@@ -68,11 +82,7 @@ class Comparison:
                 "error": run.error,
                 "seconds": run.record and run.record.seconds,
                 "metrics": run.metrics,
-                "intervals": {k: v._asdict() for k, v in self.intervals.get(run.name, {}).items()},
-                "differences": {
-                    key: value._asdict() for key, value in self.differences.get(run.name, (0, {}))[1].items()
-                },
-                "common_rows": self.differences.get(run.name, (None, {}))[0],
+                **self._test_values(run.name),
             }
             for run in self.runs
         ]
@@ -85,6 +95,24 @@ class Comparison:
             "notes": self.notes,
         }
         return _without_nan(content)
+
+    def _test_values(self, run: str) -> dict[str, Any]:
+        """Return intervals and differences of a run; the number of common rows is by task for several."""
+        values: dict[str, Any] = {"intervals": {}, "differences": {}}
+        counts = {}
+        for task, rows in self.test_rows.items():
+            start = _prefix(task)
+            found: dict[str, Mapping[str, Any]] = {"intervals": rows.intervals.get(run, {})}
+            if run in rows.differences:
+                counts[task], found["differences"] = rows.differences[run]
+            for name, metrics in found.items():
+                values[name] |= {start + key: value._asdict() for key, value in metrics.items()}
+        return {**values, "common_rows": counts.get("", counts or None)}
+
+
+def _prefix(task: str) -> str:
+    """Return the beginning of the names of the metrics of one of several tasks, "" for a single one."""
+    return f"{task}/" if task else ""
 
 
 def _without_nan(value: Any) -> Any:
@@ -100,14 +128,14 @@ def compare(runs: Sequence[Run]) -> list[Comparison]:
     return [_compare(table) for table in make_tables(runs)]
 
 
-def _check_values(found: Mapping[str, Interval], run: Run) -> None:
+def _check_values(found: Mapping[str, Interval], run: Run, prefix: str) -> None:
     """Raise a DataError if metrics.json differs, as when predictions.csv does not show missing labels."""
     for name, interval in found.items():
-        expected = run.metrics.get(f"test/{name}")
+        expected = run.metrics.get(f"test/{prefix}{name}")
         if expected is not None and not abs(interval.value - expected) < TOLERANCE:
             raise DataError(
-                f"{name} is {interval.value:.3f} by predictions.csv, but {expected:.3f} by metrics.json, for "
-                "example because predictions.csv does not show which labels are missing"
+                f"{prefix}{name} is {interval.value:.3f} by predictions.csv, but {expected:.3f} by "
+                "metrics.json, for example because predictions.csv does not show which labels are missing"
             )
 
 
@@ -123,20 +151,26 @@ def _compare(table: Table) -> Comparison:
     for run in finished:
         try:
             predictions = read_predictions(run.folder)
-            found = intervals(predictions)
-            _check_values(found, run)
-            comparison.predictions[run.name], comparison.intervals[run.name] = predictions, found
+            found = {task: intervals(of_task) for task, of_task in predictions.items()}
+            for task, values in found.items():
+                _check_values(values, run, _prefix(task))
         except DataError as error:
             reasons.setdefault(f"no intervals: {error}", []).append(run.name)
-    reference = comparison.predictions.get(comparison.reference.name)
-    for name, predictions in comparison.predictions.items():
-        if reference is None or predictions is reference:
             continue
-        try:
-            first, second = shared_rows(predictions, reference)
-            comparison.differences[name] = len(first.rows), differences(first, second)
-        except DataError as error:
-            reason = f"no test against {comparison.reference.name}: {error}"
-            reasons.setdefault(reason, []).append(name)
+        for task, values in found.items():
+            rows = comparison.test_rows.setdefault(task, TestRows())
+            rows.predictions[run.name], rows.intervals[run.name] = predictions[task], values
+    for task, rows in comparison.test_rows.items():
+        reference = rows.predictions.get(comparison.reference.name)
+        for name, of_run in rows.predictions.items():
+            if reference is None or of_run is reference:
+                continue
+            try:
+                first, second = shared_rows(of_run, reference)
+                rows.differences[name] = len(first.rows), differences(first, second)
+            except DataError as error:
+                of_task = f" of {task}" if task else ""
+                reason = f"no test{of_task} against {comparison.reference.name}: {error}"
+                reasons.setdefault(reason, []).append(name)
     comparison.notes.extend(f"{', '.join(names)}: {reason}." for reason, names in reasons.items())
     return comparison

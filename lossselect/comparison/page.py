@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from lossselect.comparison.compare import Comparison
+from lossselect.comparison.compare import Comparison, TestRows
 from lossselect.comparison.table import Mean, Table
 from lossselect.reporting import figures
 from lossselect.reporting.html import LONG_NAME, Numeric, figure_to_svg, inline, render
@@ -27,11 +27,8 @@ def comparison_page(comparisons: Sequence[Comparison]) -> str:
 
 def sweep_page(tables: Sequence[Table]) -> str:
     """Return the page of a sweep: the tables of its runs."""
-    parts = [{**_table_of(table), **dict.fromkeys(OTHERS, ())} for table in tables]
+    parts = [{**_table_of(table), "test_rows": {}, "classes": (), "pictures": ()} for table in tables]
     return render("comparison.html", title="Runs of a sweep", parts=parts)
-
-
-OTHERS = ("intervals", "differences", "classes", "pictures")
 
 
 def _table_of(table: Table) -> dict[str, Any]:
@@ -65,10 +62,24 @@ def _format_mean(mean: Mean | None) -> Any:
 
 
 def _make_part(comparison: Comparison, name: str) -> dict[str, Any]:
+    header, rows = comparison.classes
+    shown = _table_of(comparison.table)
+    return {
+        **shown,
+        "reference": comparison.reference.name,
+        "test_rows": {task: _describe(of_task) for task, of_task in comparison.test_rows.items()},
+        "classes": (header, rows) if rows else (),
+        "pictures": _draw(comparison, name),
+        "notes": shown["notes"] + comparison.notes,
+    }
+
+
+def _describe(test_rows: TestRows) -> dict[str, Any]:
+    """Return the tables of a task's metrics and of their differences, None for one without rows."""
     values = [
         {"run": run}
         | {metric: Numeric(f"{v.value:.3f} [{v.low:.3f}, {v.high:.3f}]") for metric, v in metrics.items()}
-        for run, metrics in comparison.intervals.items()
+        for run, metrics in test_rows.intervals.items()
     ]
     differing = [
         {"run": run, "rows": rows}
@@ -76,19 +87,9 @@ def _make_part(comparison: Comparison, name: str) -> dict[str, Any]:
             metric: Numeric(f"{v.value:+.4f}, p = {v.p:.3f}\n[{v.low:+.4f}, {v.high:+.4f}]")
             for metric, v in metrics.items()
         }
-        for run, (rows, metrics) in comparison.differences.items()
+        for run, (rows, metrics) in test_rows.differences.items()
     ]
-    header, rows = comparison.classes
-    shown = _table_of(comparison.table)
-    return {
-        **shown,
-        "reference": comparison.reference.name,
-        "intervals": _to_table(values),
-        "differences": _to_table(differing),
-        "classes": (header, rows) if rows else (),
-        "pictures": _draw(comparison, name),
-        "notes": shown["notes"] + comparison.notes,
-    }
+    return {"intervals": _to_table(values), "differences": _to_table(differing)}
 
 
 def _to_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]] | None:
@@ -101,9 +102,6 @@ def _draw(comparison: Comparison, name: str) -> list[tuple[str, str, Markup]]:
     """Return title, caption and markup of each figure."""
     shown = comparison.runs[: len(figures.COLOURS)]
     left_out = f" Shown are the first {len(shown)} runs." if len(shown) < len(comparison.runs) else ""
-    predictions = {
-        run.name: comparison.predictions[run.name] for run in shown if run.name in comparison.predictions
-    }
     with figures.styled("comparison"):
         monitored = comparison.table.metric or "val/loss"
         short = dict(
@@ -119,12 +117,17 @@ def _draw(comparison: Comparison, name: str) -> list[tuple[str, str, Markup]]:
             for metric, curve in curves.items()
             if curve is not None
         ]
-        if predictions:
+        for number, (task, rows) in enumerate(comparison.test_rows.items()):
+            predictions = {run: of_run for run, of_run in rows.predictions.items() if run in short}
+            if not predictions:
+                continue
             caption = (
                 "How often predictions of a given probability are true, on the test rows of each run; "
                 "calibrated probabilities lie on the dotted line."
             )
-            drawn.append(("Reliability", caption + left_out, _reliability(predictions, short), "reliability"))
+            title = f"Reliability of {task}" if task else "Reliability"
+            figure = _reliability(predictions, short)
+            drawn.append((title, caption + left_out, figure, f"reliability{number or ''}"))
     return [
         (title, caption, inline(figure_to_svg(figure, f"{name}{key}")))
         for title, caption, figure, key in drawn

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import polars as pl
 from lossselect.exceptions import DataError
 from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.statistics import Predictions
+from lossselect.utils.names import column_name
 
 
-def read_predictions(folder: Path) -> Predictions:
-    """Read the predictions of a run.
+def read_predictions(folder: Path) -> dict[str, Predictions]:
+    """Read the predictions of a run by task; those of a single task have the name "".
 
     Raises:
         DataError: there are none, their file is damaged, or it lacks what a comparison needs.
@@ -28,13 +30,22 @@ def read_predictions(folder: Path) -> Predictions:
             table.columns = next(csv.reader(file))  # Polars keeps doubled quotation marks in names
     except (pl.exceptions.PolarsError, ValueError, StopIteration):
         raise DataError(f"{path} is damaged") from None
-    columns = [name for name in table.columns if name.startswith("p_")]
-    if not {"row", "target", "prediction"} <= {*table.columns} or not columns or not len(table):
-        raise DataError(f"{path} has no labels of the test rows")
     if "top_1" in table.columns:
         raise DataError(f"{path} has only the most probable classes")
-    names = tuple(name.removeprefix("p_") for name in columns)
-    truth, predicted = (_read_lists(table[name], names) for name in ("target", "prediction"))
+    # the columns of targets follow the row number
+    targets = takewhile(lambda name: name.endswith(".target"), table.columns[1:])
+    tasks = [name.removesuffix(".target") for name in targets]
+    return {name: _read_task(table, name, path) for name in tasks or [""]}
+
+
+def _read_task(table: pl.DataFrame, task: str, path: Path) -> Predictions:
+    """Return the predictions of a task, "" for a single one."""
+    start, target, prediction = (column_name(task, name) for name in ("p_", "target", "prediction"))
+    columns = [name for name in table.columns if name.startswith(start)]
+    if not {"row", target, prediction} <= {*table.columns} or not columns or not len(table):
+        raise DataError(f"{path} has no labels of the test rows")
+    names = tuple(name.removeprefix(start) for name in columns)
+    truth, predicted = (_read_lists(table[name], names) for name in (target, prediction))
     try:
         rows = table["row"].cast(pl.Int64).to_numpy()
         probabilities = table.select(pl.col(columns).cast(pl.Float64)).to_numpy()
@@ -42,7 +53,7 @@ def read_predictions(folder: Path) -> Predictions:
         raise DataError(f"{path} is damaged") from None
     if truth is not None and predicted is not None:
         return Predictions(rows, names, truth, predicted, probabilities, several=True)
-    truth, predicted = (_read_names(table[name], names) for name in ("target", "prediction"))
+    truth, predicted = (_read_names(table[name], names) for name in (target, prediction))
     return Predictions(rows, names, truth, predicted, probabilities, several=False)
 
 

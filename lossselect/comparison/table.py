@@ -1,9 +1,11 @@
 """A table of runs: one row per choice of settings, with means over the seeds."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 from lossselect.comparison.runs import Run, find_differences
@@ -87,6 +89,12 @@ class Table:
         if {*both} <= {*names}:  # equal if each row has one class; otherwise absent labels dominate accuracy
             equal = all(row.metrics.get(both[0]) == row.metrics.get(both[1]) for row in self.rows)
             names.remove(both[equal])
+        if names == [f"{split}/loss"]:  # of several tasks: a metric of each
+            first: dict[str, str] = {}
+            for metric, name in product(SHOWN, known):
+                if re.fullmatch(f"{split}/[^/]+/{metric}", name):
+                    first.setdefault(name.split("/")[1], name)
+            names = [*first.values()]
         return [*dict.fromkeys([*([self.metric] if self.metric in known else []), *names[:3]])]
 
     def errors(self) -> dict[str, list[str]]:

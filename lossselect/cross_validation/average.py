@@ -10,7 +10,7 @@ import torch
 
 from lossselect.models.nets import make_net
 from lossselect.tasks.label_counts import LabelCounts
-from lossselect.tasks.registry import Task, make_task
+from lossselect.tasks.registry import AnyTask, Task, as_any_task
 from lossselect.training.checkpoints.content import read_checkpoint
 from lossselect.utils.atomic_write import atomic_write
 
@@ -48,7 +48,7 @@ def save_average(
     specs = {name: {**content["arguments"]["net"]} for name, content in contents.items()}
     width, *_ = [spec.pop("num_features") for spec in specs.values()]
     spec = {"name": "average", "num_features": width, "nets": specs}
-    tasks = [make_task(**content["task"]) for content in contents.values()]
+    tasks = [as_any_task(content["task"]) for content in contents.values()]
     task = mean_decision(tasks)
     net: Any = make_net(spec, task)  # an `Average`
     net.set_calibration(tasks)
@@ -61,14 +61,14 @@ def save_average(
     content = {key: value for key, value in first.items() if key not in LEFT_OUT}
     content |= {
         "task": task.to_dict(),
-        "base_task": base and {**base, "temperature": 1.0, "shift": 0.0},
+        "base_task": base and _without_calibration(as_any_task(base)).to_dict(),
         "arguments": arguments,
         "state_dict": weights,
         "buffers": [f"net.{name}" for name, _ in net.named_buffers()],
     }
     if counts is not None:
         content |= {"counts": counts.to_dict(), "loss": None}  # the loss is built from the counts
-    if any(task.shift != 0 for task in tasks):
+    if any(part.shift != 0 for task in tasks for part in task.tasks.values()):
         # calibration has removed the weights from the logits, so neither the weighted loss nor the default
         # decision of the trainings applies to them
         content |= {"base_task": None, "loss": None, "arguments": {**arguments, "loss": "cross_entropy"}}
@@ -78,7 +78,19 @@ def save_average(
     return content
 
 
-def mean_decision(tasks: Sequence[Task]) -> Task:
+def _without_calibration(task: AnyTask) -> AnyTask:
+    parts = {name: replace(part, temperature=1.0, shift=0.0) for name, part in task.tasks.items()}
+    return task.with_tasks(parts)
+
+
+def mean_decision(tasks: Sequence[AnyTask]) -> AnyTask:
+    """Return the task, or the tasks, with the mean of the decisions of K trainings; see `_mean_decision`."""
+    first = tasks[0]
+    parts = {name: _mean_decision([task.tasks[name] for task in tasks]) for name in first.tasks}
+    return first.with_tasks(parts)
+
+
+def _mean_decision(tasks: Sequence[Task]) -> Task:
     """Return the task whose decision is the mean of those of K tasks, and whose logits are calibrated.
 
     For nets that agree, the mean probabilities p then have the decision of each net: the threshold of an

@@ -8,8 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from lossselect.comparison.runs import flatten_config, read_run
 from lossselect.exceptions import ConfigError
+from lossselect.run.data_settings import MAX_SEED
 from lossselect.run.settings import Member, is_member, list_members, packaged_config, report_options
-from lossselect.run.validation import MAX_SEED
 from lossselect.utils.checks import check_int
 
 MAY_CHANGE = ("trainer.", "callbacks.", "time_limit", "hydra")

@@ -10,8 +10,8 @@ import torch
 from lossselect.data.splits import Splits
 from lossselect.reporting.formulas import escape_formula
 from lossselect.reporting.tables import prediction_columns
-from lossselect.run.results import decode_targets
-from lossselect.tasks.registry import Task
+from lossselect.run.results.predictions import target_columns
+from lossselect.tasks.registry import AnyTask
 from lossselect.training.classifier import Classifier
 from lossselect.utils.atomic_write import atomic_write
 
@@ -20,7 +20,7 @@ BATCH_ROWS = 8192
 
 
 def save_out_of_fold(
-    folder: Path, task: Task, checkpoints: Mapping[str, Path], splits: Mapping[str, Splits], device: Any
+    folder: Path, task: AnyTask, checkpoints: Mapping[str, Path], splits: Mapping[str, Splits], device: Any
 ) -> None:
     """Write the out-of-fold predictions; if the folds are repeated, a row has the mean probabilities.
 
@@ -40,17 +40,21 @@ def save_out_of_fold(
         with torch.inference_mode():
             for part in rows.split(BATCH_ROWS):
                 outputs = classifier.predict(first.features[part].to(device))
-                sums[part.numpy()] += outputs["probabilities"].float().cpu().numpy()
+                of_tasks = [*task.by_task(outputs["probabilities"]).values()]
+                sums[part.numpy()] += torch.cat(of_tasks, 1).float().cpu().numpy()
         counts[rows.numpy()] += 1
         nets[rows.numpy()] = number
     used = np.flatnonzero(counts)
     probabilities = torch.from_numpy(sums[used] / counts[used, None])
     is_repeated = counts.max() > 1
+    widths = [part.num_probabilities for part in task.tasks.values()]
+    by_task = dict(zip(task.tasks, probabilities.split(widths, 1), strict=True))
+    predicted = {n: part.predict_from_probabilities(by_task[n]) for n, part in task.tasks.items()}
     columns = {
         "row": used,
         **({} if is_repeated else {"fold": nets[used]}),
-        "target": decode_targets(task, first, torch.from_numpy(used)),
-        **prediction_columns(task, probabilities, task.predict_from_probabilities(probabilities)),
+        **target_columns(task, first, torch.from_numpy(used)),
+        **prediction_columns(task, by_task.get("", by_task), predicted.get("", predicted)),
     }
     with atomic_write(folder / NAME) as path:
         escape_formula(columns).write_csv(path)

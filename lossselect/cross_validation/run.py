@@ -31,13 +31,9 @@ from lossselect.run.build import (
     prepare,
 )
 from lossselect.run.custom_module import load_trained
-from lossselect.run.results import (
-    add_intervals,
-    evaluate_test,
-    remove_results,
-    save_metrics,
-    save_predictions,
-)
+from lossselect.run.results.evaluation import add_intervals, evaluate_test
+from lossselect.run.results.files import remove_results, save_metrics
+from lossselect.run.results.predictions import save_predictions
 from lossselect.run.resume import prepare_folder, settings_lines, show_plan
 from lossselect.run.settings import Member, list_members, report_options
 from lossselect.run.trainer import trainer_on
@@ -132,17 +128,17 @@ def _finish(
     averaged = _average(config, folder, configs, data)
     results = {name: mean.mean for name, mean in means.items()}
     tested: dict[str, float] = {}
-    outcome = None
+    outcomes: dict[str, Any] = {}
     if averaged is None:
         print("Your own nets and modules, and nets with a chunked head, are not averaged.")
     elif has_loader(data, "test"):
         trainer = trainer_on(_device(config))
-        tested, outcome = evaluate_test(trainer, *averaged, folder, datamodule=averaged[1], verbose=False)
+        tested, outcomes = evaluate_test(trainer, *averaged, folder, datamodule=averaged[1], verbose=False)
         save_predictions(trainer, *averaged, None, folder)
         # the test metrics are those of the average, which have no standard error
         results = {name: value for name, value in results.items() if not name.startswith("test/")}
     errors = {name + ERROR: means[name].error for name in results if not math.isnan(means[name].error)}
-    save_metrics(add_intervals({**results, **tested, **errors}, outcome), folder)
+    save_metrics(add_intervals({**results, **tested, **errors}, outcomes), folder)
     _print_results(means, tested)
     if averaged is not None:
         print_safely(describe_decision(averaged[0].task, "mean of the trainings"))
@@ -156,7 +152,7 @@ def _finish(
         if options["importance"] and averaged is not None:
             importance = compute_importance(*averaged, options["importance_seconds"], config.seed)
             importance.save(folder)
-        write_report(folder, outcome, importance=importance)
+        write_report(folder, outcomes, importance=importance)
     known = [value for each in records if (value := each.value) is not None]
     record.metric, record.mode = records[0].metric, records[0].mode
     record.value = mean_of(known).mean if known else None

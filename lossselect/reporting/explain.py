@@ -8,13 +8,14 @@ import numpy as np
 from lossselect.chunked.options import choose_top_metrics
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.losses.loss import Loss, select_loss
+from lossselect.losses.multi_loss import losses_by_task
 from lossselect.losses.torch_compat import torch_weight
 from lossselect.metrics.direction import best_mode
-from lossselect.metrics.names import choose_metrics
+from lossselect.metrics.names import choose_metrics, metrics_by_task
 from lossselect.models.ensemble import Ensemble
 from lossselect.reporting.plan import Line, Monitor, Plan
 from lossselect.tasks.label_counts import LabelCounts
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import AnyTask, Task
 from lossselect.utils.checks import SPLIT_NAMES, shorten, split_name
 
 if TYPE_CHECKING:
@@ -67,20 +68,26 @@ def plan(
     """Return the plan of a run of a `Classifier` or `TaskModule`; `decision` is None if it is not fitted."""
     task = module.task
     splits: Splits | None = getattr(data, "splits", None)  # only a `TensorData` has them
-    example, reason = "", "as declared"
+    reason = "as declared"
     if splits:
-        example = _format_example(task, splits, module._chunked)
         reason = splits.reason or "as declared; the labels match it"
     lines = [Line("task", str(task), reason, "task=...")]
-    described = (module.criterion, module._head_spec, splits is not None, decision, example)
-    lines += _task_lines(task, *described, module._metrics_spec)
+    losses, metrics = losses_by_task(module.criterion), metrics_by_task(module._metrics_spec, task)
+    targets = {} if splits is None else _first_targets(task, splits)
+    for name, part in task.tasks.items():
+        example = _format_example(part, splits, *targets[name], module._chunked) if splits else ""
+        described = (losses[name], module._head_spec, splits is not None, decision, example, metrics[name])
+        lines += _prefix(name, _task_lines(part, *described))
+    if len(task.tasks) > 1:
+        lines.append(_task_weights_line(task))
     value, change = "the last epoch", "monitor=val/loss (keeps the best epoch)"
     if monitor.metric != "last":
-        directions = {}
+        directions: dict[str, str | None] = {}
         if module._metrics_spec is not None and not module._chunked:  # the others are built-in
             from lossselect.metrics.collection import make_metrics
 
-            directions = make_metrics(task, names=module._metrics_spec).directions
+            for name, part in task.tasks.items():
+                directions |= make_metrics(part, names=metrics[name]).directions
         value = f"the epoch with the best {monitor.metric} ({best_mode(monitor.metric, directions)})"
         change = "monitor=val/f1_macro, monitor=last (keeps the last epoch)"
     lines.append(Line("checkpoint", value, monitor.why, change))
@@ -95,6 +102,26 @@ def plan(
     lines += _data_lines(task, data, splits) if splits else [Line("data", summary)]
     lines.append(_model_line(module))
     return Plan("Plan", [*lines, *_optimizer_lines(module), *training])
+
+
+def _prefix(name: str, lines: Iterable[Line]) -> Iterator[Line]:
+    """Yield lines of one of several tasks, whose name precedes theirs."""
+    for line in lines:
+        yield line._replace(name=f"{name}: {line.name}") if name else line
+
+
+def _task_weights_line(task: Any) -> Line:
+    """Return the line of the weights of several tasks in the loss."""
+    change = "task.weights={NAME: 2}, task.weights=uncertainty"
+    if task.weights == "uncertainty":
+        reason = "exp(-s) L + s / 2 with a learned s for each task (Kendall et al., 2018)"
+        return Line("weights of tasks", "learned", reason, "task.weights=null")
+    if task.weights is None:
+        return Line(
+            "weights of tasks", "1 each", "the loss is the sum of the mean losses of the tasks", change
+        )
+    values = shorten([f"{name}: {weight:g}" for name, weight in task.weights.items()])
+    return Line("weights of tasks", values, "as configured", change)
 
 
 def _model_line(module: Any) -> Line:
@@ -160,6 +187,13 @@ def _task_lines(
     yield Line("metrics", ", ".join(("loss", *names)), reason, "metrics=...")
 
 
+def tasks_loss_lines(criterion: Any, task: AnyTask) -> Iterator[Line]:
+    """Yield the lines of `loss_lines` of each task."""
+    losses = losses_by_task(criterion)
+    for name, part in task.tasks.items():
+        yield from _prefix(name, loss_lines(losses[name], part))
+
+
 def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:
     """Yield the lines of the loss, its options and its weights."""
     if not isinstance(criterion, Loss):
@@ -208,12 +242,17 @@ def _format_by_output(task: Task, values: Any) -> str:
     return shorten([f"{name}: {value:.3g}" for name, value in pairs], 6)
 
 
-def _format_example(task: Task, splits: "Splits", chunked: bool) -> str:
-    """Return the labels of the first training row, in the file and as the target."""
+def _first_targets(task: Any, splits: "Splits") -> dict[str, tuple[Any, Any]]:
+    """Return the labels of the first training row of each task, as they were parsed and as the target."""
     row = splits.rows["train"][:1].numpy()
     labels: Any = splits.labels
     labels = labels.select(row).to_dense() if isinstance(labels, SparseLabels) else labels[row]
-    encoded = task.encode(labels)
+    targets = task.split_target(task.encode_tensor(labels, 0))
+    return {name: (labels if name == "" else target, target) for name, target in targets.items()}
+
+
+def _format_example(task: Task, splits: "Splits", labels: Any, encoded: Any, chunked: bool) -> str:
+    """Return the labels of the first training row, in the file and as the target."""
     decoded = task.decode(task.to_hard_labels(encoded))[0]
     if encoded.is_floating_point() and encoded.frac().nan_to_num().any():
         label = f"[{shorten([f'{value:.3g}' for value in np.ravel(labels)])}]"
@@ -262,7 +301,7 @@ def _find_weights(task: Task, criterion: Any) -> str:
     return "alpha" if not task.exclusive and criterion.options.get("alpha") else ""
 
 
-def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
+def _data_lines(task: AnyTask, data: Any, splits: "Splits") -> Iterator[Line]:
     sizes = ", ".join(f"{len(rows)} {SPLIT_NAMES[split]}" for split, rows in splits.rows.items())
     features = f"{splits.name}: {sizes} rows, {data.num_features} features"
     yield Line("data", features, "", "data=table data.path=... data.target=...")
@@ -271,7 +310,18 @@ def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
     yield Line("scaling", value, reason, ", ".join(others) if splits.scaling else "")
     if splits.method:
         yield Line("splits", splits.method, "", "data.split=COLUMN, data.group=COLUMN, data.time=COLUMN")
-    counts: Mapping[str, LabelCounts] = data.counts
+    for name, part in task.tasks.items():
+        counts = {split: count.by_task[name] for split, count in data.counts.items()}
+        yield from _prefix(name, [_labels_line(part, counts)])
+    if splits.weights is not None:
+        value = "weights of the rows in the loss; metrics are unweighted"
+        yield Line("sample weights", value, "", "data.sample_weight=null")
+    if splits.columns:
+        change = "data.exclude=[...] (lossselect data shows each column)"
+        yield Line("features", shorten(splits.columns, 20), "", change)
+
+
+def _labels_line(task: Task, counts: Mapping[str, LabelCounts]) -> Line:
     train = counts["train"]
     kind = "label" if task.several_labels else "class"
     value = f"most to least frequent {kind} {train.imbalance:.3g}:1 in the training rows"
@@ -279,13 +329,7 @@ def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
         value = f"{train.cardinality:.3g} of {len(task.names)} labels per row, {value}"
     missing = ", ".join(f"{c.missing} in {SPLIT_NAMES[split]}" for split, c in counts.items() if c.missing)
     reason = "missing labels are left out of loss, weights and metrics" if missing else ""
-    yield Line("labels", f"{value}; missing: {missing or 'none'}", reason, "data.target=...")
-    if splits.weights is not None:
-        value = "weights of the rows in the loss; metrics are unweighted"
-        yield Line("sample weights", value, "", "data.sample_weight=null")
-    if splits.columns:
-        change = "data.exclude=[...] (lossselect data shows each column)"
-        yield Line("features", shorten(splits.columns, 20), "", change)
+    return Line("labels", f"{value}; missing: {missing or 'none'}", reason, "data.target=...")
 
 
 def _optimizer_lines(module: Any) -> Iterator[Line]:

@@ -92,7 +92,7 @@ def compute_importance(module: Any, data: Any, seconds: float, seed: int) -> Imp
     if isinstance(splits.labels, SparseLabels):
         target = splits.labels.select(rows).to_dense()
     else:
-        target = module.task.encode(splits.labels[rows.numpy()])
+        target = module.task.encode_tensor(splits.labels[rows.numpy()], 0)
     weights = None if splits.weights is None else splits.weights[rows]
     places = Preparation.from_dict(splits.preparation).features.places
     permutations = [torch.from_numpy(random.permutation(count)) for _ in range(REPEATS)]
@@ -116,13 +116,13 @@ def _compute_loss(module: Any, inputs: Tensor, target: Tensor, weights: Tensor |
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()
-    total = count = 0.0
+    batches = []
     with torch.inference_mode():
         for start in range(0, len(inputs), BATCH):
             part = slice(start, start + BATCH)
             batch = (None if v is None else v[part].to(device) for v in (inputs, target, weights))
             features, labels, weight = batch
-            _, numerator, denominator = module._compute_loss(module.compute_logits(features), labels, weight)
-            total, count = total + float(numerator), count + float(denominator)
+            batches.append(module._compute_loss(module.compute_logits(features), labels, weight))
     module.train(was_training)
-    return total / count if count else float("nan")
+    total, count = sum(loss.numerator for loss in batches), sum(loss.denominator for loss in batches)
+    return float((torch.as_tensor(total) / torch.as_tensor(count)).nansum())

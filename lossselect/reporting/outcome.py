@@ -115,8 +115,10 @@ class Outcome:
         counts = (((self.truth == truth) & (predicted == positive)).sum(0) for truth, positive in cells)
         return dict(zip(names, counts, strict=True))
 
-    def intervals(self, metrics: Mapping[str, float | None]) -> dict[str, Interval]:
+    def intervals(self, metrics: Mapping[str, float | None], name: str = "") -> dict[str, Interval]:
         """Return 95 % intervals of the split's metrics ("test/accuracy"); see `metric_intervals`.
+
+        `name` is that of the task if there are several ("test/species/accuracy").
 
         There are none if only a sample of the rows is included, or if rows are positions such as pixels.
         """
@@ -128,7 +130,7 @@ class Outcome:
             log_odds=self.log_odds,
             groups=self.groups,
         )
-        return metric_intervals(predictions, metrics, self.split)
+        return metric_intervals(predictions, metrics, f"{self.split}/{name}".rstrip("/"))
 
     def find_errors(self, count: int) -> list[tuple[int, str, str, float]]:
         """Return the most confident wrong predictions: row, true, predicted, probability.

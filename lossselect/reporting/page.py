@@ -2,9 +2,11 @@
 
 import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -40,7 +42,7 @@ MAX_WRONG = 20
 
 def write_report(
     folder: Path,
-    outcome: Outcome | None = None,
+    outcomes: Mapping[str, Outcome] = MappingProxyType({}),
     ended: str = "",
     importance: Importance | None = None,
     curve: figures.LearningCurve | None = None,
@@ -49,7 +51,7 @@ def write_report(
 
     Args:
         folder: The run folder.
-        outcome: The predictions on the test rows; None for a run without results.
+        outcomes: The predictions on the test rows by task (see `Task.tasks`); none for a run without results.
         ended: The reason if the run did not finish.
         importance: The importance of the columns, if it was computed.
         curve: The learning curve, if it was computed.
@@ -64,7 +66,6 @@ def write_report(
     facts = _identify(folder, lines, data)
     nets, trainings = (_read_table(folder / name) for name in ("nets.csv", "members.csv"))
     stages, values = by_stage(metrics)
-    classes = {**outcome.per_class, **outcome.counts()} if outcome and outcome.per_class else {}
     extra = _bounds_columns(folder, values)
     heading = ": ".join(Path(facts[key]).name for key in ("data", "task") if key in facts) or folder.name
     others = (f"{key} {value}" for key, value in facts.items() if key not in ("data", "task"))
@@ -79,14 +80,11 @@ def write_report(
         metrics=[(name, *row, *(column[name] for column in extra.values())) for name, row in values.items()],
         worse=compare_decisions(metrics),
         by_key=metrics,
-        pictures=_draw_pictures(folder, outcome, importance, curve),
+        pictures=_draw_pictures(folder, importance, curve),
+        parts=[_describe_part(folder, number, *item) for number, item in enumerate(outcomes.items())],
         net_header=[*nets],
         nets=[*zip(*nets.values(), strict=True)],
         trainings=_trainings_table(trainings),
-        class_header=[*classes],
-        classes=[*zip(*classes.values(), strict=True)],
-        outcome=outcome,
-        wrong=_wrong_table(outcome) if outcome else ((), []),
         importance=importance,
         figures=figures,
         overview=overview,
@@ -151,13 +149,41 @@ def _wrong_table(outcome: Outcome) -> tuple[Sequence[str], list[tuple[Any, ...]]
     return header, [*zip(*columns, strict=True)]
 
 
+def _describe_part(folder: Path, number: int, name: str, outcome: Outcome) -> dict[str, Any]:
+    """Return the content of the page about the predictions of a task."""
+    classes = {**outcome.per_class, **outcome.counts()} if outcome.per_class else {}
+    return {
+        "name": name,
+        "number": number,  # of which the first task's figures have no part in their ids
+        "start": f"{name}: " if name else "",
+        "outcome": outcome,
+        "pictures": _draw_outcome(folder, name, outcome),
+        "class_header": [*classes],
+        "classes": [*zip(*classes.values(), strict=True)],
+        "wrong": _wrong_table(outcome),
+    }
+
+
+def _draw_outcome(folder: Path, name: str, outcome: Outcome) -> dict[str, Markup]:
+    """Return the figures of the predictions of a task, by name."""
+    # names of tasks may contain any characters, and two may become the same
+    end = f"_{re.sub(r'[^A-Za-z0-9-]+', '_', name)}_{zlib.crc32(name.encode()):08x}" if name else ""
+    with figures.styled("report"):
+        drawn = {
+            "roc": figures.roc(outcome),
+            "precision_recall": figures.precision_recall(outcome),
+            "reliability": figures.reliability(outcome),
+            "scores": figures.scores(outcome),
+            "confusion": figures.confusion(outcome),
+            "together": figures.combine(outcome),
+        }
+    return {key: _save(drawing, key + end, folder / "figures") for key, drawing in drawn.items() if drawing}
+
+
 def _draw_pictures(
-    folder: Path,
-    outcome: Outcome | None,
-    importance: Importance | None,
-    curve: figures.LearningCurve | None,
+    folder: Path, importance: Importance | None, curve: figures.LearningCurve | None
 ) -> dict[str, Markup]:
-    """Return the figures for which there are data, by name; page.html has their captions."""
+    """Return the figures of the run for which there are data, by name; page.html has their captions."""
     log = read_log(folder)
     usual = ("val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision")
     others = [name for name in log.columns if re.fullmatch(r"val/(?!loss$)[^/]+", name)]
@@ -168,15 +194,6 @@ def _draw_pictures(
             "loss": figures.epoch_curves([(name, log, name) for name in losses], "loss (nats)"),
             "metrics": figures.epoch_curves([(name, log, name) for name in scores], "metric"),
         }
-        if outcome:
-            drawn |= {
-                "roc": figures.roc(outcome),
-                "precision_recall": figures.precision_recall(outcome),
-                "reliability": figures.reliability(outcome),
-                "scores": figures.scores(outcome),
-                "confusion": figures.confusion(outcome),
-                "together": figures.combine(outcome),
-            }
         if curve:
             drawn["learning_curve"] = figures.learning_curve(curve)
         if importance:

@@ -139,12 +139,14 @@ def compare_decisions(metrics: Mapping[str, float | None]) -> str:
     better, worse, uncalibrated = list[str](), list[str](), list[str]()
     for key, before in metrics.items():
         name, after = key.removeprefix(prefix), metrics.get(f"test/{key.removeprefix(prefix)}")
-        mode = direction(name) if key.startswith(prefix) and "/" not in name else None
+        first, _, metric = name.partition("/")
+        metric = metric if direction(first) is None else name  # after the name of a task
+        mode = direction(metric) if key.startswith(prefix) and "/" not in metric else None
         if mode is None or before is None or after is None or abs(after - before) < MIN_CHANGE:
             continue
         change = f"{name} ({before:.4f} to {after:.4f})"
         is_better = (after > before) == (mode == "max")
-        if name in OF_PROBABILITIES:
+        if metric in OF_PROBABILITIES:
             uncalibrated += [] if is_better else [change]
         else:
             (better if is_better else worse).append(change)

@@ -1,19 +1,24 @@
 """Predictions as columns of a table."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from lossselect.tasks.registry import IGNORE_INDEX, Task
+from lossselect.tasks.registry import IGNORE_INDEX, AnyTask, Task
+from lossselect.utils.names import column_name
 
 
-def rows_without_prediction(prediction: Tensor) -> np.ndarray:
+def rows_without_prediction(prediction: Any) -> np.ndarray:
     """Return a mask (N,) of the rows without a prediction, because a logit was NaN.
 
-    One missing label is enough: a list of the other labels would imply that this label is absent.
+    One missing label is enough: a list of the other labels would imply that this label is absent. Of several
+    tasks, whose predictions are a mapping, one missing prediction is enough.
     """
+    if isinstance(prediction, Mapping):
+        return np.any([*map(rows_without_prediction, prediction.values())], axis=0)
     missing: np.ndarray = (prediction == IGNORE_INDEX).reshape(len(prediction), -1).any(1).cpu().numpy()
     return missing
 
@@ -32,12 +37,25 @@ def _top_columns(task: Task, top: Tensor, probabilities: Tensor, prediction: Ten
 
 
 def prediction_columns(
-    task: Task, probabilities: Tensor, prediction: Tensor, top: Tensor | None = None
+    task: AnyTask, probabilities: Any, prediction: Any, top: Tensor | None = None
 ) -> dict[str, Any]:
     """Return the columns of decoded predictions, empty if one is missing, and of probabilities.
 
+    The columns are called "prediction" and "p_CLASS"; for several tasks "species" and "species.p_CLASS".
     With a chunked head, `top` are the highest outputs of each row, and the probabilities are theirs.
     """
+    columns: dict[str, Any] = {}
+    probabilities, prediction = task.by_task(probabilities), task.by_task(prediction)
+    for name, part in task.tasks.items():
+        found = _task_columns(part, probabilities[name], prediction[name], top)
+        for column, cells in found.items():
+            columns[column_name(name, column)] = cells
+    return columns
+
+
+def _task_columns(
+    task: Task, probabilities: Tensor, prediction: Tensor, top: Tensor | None
+) -> dict[str, Any]:
     if top is not None:
         return _top_columns(task, top, probabilities, prediction)
     columns: dict[str, Any] = {"prediction": _prediction_cells(task.decode(prediction), prediction)}

@@ -18,7 +18,7 @@ from lossselect.run.settings import (
     drop_none,
     is_sharded,
     is_stopping_callback,
-    loss_options,
+    loss_by_task,
     needs_trainer,
     resolve_head,
     resolve_monitor,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from lossselect.data.loading import LoadedData
     from lossselect.reporting.plan import Line, Monitor
-    from lossselect.tasks.registry import Task
+    from lossselect.tasks.registry import AnyTask
     from lossselect.training.checkpoints.saving import BestCheckpoint
     from lossselect.training.module import TaskModule
 
@@ -83,7 +83,8 @@ def load_data(config: DictConfig) -> "LoadedData":
                 stat = Path(value).stat()
                 versions.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     task = drop_none(to_plain(config.task))
-    arguments = json.dumps(options, sort_keys=True), json.dumps(task, sort_keys=True), tuple(versions)
+    # not sorted, because the order of several tasks is that of their outputs
+    arguments = json.dumps(options), json.dumps(task), tuple(versions)
     if not config.get("folds"):
         return load_checked(*arguments)
     with drop_warnings_on_error():
@@ -127,7 +128,7 @@ def build_data(config: DictConfig) -> "LightningDataModule":
     return data
 
 
-def resolve_task(config: DictConfig, data: Any) -> "Task":
+def resolve_task(config: DictConfig, data: Any) -> "AnyTask":
     """Return the task, with number of outputs and class names from the data."""
     from lossselect.tasks.registry import TASKS, make_task
 
@@ -152,7 +153,7 @@ def resolve_task(config: DictConfig, data: Any) -> "Task":
     return make_task(num_outputs=width, class_names=names, **options)
 
 
-def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "tuple[Any, Monitor]":
+def build_module(config: DictConfig, task: "AnyTask", data: Any, trains: bool) -> "tuple[Any, Monitor]":
     """Return a `TaskModule`, or a `Classifier` unless it `trains` or has its own class, and the monitor.
 
     The monitor's metric is also set as `config.monitor`.
@@ -170,7 +171,7 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
     arguments: dict[str, Any] = {
         "task": task,
         "net": net,
-        "loss": loss_options(plain["loss"]),
+        "loss": loss_by_task(plain, task),
         "bias_init": config.bias_init,
         "mix": component_spec(config, "mix"),
         "head": resolve_head(plain, task),
@@ -206,7 +207,7 @@ def _find_overrides(config: DictConfig) -> Sequence[str]:
     return HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
 
 
-def build_net(config: DictConfig, task: "Task", data: Any) -> "tuple[nn.Module | dict[str, Any], str]":
+def build_net(config: DictConfig, task: "AnyTask", data: Any) -> "tuple[nn.Module | dict[str, Any], str]":
     """Return a net and the reason of its choice.
 
     A built-in net is plain values, which a checkpoint stores, and a custom net is an object.
@@ -233,7 +234,7 @@ def build_net(config: DictConfig, task: "Task", data: Any) -> "tuple[nn.Module |
     return net, ""
 
 
-def _derived_arguments(task: "Task", data: Any) -> dict[str, int]:
+def _derived_arguments(task: "AnyTask", data: Any) -> dict[str, int]:
     """Return the arguments of custom nets and modules that follow from the data."""
     width = getattr(data, "num_features", None)
     return {"num_outputs": task.num_outputs} | ({} if width is None else {"num_features": width})

@@ -102,7 +102,7 @@ class CustomModule:
             self.accepted += [p.name for p in named if p.name not in self.accepted]
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 return
-        left_out = {"net", *self.accepted, *(OPTIMIZERS if self.overrides_optimizers else ())}
+        left_out = {"net", "num_features", *self.accepted, *(OPTIMIZERS if self.overrides_optimizers else ())}
         self.accepted += sorted(inspect.signature(TaskModule).parameters.keys() - left_out)
 
     def check(self, config: DictConfig, overrides: Iterable[str]) -> None:

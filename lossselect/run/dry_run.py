@@ -31,10 +31,13 @@ def check_only(config: DictConfig) -> None:
     if not config.check_only:
         return
     if not is_custom:
-        print_table("Labels", label_table(classifier.task, data.counts), header=("class", *data.counts))
-        # a chunked head computes no macro averages, for which each label needs positives
-        for split in () if classifier._chunked else ("val", "test"):  # as in a run after evaluation
-            warn_no_positives(data.counts[split].positives, classifier.task, split)
+        for name, task in classifier.task.tasks.items():
+            counts = {split: count.by_task[name] for split, count in data.counts.items()}
+            title = f"Labels of {name}" if name else "Labels"
+            print_table(title, label_table(task, counts), header=("class", *counts))
+            # a chunked head computes no macro averages, for which each label needs positives
+            for split in () if classifier._chunked else ("val", "test"):  # as in a run after evaluation
+                warn_no_positives(counts[split].positives, task, split)
     check_end(classifier.net, classifier.task)
     batch = next(iter(data.train_dataloader()), None)
     if batch is None:

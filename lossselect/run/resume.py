@@ -17,7 +17,7 @@ from lossselect.compat.lightning import reopen_tensorboard
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import CheckpointError, ConfigError
 from lossselect.reporting.plan import Line, Plan, print_renderable
-from lossselect.run.results import RESULTS, remove_results, save_overview, save_plan
+from lossselect.run.results.files import RESULTS, remove_results, save_overview, save_plan
 from lossselect.run.settings import is_member
 from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
 from lossselect.training.checkpoints.validation import check_resumable, check_states

@@ -14,11 +14,11 @@ from lossselect.losses.registry import row_options
 from lossselect.models.auto import EPOCHS
 from lossselect.models.nets import MEMBER_NETS, head_options
 from lossselect.run.allowed_classes import public_name
-from lossselect.utils.checks import as_list, check_options, check_positive
+from lossselect.utils.checks import as_list, check_options, check_positive, shorten
 
 if TYPE_CHECKING:
     from lossselect.reporting.plan import Monitor
-    from lossselect.tasks.registry import Task
+    from lossselect.tasks.registry import AnyTask
 
 RESERVED = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary"}
 """Arguments of Lightning's trainer that are groups of the config, or that the run sets itself."""
@@ -77,6 +77,21 @@ def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
     """Return the loss's name and the options that differ from the defaults; not every form has them all."""
     defaults = {} if loss["name"] == "auto" else row_options(loss["name"])
     return {key: value for key, value in loss.items() if key not in defaults or value != defaults[key]}
+
+
+def loss_by_task(config: Mapping[str, Any], task: "AnyTask") -> dict[str, Any]:
+    """Return the loss of a task, or of each of several tasks, as `TaskModule` accepts it."""
+    shared = loss_options(config["loss"])
+    if "" in task.tasks:
+        return shared
+    own = config["task"].get("losses") or {}
+    if not isinstance(own, Mapping):
+        raise OptionTypeError(f"task.losses must be a mapping such as {{species: focal}}, got {own!r}.")
+    if unknown := [name for name in own if name not in task.tasks]:
+        raise ConfigError(
+            f"task.losses contains the unknown task {unknown[0]!r}. The tasks are {shorten([*task.tasks])}."
+        )
+    return {name: own.get(name, shared) for name in task.tasks}
 
 
 def report_options(report: Any) -> dict[str, Any] | None:
@@ -148,8 +163,9 @@ def configured_head(config: Mapping[str, Any]) -> dict[str, Any]:
     return head_options(config.get("head"), ("auto",))
 
 
-def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
+def resolve_head(config: Mapping[str, Any], task: "AnyTask") -> dict[str, Any]:
     """Return the head for `TaskModule`; "auto" is resolved by the number of outputs and the memory."""
+    from lossselect.tasks.multitask import MultiTask
     from lossselect.utils.devices import total_memory
 
     head = configured_head(config)
@@ -159,6 +175,7 @@ def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
         check_topk_task(task)
     except ValueError:
         return {"name": "dense"}
+    assert not isinstance(task, MultiTask)  # `check_topk_task` rejects several tasks
     chosen = as_list(config.get("metrics"))
     names = top_metric_names(task)
     metrics = {"last", "val/loss", "train/loss", *(f"val/{name}" for name in chosen or names), None}
@@ -179,7 +196,7 @@ def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     return {"name": "dense" if memory is None or dense <= memory / 4 else "chunked"}
 
 
-def resolve_monitor(config: Mapping[str, Any], task: "Task", selects_epochs: bool = False) -> "Monitor":
+def resolve_monitor(config: Mapping[str, Any], task: "AnyTask", selects_epochs: bool = False) -> "Monitor":
     """Return the monitor, which selects the run's checkpoint, unless each net `selects_epochs` itself."""
     from lossselect.reporting.plan import Monitor
 
@@ -227,9 +244,9 @@ def is_stopping_callback(entry: Any) -> bool:
     return any(public_name(f"{base.__module__}.{base.__qualname__}", STOPPING) for base in bases)
 
 
-def task_monitor(config: Mapping[str, Any], task: "Task") -> str:
+def task_monitor(config: Mapping[str, Any], task: "AnyTask") -> str:
     """Return the validation metric that selects the checkpoint by default."""
-    return f"val/{topk_monitor(task) if resolve_head(config, task)['name'] == 'chunked' else task.monitor}"
+    return f"val/{topk_monitor(task) if resolve_head(config, task)['name'] == 'chunked' else task.monitor}"  # type: ignore[arg-type]
 
 
 class Member(NamedTuple):

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from lossselect.chunked.options import check_chunkable, check_topk_task, choose_top_metrics
-from lossselect.data.readers.litdata_index import check_index, check_installed, is_url
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.export.formats import FORMATS, check_weights_suffice, require
-from lossselect.metrics.names import MetricName, choose_metrics, list_outputs
+from lossselect.metrics.names import MetricName, choose_metrics, list_outputs, metrics_by_task
 from lossselect.models.auto import check_single, check_spec
 from lossselect.models.nets import check_head_bias, make_net
+from lossselect.run.data_settings import MAX_SEED, check_data, ensure
 from lossselect.run.settings import (
-    FILE_DATA,
     MIN_INTS,
     STREAMED,
     check_has_target,
@@ -24,6 +23,7 @@ from lossselect.run.settings import (
     find_chunked_conflict,
     is_sharded,
     list_variants,
+    loss_by_task,
     loss_options,
     monitored_metrics,
     packaged_config,
@@ -32,7 +32,6 @@ from lossselect.run.settings import (
 from lossselect.utils.checks import (
     as_list,
     check_choice,
-    check_float,
     check_int,
     check_options,
     check_positive,
@@ -43,8 +42,8 @@ from lossselect.utils.warnings import ON_NONFINITE, WARNINGS
 
 if TYPE_CHECKING:
     from lossselect.losses.loss import Loss
-    from lossselect.tasks.label_counts import LabelCounts
-    from lossselect.tasks.registry import Task
+    from lossselect.tasks.multitask import MultiTask
+    from lossselect.tasks.registry import AnyTask, Task
 
 PARTS = ("task", "loss", "data", "model", "optimizer", "trainer")
 """The required parts of a config."""
@@ -56,8 +55,6 @@ SETTINGS = (
     *("head", "bias_init", "mix", "decision", "metrics", "module", "verbose", "folds", "fold", "repeats"),
 )
 """The settings at the top level of a config, except `hydra`."""
-
-MAX_SEED = 2**32 - 1  # NumPy's
 
 NOT_SETTINGS = {
     ("loss", "reduction"): "Training uses the mean over all elements that have a label.",
@@ -79,29 +76,20 @@ FLAGS: dict[str, tuple[str, ...]] = {
 }
 """Settings that may be true, false or one of these words."""
 
-DATA_TYPES: dict[str, tuple[Any, str]] = {
-    **dict.fromkeys(("path", "val_path", "test_path"), (str | None, "the path of a file")),
-    **dict.fromkeys(("split", "group", "time", "id"), (str | int | None, "the name of a column")),
-    **dict.fromkeys(("delimiter", "hierarchy"), (str | None, "text such as '|'")),
-    "cache": (str | None, "the path of a folder"),
-    "counts": (bool, "true or false"),
-}
-"""Types of settings of the user's files, and what they must be."""
-
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Raise ConfigError or OptionTypeError for the first invalid setting of a config in plain values."""
     # checks that need no torch come first, so that their errors are immediate
-    _require(config.get("task"), "A task is required. Set task=binary, task=multiclass or task=multilabel.")
+    ensure(config.get("task"), "A task is required. Set task=binary, task=multiclass or task=multilabel.")
     for part in PARTS:
         value = config.get(part)
-        _require(isinstance(value, Mapping), f"Expected a variant of {part}, got {value!r}. Set {part}=NAME.")
+        ensure(isinstance(value, Mapping), f"Expected a variant of {part}, got {value!r}. Set {part}=NAME.")
     own = {part for part in PARTS if "_target_" in config[part]}
     for (part, name), reason in NOT_SETTINGS.items():
         is_valid = part in own or name not in config[part]
-        _require(is_valid, f"{part}.{name} cannot be set. {reason} Remove it.")
+        ensure(is_valid, f"{part}.{name} cannot be set. {reason} Remove it.")
     module = config.get("module")
-    _require(
+    ensure(
         not module or (isinstance(module, Mapping) and "_target_" in module),
         f"module must have a _target_, got {module!r}. Set module._target_=my.Model, your own subclass of "
         "TaskModule.",
@@ -110,14 +98,14 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_int("seed", config["seed"], 0, MAX_SEED)
     trainer = {**dict.fromkeys(MIN_INTS, 1), "max_epochs": None, **config["trainer"]}
     message = f"trainer.max_epochs must be auto or an integer >= 1, got {trainer['max_epochs']!r}."
-    _require(not isinstance(trainer["max_epochs"], str), message, OptionTypeError)
+    ensure(not isinstance(trainer["max_epochs"], str), message, OptionTypeError)
     for name, minimum in MIN_INTS.items():
         check_int(f"trainer.{name}", trainer[name], minimum)
     for name, words in FLAGS.items():
         value = trainer.get("compile", False) if name == "trainer.compile" else config.get(name)
         *others, last = ("true", "false", *words)
         message = f"{name} must be {', '.join(others)} or {last}, got {value!r}."
-        _require(isinstance(value, bool) or value in words, message, OptionTypeError)
+        ensure(isinstance(value, bool) or value in words, message, OptionTypeError)
     for name, entry in (config.get("callbacks") or {}).items():
         if entry is not None:
             check_has_target(f"callbacks.{name}", entry)
@@ -127,13 +115,13 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_choice("on_nonfinite", config["on_nonfinite"], ON_NONFINITE)
     resume = config.get("resume")
     message = f"resume must be auto or the path of a checkpoint, got {resume!r}."
-    _require(isinstance(resume, str | None), message, OptionTypeError)
+    ensure(isinstance(resume, str | None), message, OptionTypeError)
     if (form := config["export"]) is not None:
         message = f"export must be one format, got {form!r}. Write others with lossselect export."
-        _require(isinstance(form, str), message, OptionTypeError)
+        ensure(isinstance(form, str), message, OptionTypeError)
         require(form, lookup(FORMATS, form, "export format").to_write)
         check_weights_suffice(form, "model" not in own and not module, bool(config["export_raw"]))
-    _require(
+    ensure(
         config["export"] is not None or not config["export_raw"],
         "export_raw=true has no effect without export. Set export=onnx, or remove export_raw.",
     )
@@ -143,14 +131,14 @@ def check_config(config: Mapping[str, Any]) -> None:
     if (decision := config.get("decision")) is not None:
         settings = packaged_config("decision", "tuned")
         message = f"decision must be tuned, none, or a mapping of {', '.join(settings)}, got {decision!r}."
-        _require(isinstance(decision, Mapping), message)
+        ensure(isinstance(decision, Mapping), message)
         check_options(decision, settings, "decision")
     if configured_head(config)["name"] == "chunked":
         conflict = find_chunked_conflict(config)
-        _require(not conflict, conflict)
+        ensure(not conflict, conflict)
     is_streamed = config["data"].get("name") == STREAMED
     if is_streamed:
-        _require(config["data"].get("task") == config["task"], "data.task cannot be set. Set task instead.")
+        ensure(config["data"].get("task") == config["task"], "data.task cannot be set. Set task instead.")
     if "data" not in own or is_streamed:
         check_data(config["data"])
     if "model" not in own:
@@ -158,14 +146,14 @@ def check_config(config: Mapping[str, Any]) -> None:
         if module or is_sharded(trainer):
             check_single(config["model"])
 
-    if config["task"].get("name") != "auto":  # which is resolved after the labels have been read
+    if config["task"].get("name") not in ("auto", "several"):  # which depend on the labels
         check_task_settings(config, _placeholder_task(config))
     if "model" not in own and config["model"]["name"] != "auto":
         from lossselect.tasks.binary import Binary
 
         make_net({"num_features": 1, **config["model"]}, Binary())
     if config.get("mix"):
-        from lossselect.training.mixup import make_mix
+        from lossselect.training.batches.mixup import make_mix
 
         make_mix(config["mix"])
     is_tested = _is_packaged(config, "optimizer") and _is_packaged(config, "scheduler")
@@ -187,13 +175,8 @@ def _is_packaged(config: Mapping[str, Any], group: str) -> bool:
     return False
 
 
-def _require(condition: Any, message: str, error: type[Exception] = ConfigError) -> None:
-    if not condition:
-        raise error(message)
-
-
 def check_task_settings(
-    config: Mapping[str, Any], task: "Task", counts: "LabelCounts | None" = None, shape: Sequence[int] = ()
+    config: Mapping[str, Any], task: "AnyTask", counts: Any = None, shape: Sequence[int] = ()
 ) -> None:
     """Raise ConfigError for the first option of loss or decision, or metric, that does not fit the task.
 
@@ -201,7 +184,11 @@ def check_task_settings(
     """
     from lossselect.decision.fit import decision_options
     from lossselect.losses.auto import loss_by_name
+    from lossselect.tasks.multitask import MultiTask
 
+    if isinstance(task, MultiTask):
+        _check_tasks_settings(config, task, counts, shape)
+        return
     options = loss_options(config["loss"])
     if counts is None:  # the class names, which messages should contain, are not known yet
         later = Mapping if "_target_" in config["data"] else Mapping | list
@@ -215,7 +202,7 @@ def check_task_settings(
     if decision := config.get("decision"):
         decision_options(**decision).goal(task)
         threshold = config["task"].get("threshold")
-        _require(
+        ensure(
             threshold is None or decision["metric"] in ("auto", None),
             f"task.threshold={threshold} cannot be combined with decision.metric={decision['metric']}, which "
             "tunes the threshold. Remove one of them.",
@@ -227,12 +214,31 @@ def check_task_settings(
     _check_monitors(config, task, is_final=counts is not None)
 
 
+def _check_tasks_settings(
+    config: Mapping[str, Any], task: "MultiTask", counts: Any, shape: Sequence[int]
+) -> None:
+    """Check the settings of loss, decision and metrics of each of several tasks."""
+    from lossselect.tasks.task_names import naming_task
+
+    if configured_head(config)["name"] == "chunked":
+        check_topk_task(task)
+    losses = loss_by_task(config, task)
+    for name, part in task.tasks.items():
+        spec = losses[name]
+        own = {**config, "loss": {"name": spec} if isinstance(spec, str) else spec, "monitor": None}
+        own |= {"metrics": metrics_by_task(config.get("metrics"), task).get(name), "scheduler": None}
+        own |= {"callbacks": None, "task": {"threshold": None}}
+        with naming_task(name):
+            check_task_settings(own, part, counts and counts[name], shape)
+    _check_monitors(config, task, is_final=counts is not None)
+
+
 def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
     """Raise ConfigError for losses on regions and for mixing of images: rows of a file have neither."""
     import torch
 
     from lossselect.labels.targets import EncodedBatch
-    from lossselect.training.mixup import make_mix
+    from lossselect.training.batches.mixup import make_mix
 
     logits = torch.zeros(1, loss.task.num_outputs)
     target = torch.zeros(1, dtype=torch.long) if loss.task.exclusive else logits
@@ -264,7 +270,7 @@ def _placeholder_task(config: Mapping[str, Any]) -> "Task":
     from lossselect.tasks.registry import TASKS, make_task
 
     weight = config["loss"].get("weight")
-    _require(
+    ensure(
         weight is None or (isinstance(weight, str | list | Mapping) and weight),
         "loss.weight must be balanced, effective_number, a list of one number per output, or a mapping such "
         f"as loss.weight={{cat:2,dog:1}}, got {weight!r}.",
@@ -292,13 +298,15 @@ def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
         )
 
 
-def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> None:
+def _check_monitors(config: Mapping[str, Any], task: "AnyTask", is_final: bool) -> None:
     """Raise ConfigError for a metric that is not computed; the width is known only if `is_final`."""
     head = (resolve_head(config, task) if is_final else configured_head(config))["name"]
     width = task.num_outputs if is_final else None
     spec, counted = config.get("metrics"), "_target_" not in config["data"]
-    top_names = choose_top_metrics(task, spec if head == "chunked" else None, width, counted)
-    chunked = ["val/loss", "train/loss", *(f"val/{name}" for name in top_names)]
+    chunked = ["val/loss", "train/loss"]
+    if "" in task.tasks:
+        top_names = choose_top_metrics(task.tasks[""], spec if head == "chunked" else None, width, counted)
+        chunked += [f"val/{name}" for name in top_names]
     dense = [] if head == "chunked" else [*_list_values(spec, task, is_final)]
     listed = chunked if head == "chunked" else dense
     # head=auto, which is not resolved yet, may become either
@@ -319,80 +327,18 @@ def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> 
             )
 
 
-def _list_values(spec: Any, task: "Task", is_final: bool) -> Iterator[str]:
+def _list_values(spec: Any, task: "AnyTask", is_final: bool) -> Iterator[str]:
     """Yield the names of the values that are logged; "val/iou/..." stands for any number of names."""
     for stage in ("val", "train"):
         yield f"{stage}/loss"
-        for name, entry in choose_metrics(task, spec, stage=stage).items():
-            if not isinstance(entry, MetricName):  # the values of a user's metric are not known
-                yield from (f"{stage}/{name}", f"{stage}/{name}/...")
-            elif entry.per_class and not is_final:
-                yield f"{stage}/{entry.log}/..."
-            else:
-                yield from (f"{stage}/{output}" for output in list_outputs(task, entry))
-
-
-def check_data(data: Mapping[str, Any]) -> None:
-    """Raise ConfigError or OptionTypeError for the first invalid setting of built-in data or of a file."""
-    from lossselect.data.preprocessing.scaling import SCALINGS
-    from lossselect.data.readers.suffixes import ARRAYS, LIBSVM
-    from lossselect.data.toy import DATASETS
-
-    lookup({**dict.fromkeys((*FILE_DATA, STREAMED)), **DATASETS}, data.get("name", ""), "data set")
-    settings = packaged_config("data", data["name"])
-    check_options(data, settings, f"data={data['name']}")
-    for name in settings:
-        _require(name in data, f"data.{name} is required. Set it, or remove ~data.{name}.")
-    check_int("data.batch_size", data["batch_size"], 1)
-    check_int("data.seed", data["seed"], 0, MAX_SEED)
-    is_file = data["name"] in (*FILE_DATA, STREAMED)
-    for name in ("val_fraction", "test_fraction"):
-        if (value := data[name]) is not None or name == "val_fraction" or is_file:
-            is_inside = check_float(f"data.{name}", value, 0, 1) not in (0, 1)
-            _require(is_inside, f"data.{name} must be > 0 and < 1, got {value}.")
-    if "scaling" in settings:
-        check_choice("data.scaling", data["scaling"], SCALINGS)
-    if not is_file:
-        return
-    _require(data["path"] is not None, "A file is required. Set data.path=... to the file with the data.")
-    for name, (kind, expected) in DATA_TYPES.items():
-        if name in data:
-            _require(isinstance(data[name], kind), f"data.{name} must be {expected}, got {data[name]!r}.")
-    if data["name"] == STREAMED:
-        check_int("data.num_workers", data["num_workers"], 0)
-        for path in (data["path"], data["val_path"], data["test_path"]):
-            if path is not None and not is_url(path):
-                check_index(path)
-        check_installed()
-        return
-    if data["name"] == "table" and data["path"].lower().endswith((*ARRAYS, *LIBSVM)):
-        return  # the reader raises an error that suggests data=arrays
-    _require(
-        data["target"] is not None or data["name"] != "table",
-        "A target is required. Set data.target=... to the label column, or to a list of 0/1 columns.",
-    )
-    names = ("target", "features", "missing", "no_label")
-    for name in (*names, "exclude", "categorical", "text", "null_values"):
-        value = data.get(name)
-        message = f"data.{name} must be a name or a list of names such as [a,b], got {value!r}."
-        _require(all(isinstance(entry, str | int | float) for entry in as_list(value)), message)
-    date_format = data.get("date_format")
-    _require(
-        date_format in (None, "ymd", "dmy", "mdy") or (isinstance(date_format, str) and "%" in date_format),
-        f"data.date_format must be ymd, dmy, mdy or a format such as %d/%m/%Y, got {date_format!r}.",
-    )
-    if data.get("max_memory") is not None:
-        check_float("data.max_memory", data["max_memory"], 0)
-    for name in ("test_fold", "val_fold"):
-        _require(
-            data.get(name) is None or data.get("split") is not None,
-            f"data.{name} requires data.split, the column of folds. Set data.split=COLUMN, or remove "
-            f"data.{name}.",
-        )
-    _require(
-        data.get("time") is None or data.get("group") is None,
-        "data.time and data.group cannot be combined: a group may have rows of different times. Remove one "
-        "of them.",
-    )
-    for name in names:
-        _require(data.get(name) != [], f"data.{name} must name at least one column or array, got [].")
+        for task_name, part in task.tasks.items():
+            prefix = f"{stage}/{task_name}/" if task_name else f"{stage}/"
+            yield from [f"{prefix}loss"] * bool(task_name)
+            chosen = metrics_by_task(spec, task)[task_name] if task_name else spec
+            for name, entry in choose_metrics(part, chosen, stage=stage).items():
+                if not isinstance(entry, MetricName):  # the values of a user's metric are not known
+                    yield from (f"{prefix}{name}", f"{prefix}{name}/...")
+                elif entry.per_class and not is_final:
+                    yield f"{prefix}{entry.log}/..."
+                else:
+                    yield from (f"{prefix}{output}" for output in list_outputs(part, entry))

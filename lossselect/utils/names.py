@@ -1,4 +1,4 @@
-"""Names of classes and runs, shortened so that they fit into figures and tables and stay distinct."""
+"""Names of the columns of a task, and names shortened to fit into figures and tables."""
 
 import os
 import re
@@ -8,6 +8,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+
+
+def column_name(task: str, column: str) -> str:
+    """Return the name of a column of one of several tasks, "" for a single one."""
+    if not task:
+        return column
+    return task if column == "prediction" else f"{task}.{column}"
 
 
 def shorten_names(names: Sequence[str], max_length: int = 22) -> list[str]:

@@ -149,7 +149,7 @@ def test_a_run_that_is_not_verbose_prints_one_line(command):
 
 def test_an_interrupted_run_records_why(command, monkeypatch):
     monkeypatch.setattr(
-        "lossselect.run.results.evaluate", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt)
+        "lossselect.run.results.evaluation.evaluate", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     code, *_ = command("task=binary", "hydra.run.dir=run", "model=linear", *SHORT)
     assert code == 130

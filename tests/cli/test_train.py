@@ -198,7 +198,7 @@ def test_train_py_in_the_repository_is_the_same_command(tmp_path):
     assert done.returncode == 1
     assert done.stderr == (
         "Unknown task 'multilable'. Did you mean 'multilabel'? "
-        "Choose one of: auto, binary, multiclass, multilabel.\n"
+        "Choose one of: auto, binary, multiclass, multilabel, several.\n"
     )
 
 
@@ -254,7 +254,7 @@ def test_a_run_interrupted_in_its_evaluation(command, monkeypatch, tmp_path):
 
     run = ("task=binary", "hydra.run.dir=r", "trainer.max_epochs=1", "resume=auto")
     with monkeypatch.context() as patched:
-        patched.setattr("lossselect.run.results.evaluate", interrupted)
+        patched.setattr("lossselect.run.results.evaluation.evaluate", interrupted)
         code, _, err = command(*run)
     assert code == 130
     assert err.strip().endswith(

@@ -22,6 +22,7 @@ def train_in(folder, *settings):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: {})
+        patch.setattr("lossselect.reporting.page._draw_outcome", lambda *_: {})
         if not any(setting.startswith(("model", "module.")) for setting in settings):
             settings = (*settings, "model=mlp")
         patch.setattr(sys, "argv", ["train.py", *settings])

@@ -76,7 +76,7 @@ def test_sorts_and_runs_nothing_else(shown, tmp_path):
     write_run(tmp_path)
     task = ls.Multilabel(8, class_names=NASTY)
     f1 = [0.5, 0.9, float("nan"), 0.1, 0.3, 0.2, 0.8, 0.05]
-    write_report(tmp_path, outcome(task, per_class={"class": task.names, "f1": f1}))
+    write_report(tmp_path, {"": outcome(task, per_class={"class": task.names, "f1": f1})})
     table = shown(tmp_path / "report.html", 1280).find_element("css selector", "table.sorts")
     assert full_names(table, 0) == [*NASTY]
     button = table.find_elements("css selector", "thead button")[1]
@@ -104,7 +104,7 @@ def test_fits(width, scheme, shown, tmp_path):
     task = ls.Multiclass(8, class_names=NASTY)
     of = outcome(task, per_class={"class": task.names, "f1": [0.5] * 8}, confusion=np.ones((8, 8), int))
     write_overview(tmp_path)
-    write_report(tmp_path, of)
+    write_report(tmp_path, {"": of})
     browser = shown(tmp_path / "report.html", width, scheme)
     ink, paper = browser.execute_script(
         "const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]"
@@ -124,7 +124,7 @@ def test_a_hundred_classes_that_differ_at_the_end(start, shown, tmp_path):
     task = ls.Multiclass(100, class_names=names)
     confusion = np.ones((100, 100), int)
     of = outcome(task, 1000, per_class={"class": names, "f1": [0.5] * 100}, confusion=confusion)
-    write_report(tmp_path, of)
+    write_report(tmp_path, {"": of})
     for width in (390, 1280):
         browser = shown(tmp_path / "report.html", width)
         assert find_bad_texts(browser) == []
@@ -140,7 +140,7 @@ def test_a_hundred_classes_that_differ_at_the_end(start, shown, tmp_path):
 def test_names_of_classes_do_not_overlap(name, count, shown, tmp_path):
     write_run(tmp_path)
     task = ls.Multiclass(count, class_names=[f"{name}{i}" for i in range(count)])
-    write_report(tmp_path, outcome(task, confusion=np.ones((count, count), int)))
+    write_report(tmp_path, {"": outcome(task, confusion=np.ones((count, count), int))})
     assert find_bad_texts(shown(tmp_path / "report.html", 1280)) == []
 
 
@@ -214,7 +214,7 @@ def test_trainings_with_many_metrics_fit(shown, tmp_path):
 def test_the_first_column_stays(shown, tmp_path):
     write_run(tmp_path)
     columns = {"class": ("a", "b"), **{f"a long heading {i}": [0.5] * 2 for i in range(20)}}
-    write_report(tmp_path, outcome(ls.Multilabel(2, class_names=("a", "b")), per_class=columns))
+    write_report(tmp_path, {"": outcome(ls.Multilabel(2, class_names=("a", "b")), per_class=columns)})
     browser = shown(tmp_path / "report.html", 390)
     moved = browser.execute_script("""
       const box = document.querySelector(".scroll"), [first, second] = box.querySelectorAll("td")

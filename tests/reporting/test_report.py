@@ -141,7 +141,7 @@ class TestOutcome:
 
     def test_no_threshold_decides_the_most_probable_labels(self, tmp_path):
         write_run(tmp_path)
-        page = write_report(tmp_path, outcome(ls.Multilabel(3, top_k=1))).read_text()
+        page = write_report(tmp_path, {"": outcome(ls.Multilabel(3, top_k=1))}).read_text()
         assert "threshold" not in page.partition("<main>")[2].partition("<details")[0]
 
     def test_confused_pairs(self):
@@ -197,7 +197,7 @@ class TestPage:
         of = outcome(
             task, per_class={"class": task.output_names, "f1": [0.5] * task.num_outputs}, confusion=confusion
         )
-        page = write_report(tmp_path, of).read_text()
+        page = write_report(tmp_path, {"": of}).read_text()
         assert page.count("<script>") == 1  # sort.js
         assert "<img" not in page
         assert "49" not in re.findall(r"<bdi>(.*?)</bdi>", page)
@@ -246,7 +246,7 @@ class TestPage:
 
     def test_is_one_file(self, tmp_path):
         write_run(tmp_path)
-        page = write_report(tmp_path, outcome(ls.Multilabel(3))).read_text()
+        page = write_report(tmp_path, {"": outcome(ls.Multilabel(3))}).read_text()
         links = {*re.findall(r"https?://[^\s\"'<>]+", page)}
         assert links <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
         assert not re.search(r"url\((?!#)", page.replace("url(data:", ""))
@@ -257,14 +257,14 @@ class TestPage:
         of = outcome(
             task, 1500, per_class={"class": task.names, "f1": [0.1] * 1000}, confusion=np.eye(1000, dtype=int)
         )
-        page = write_report(tmp_path, of)
+        page = write_report(tmp_path, {"": of})
         assert page.stat().st_size < 3e6
         assert "Shown are the 8 of 1000 with the most rows." in page.read_text()
         assert "1,000 classes" in page.read_text()
 
     def test_pictures_are_files_too(self, tmp_path):
         write_run(tmp_path)
-        write_report(tmp_path, outcome(ls.Binary()))
+        write_report(tmp_path, {"": outcome(ls.Binary())})
         names = {path.stem for path in (tmp_path / "figures").glob("*.svg")}
         assert names == {"loss", "metrics", "roc", "precision_recall", "reliability", "scores"}
         for path in (tmp_path / "figures").glob("*.png"):
@@ -275,7 +275,7 @@ class TestPage:
         write_run(tmp_path)
         counts = np.arange(64).reshape(8, 8)
         of = outcome(ls.Multiclass(8, class_names=NASTY), confusion=counts)
-        write_report(tmp_path, of)
+        write_report(tmp_path, {"": of})
         data = {path.stem: pl.read_csv(path) for path in (tmp_path / "figures").glob("*.csv")}
         assert data["loss"].rows()[-2:] == [("val/loss", 1, 0.7), ("val/loss", 2, 0.65)]
         # a spreadsheet must not run a name
@@ -303,11 +303,11 @@ class TestPage:
         target = torch.zeros(5, 2) if kind == "one class only" else torch.tensor([[0.0, 1]] * 5)
         target = target.fill_(torch.nan) if kind == "all missing" else target
         of = Outcome(task, None, torch.zeros(5, 2), target, rows=range(5))
-        assert "Reliability" in write_report(tmp_path, of).read_text()
+        assert "Reliability" in write_report(tmp_path, {"": of}).read_text()
 
     def test_a_random_part_of_the_rows_is_said(self, tmp_path):
         write_run(tmp_path)
-        page = write_report(tmp_path, outcome(ls.Binary(), fraction=0.25)).read_text()
+        page = write_report(tmp_path, {"": outcome(ls.Binary(), fraction=0.25)}).read_text()
         assert "random sample of 25.0 % of the rows" in page
 
 

@@ -218,7 +218,7 @@ def test_names_are_read_as_they_were_written(kind, tmp_path):
         **prediction_columns(task, p, predicted),
     }
     escape_formula(columns).write_csv(tmp_path / "predictions.csv")
-    read = read_predictions(tmp_path)
+    read = read_predictions(tmp_path)[""]
     assert read.names == tuple(names)
     assert read.several == (kind != "multiclass")
     for matrix, expected in ((read.truth, labels), (read.predicted, predicted)):

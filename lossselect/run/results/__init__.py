@@ -1,0 +1,1 @@
+"""Evaluation of a run, and the files of its results."""

@@ -1,0 +1,270 @@
+"""Several tasks at the command line: a table with three kinds of labels, from the plan to predictions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from train_cases import train_in
+
+from lossselect.cli import data, evaluate, export, main, predict
+from lossselect.training.checkpoints.content import read_best_checkpoint
+
+COUNT = 240
+TARGETS = (
+    "data.targets={species: {task: multiclass}, tags: {task: multilabel, delimiter: '|', empty: negative}, "
+    "sick: {task: binary, positive: yes, column: is sick}}"
+)
+TABLE = ["task=several", "data=table", "data.path=a.csv"]
+SHORT = [
+    "trainer.max_epochs=3",
+    "trainer.accelerator=cpu",
+    "hydra.run.dir=run",
+    "ignore_warnings=[rare_class]",
+]
+
+
+def write_table(folder, rows=COUNT, seed=0, name="a.csv", **columns):
+    """Write a table in which a part of the labels of each task is missing."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(rows, 3))
+    kinds = np.where(x[:, 0] > 0.4, "cat", np.where(x[:, 0] < -0.4, "dog", "owl")).astype(object)
+    tags = ["|".join(t for t, on in (("wild", a > 0), ("small", b > 0.3)) if on) for a, b in x[:, 1:]]
+    sick = np.where(x[:, 1] > 0, "yes", "no").astype(object)
+    kinds[random.random(rows) < 0.3] = None
+    sick[random.random(rows) < 0.3] = None
+    table = {
+        "a": x[:, 0],
+        "b": x[:, 1],
+        "c": x[:, 2],
+        "species": kinds,
+        "tags": tags,
+        "is sick": sick,
+        **columns,
+    }
+    pl.DataFrame({k: v for k, v in table.items() if v is not None}, strict=False).write_csv(folder / name)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of three tasks."""
+    folder = tmp_path_factory.mktemp("several")
+    write_table(folder)
+    train_in(folder, *TABLE, TARGETS, *SHORT, "report.importance=true", "report.learning_curve=true")
+    return folder
+
+
+def test_files_of_a_run(trained):
+    run = trained / "run"
+    metrics = json.loads((run / "metrics.json").read_text())
+    for name in ("val/loss", "test/species/accuracy", "test/tags/f1_macro", "test/sick/auroc"):
+        assert 0 < metrics[name] < 3, name
+    assert "test/default_decision/tags/f1_macro" in metrics
+    assert metrics["test/species/accuracy_ci_low"] < metrics["test/species/accuracy"]
+    total = sum(metrics[f"test/{name}/loss"] for name in ("species", "tags", "sick"))
+    assert metrics["test/loss"] == pytest.approx(total, abs=1e-5)
+    predictions = pl.read_csv(run / "predictions.csv")
+    assert predictions.columns[:5] == ["row", "species.target", "tags.target", "sick.target", "species"]
+    known = predictions.filter(pl.col("species.target").is_not_null())
+    accuracy = (known["species"] == known["species.target"]).mean()
+    assert accuracy == pytest.approx(metrics["test/species/accuracy"], abs=1e-6)
+    classes = pl.read_csv(run / "per_class.csv")
+    assert classes["task"].unique(maintain_order=True).to_list() == ["species", "tags", "sick"]
+    confusion = pl.read_csv(run / "confusion_matrix.csv").filter(task="species")
+    assert confusion["rows"].sum() == len(known)
+    page = (run / "report.html").read_text()
+    for heading in ("species: 3 classes", "tags: 2 labels", "sick: Positive class"):
+        assert heading in page
+    importance = dict(pl.read_csv(run / "importance.csv").select("column", "mean").iter_rows())
+    assert importance.keys() == {"a", "b", "c"}
+    assert min(importance.values()) > 0.1
+    curve = pl.read_csv(run / "figures" / "learning_curve.csv")
+    assert curve["val/loss"][-1] == pytest.approx(metrics["val/loss"])
+    content = read_best_checkpoint(run)
+    assert list(content["task"]["tasks"]) == ["species", "tags", "sick"]
+    assert content["task"]["tasks"]["sick"]["class_names"] == ["no", "yes"]
+
+
+@pytest.mark.parametrize("model", ["run", "run/model.onnx"])
+def test_predict(trained, model, call, monkeypatch):
+    monkeypatch.chdir(trained)
+    if model.endswith("onnx"):
+        code, _, err = call(export.main, "export", "checkpoint=run", f"output={model}")
+        assert code == 0, err
+    pl.read_csv("a.csv").drop("species", "tags", "is sick").write_csv("new.csv")
+    code, out, err = call(predict.main, "predict", f"checkpoint={model}", "input=new.csv", "output=out.csv")
+    assert code == 0, err
+    assert "sick: Threshold" in out
+    written, tested = pl.read_csv("out.csv"), pl.read_csv("run/predictions.csv")
+    assert written.columns == [name for name in tested.columns if not name.endswith(".target")]
+    same = written[tested["row"]]
+    assert same["species", "tags", "sick"].equals(tested["species", "tags", "sick"])
+    assert (same["tags.p_wild"] - tested["tags.p_wild"]).abs().max() < 1e-5
+
+
+def test_evaluate(trained, call, monkeypatch, tmp_path):
+    """The test rows in a separate file have the metrics of the run."""
+    monkeypatch.chdir(trained)
+    tested = pl.read_csv("run/predictions.csv")
+    pl.read_csv("a.csv")[tested["row"]].write_csv("test.csv")
+    out = tmp_path / "evaluation"
+    code, printed, err = call(evaluate.main, "evaluate", "checkpoint=run", "input=test.csv", f"output={out}")
+    assert code == 0, err
+    found, expected = (json.loads((f / "metrics.json").read_text()) for f in (out, trained / "run"))
+    for name in ("test/loss", "test/species/f1_macro", "test/tags/auroc", "test/sick/accuracy"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-6)
+    changed = tmp_path / "changed"
+    code, printed, err = call(
+        evaluate.main,
+        "evaluate",
+        "checkpoint=run",
+        "input=test.csv",
+        f"output={changed}",
+        "threshold={sick: 0.99}",
+    )
+    assert code == 0, err
+    assert "sick: Threshold (set by threshold): yes: 0.99" in printed
+    assert json.loads((changed / "metrics.json").read_text())["test/sick/f1"] < 0.9
+
+
+def test_folds_and_their_comparison(call, monkeypatch, tmp_path):
+    """The averaged net predicts the mean probabilities of each task, and runs are compared by task."""
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path)
+    train_in(tmp_path, *TABLE, TARGETS, *SHORT, "folds=2", "report=false", "decision.calibration=none")
+    tables = {}
+    for name in ("run", "run/fold_0", "run/fold_1"):
+        arguments = ("predict", f"checkpoint={name}", "input=a.csv", "output=out.csv")
+        code, _, err = call(predict.main, *arguments)
+        assert code == 0, err
+        tables[name] = pl.read_csv("out.csv")
+        Path("out.csv").unlink()
+    for column in ("species.p_cat", "tags.p_wild", "sick.p_yes"):
+        of_folds = [tables[f"run/fold_{fold}"][column].to_numpy() for fold in (0, 1)]
+        assert tables["run"][column].to_numpy() == pytest.approx(np.mean(of_folds, 0), abs=1e-6)
+    rows = pl.read_csv("run/out_of_fold.csv")
+    first = rows.filter(fold=0)["row", "species.p_cat", "sick.p_yes"]
+    expected = tables["run/fold_0"][first["row"]]
+    for column in ("species.p_cat", "sick.p_yes"):
+        assert first[column].to_numpy() == pytest.approx(expected[column].to_numpy(), abs=1e-6)
+
+    code, out, err = call(main.main, "lossselect", "compare", "run/fold_0", "run/fold_1", "--json")
+    assert code == 0, err
+    (found,) = json.loads(out)
+    assert found["notes"] == []
+    counts = {"species": 34, "tags": 48, "sick": 31}
+    for run in found["runs"]:
+        for task in counts:
+            value = run["metrics"][f"test/{task}/accuracy"]
+            assert run["intervals"][f"{task}/accuracy"]["value"] == pytest.approx(value)
+    other = next(run for run in found["runs"] if run["name"] != found["reference"])
+    assert other["common_rows"] == counts
+    reference = next(run for run in found["runs"] if run is not other)
+    difference = other["metrics"]["test/sick/accuracy"] - reference["metrics"]["test/sick/accuracy"]
+    assert other["differences"]["sick/accuracy"]["value"] == pytest.approx(difference)
+    code, out, _ = call(main.main, "lossselect", "compare", "run/fold_0", "run/fold_1")
+    assert code == 0
+    assert "sick: Difference from " in out
+    page = Path("compare.html").read_text()
+    for text in ("Reliability of tags", "Differences of sick", "species: cat"):
+        assert text in page
+
+
+def test_inferred_tasks(command, tmp_path):
+    write_table(tmp_path)
+    code, out, err = command(*TABLE, "data.target=[species,is sick]", "explain=true", "data.exclude=[tags]")
+    assert code == 0, err
+    plan = " ".join(out.split())
+    assert "species (multiclass with 3 classes), is sick (binary)" in plan
+    assert "species: column 'species' contains " in plan
+    assert "; is sick: column 'is sick' contains " in plan
+
+
+def test_sample_data(command, tmp_path):
+    settings = ("task.weights=uncertainty", "task.losses={digit: focal}", "monitor=val/digit/accuracy")
+    code, _, err = command(
+        "task=several", "trainer.max_epochs=2", "hydra.run.dir=run", "report=false", *settings
+    )
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test/digit/accuracy"] > 0.8
+    assert metrics["test/even/accuracy"] > 0.8
+    assert metrics["test/segments/f1_micro"] > 0.85
+    arguments = read_best_checkpoint(tmp_path / "run")
+    assert arguments["loss"]["digit"]["name"] == "focal"
+    assert arguments["state_dict"]["criterion.log_variances"].abs().max() > 0
+
+
+@pytest.mark.default_net
+def test_the_default_net(command, tmp_path):
+    code, _, err = command("task=several", "trainer.max_epochs=2", "hydra.run.dir=run", "report=false")
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test/digit/accuracy"] > 0.8
+    assert pl.read_csv(tmp_path / "run" / "nets.csv")["weight"][-1] == 1
+
+
+def test_data_overview(call, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(data.main, "data", "task=several", "data=digits_questions")
+    assert code == 0, err
+    assert "digit: 3" in out
+    assert "segments: top" in out
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (["data.targets={species: {task: multiclass}, f1: {column: is sick}}"], "must not be called 'f1'"),
+        (["data.targets={a/b: {column: species}, sick: {column: is sick}}"], "without slashes"),
+        (["data.targets={species: {task: multiclass}}"], "at least two tasks"),
+        (
+            ["data.targets={species: {task: multiclas}, sick: {column: is sick}}"],
+            "Did you mean 'multiclass'?",
+        ),
+        (["data.targets={species: {delimeter: x}, sick: {column: is sick}}"], "delimeter"),
+        (["data.targets={species: {column: kind}, sick: {column: is sick}}"], "'kind'"),
+        (["data.target=species"], "at least two tasks"),
+        (["data.target=[species,tags]", TARGETS], "both set"),
+        ([], "A target is required"),
+        ([TARGETS, "task.weights={other: 2}"], "unknown task 'other'"),
+        ([TARGETS, "task.losses={other: focal}"], "unknown task 'other'"),
+        ([TARGETS, "task.losses={sick: fcal}"], "Did you mean 'focal'?"),
+        ([TARGETS, "loss.pos_weight=2"], "pos_weight is not supported under softmax"),
+        ([TARGETS, "monitor=val/species/acuracy"], "Did you mean 'val/species/accuracy'?"),
+        ([TARGETS, "metrics={sick: [f1], other: [accuracy]}"], "unknown task 'other'"),
+        ([TARGETS, "head=chunked"], "does not support several tasks"),
+    ],
+)
+def test_mistakes(settings, text, command, tmp_path):
+    write_table(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    code, _, err = command(*TABLE, *settings, *SHORT)
+    assert code == 1
+    assert text in err
+    assert "Traceback" not in err
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_task_without_any_label(command, tmp_path):
+    write_table(tmp_path, species=np.full(COUNT, ""))
+    code, _, err = command(*TABLE, TARGETS, *SHORT)
+    assert code == 1
+    assert "species" in err
+
+
+def test_targets_of_a_single_task(command, tmp_path):
+    write_table(tmp_path)
+    code, _, err = command("task=binary", "data=table", "data.path=a.csv", TARGETS)
+    assert code == 1
+    assert "data.targets describes several tasks. Set task=several" in err
+
+
+def test_a_checkpoint_of_other_tasks(trained, command, tmp_path):
+    write_table(tmp_path)
+    targets = TARGETS.replace("sick: {", "ill: {")
+    code, _, err = command(
+        *TABLE, targets, *SHORT[:2], "hydra.run.dir=new", f"resume={trained}/run/checkpoints/last.ckpt"
+    )
+    assert code == 1
+    assert "was trained for several tasks: species" in err
