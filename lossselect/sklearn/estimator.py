@@ -18,8 +18,8 @@ from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.models.auto import default_epochs
 from lossselect.sklearn.fitting import (
+    check_decision,
     check_trainer_settings,
-    encode_labels,
     find_val_monitor,
     fit_scaling,
     make_net,
@@ -28,7 +28,8 @@ from lossselect.sklearn.fitting import (
     net_name,
     restore_random_state,
 )
-from lossselect.utils.checks import check_float, check_int, check_positive, lookup
+from lossselect.sklearn.targets import check_task_name, class_names, encode_target, mean_accuracy, one_hot
+from lossselect.utils.checks import check_float, check_int, check_positive
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lossselect.data.splits import Splits
-    from lossselect.tasks.registry import Task
+    from lossselect.tasks.registry import AnyTask
 
 PREDICTION_BATCH_SIZE = 4096
 MAX_VALUES = 1 << 26  # of a batch of sparse features, which becomes dense
@@ -53,7 +54,9 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     of scikit-learn, X consists of finite numbers: impute missing values and encode categories first.
 
     Args:
-        task: "binary", "multiclass", "multilabel", or "auto" to use scikit-learn's `type_of_target`.
+        task: "binary", "multiclass", "multilabel", or "auto" to use scikit-learn's `type_of_target`. For
+            several tasks y is a mapping of labels by task, or with "several" a table with a column for each
+            task; a mapping such as `{"tags": "multilabel"}` declares some of them.
         loss: A name of `LOSSES`, a mapping with options such as `{"name": "focal", "gamma": 1.0}`, "auto", or
             a callable, as in `TaskModule`. Class weights are options, such as `"weight": "balanced"` or
             `"weight": {"cat": 2.0}`, or `"pos_weight": "auto"` in binary and multilabel tasks.
@@ -89,7 +92,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         verbose: Whether to show a progress bar.
 
     Attributes:
-        classes_: The sorted class labels; for a multilabel task the column numbers of y.
+        classes_: The sorted class labels; for a multilabel task the column numbers of y. This and the results
+            of `predict` and `predict_proba` are dicts by task if there are several.
         task_: The `Task` with the fitted decision: `task_.threshold`, `task_.temperature`.
         module_: The trained `TaskModule`, on the CPU; its inputs are scaled features.
         mean_, scale_: Mean and standard deviation of the features, each (n_features,); for a sparse X 0 and
@@ -108,7 +112,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         True
     """
 
-    task: str = "auto"
+    task: str | Mapping[str, str] = "auto"
     _: KW_ONLY
     loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy"
     net: "str | Mapping[str, Any] | Callable[[int, int], nn.Module]" = "auto"
@@ -141,7 +145,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             X: Numbers of shape (N, F), dense or sparse, without missing values. Sparse features stay sparse
                 until a batch, and are divided by their largest absolute value instead of standardised.
             y: A class label for each row, (N,); for a multilabel task 0 and 1 of shape (N, L), dense or
-                sparse. With task="multilabel", NaN is a missing label, which the loss ignores.
+                sparse. With task="multilabel", NaN is a missing label, which the loss ignores. For several
+                tasks a mapping or a table of these, in which NaN and None are missing labels.
             sample_weight: Weights >= 0 of the rows in the loss, (N,); rows of weight 0 are removed. Decision,
                 the means of features and the class frequencies do not use weights.
 
@@ -153,7 +158,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             DataError: labels or weights that cannot be trained on.
             ValueError: raised by scikit-learn for invalid X or y, such as NaN in X.
         """
-        from lossselect.tasks.registry import TASKS, make_task
         from lossselect.utils.devices import parse_device
 
         options = self._decision_options()
@@ -162,7 +166,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 "fit requires y to be passed, but the target y is None. Pass one label per row."
             )
         rows = merge_entries(validate_data(self, X, dtype=[np.float64, np.float32], accept_sparse="csr"))
-        name, labels, self.classes_ = encode_labels(y, self.task)
+        task, labels, self.classes_ = encode_target(y, self.task)
         check_consistent_length(rows, labels)
         if sample_weight is not None:
             sample_weight = np.array(sample_weight, dtype=np.float64)
@@ -181,8 +185,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         device = parse_device(self.device)
         with restore_random_state(seed, device):
-            width = len(self.classes_) if TASKS[name].is_sized() else None
-            task = make_task(name, num_outputs=width, class_names=[*map(str, self.classes_.tolist())])
             monitors = find_val_monitor(self.callbacks, self.scheduler)
             needs_rows = options is not None or monitors or net_name(self.net) == "auto"
             held_out = self.validation_fraction if needs_rows else 0
@@ -190,7 +192,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             self._train(splits, task, options, seed, device)
         return self
 
-    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict(self, X: Any) -> Any:  # noqa: N803
         """Predict the class of each row, (N,); for a multilabel task 0 or 1 for each label, (N, L).
 
         Predictions use the fitted thresholds, so they can differ from the most probable class.
@@ -199,32 +201,44 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             DataError: a row for which the net returns NaN.
             NotFittedError: `fit` has not been called.
         """
-        logits = self._logits(X)
-        predicted = self.task_.predict(logits).numpy()
-        missing = (predicted == IGNORE_INDEX).reshape(len(predicted), -1).any(1)
-        if missing.any():
-            raise DataError(
-                f"The net returned NaN for {missing.sum()} of {len(missing)} rows of X (the first is row "
-                f"{missing.argmax()}), so no class can be predicted. Check these rows for extreme values."
-            )
-        return predicted if self.task_.several_labels else self.classes_[predicted.reshape(len(predicted))]
+        found: dict[str, np.ndarray] = {}
+        outputs = self._logits(X)
+        classes: Any = self.classes_ if isinstance(self.classes_, dict) else {"": self.classes_}
+        for name, logits in self.task_.split_logits(outputs).items():
+            task = self.task_.tasks[name]
+            predicted = task.predict(logits).numpy()
+            missing = (predicted == IGNORE_INDEX).reshape(len(predicted), -1).any(1)
+            if missing.any():
+                raise DataError(
+                    f"The net returned NaN for {missing.sum()} of {len(missing)} rows of X (the first is row "
+                    f"{missing.argmax()}), so no class can be predicted. Check these rows for extreme values."
+                )
+            is_matrix = task.several_labels
+            found[name] = predicted if is_matrix else classes[name][predicted.reshape(len(predicted))]
+        return found.get("", found)
 
-    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict_proba(self, X: Any) -> Any:  # noqa: N803
         """Return float32 probabilities of the classes, (N, C); for a multilabel task of labels, (N, L)."""
-        logits = self._logits(X)
-        probabilities = self.task_.probabilities(logits).numpy()
-        if self.task_.positive_name:
-            # not 1 - p, which would be 0 where p rounds to 1
-            negative = (-self.task_.log_odds(logits)).sigmoid()
-            return np.hstack([negative.numpy(), probabilities])
-        return probabilities
+        found: dict[str, np.ndarray] = {}
+        outputs = self._logits(X)
+        for name, logits in self.task_.split_logits(outputs).items():
+            task = self.task_.tasks[name]
+            found[name] = task.probabilities(logits).numpy()
+            if task.positive_name:
+                # not 1 - p, which would be 0 where p rounds to 1
+                negative = (-task.log_odds(logits)).sigmoid()
+                found[name] = np.hstack([negative.numpy(), found[name]])
+        return found.get("", found)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """Return the accuracy of the predictions, of several tasks the mean of those of known labels."""
+        if "" in self.task_.tasks:
+            return float(super().score(X, y, sample_weight))
+        return mean_accuracy(self.predict(X), y, sample_weight)
 
     def _decision_options(self) -> dict[str, Any] | None:
         """Check all arguments, and return the options of `fit_decision`; None if no decision is fitted."""
-        from lossselect.decision.fit import decision_options
-        from lossselect.tasks.registry import TASKS
-
-        lookup({"auto": None, **TASKS}, self.task, "task")
+        check_task_name(self.task)
         if isinstance(self.max_epochs, str) and self.max_epochs != "auto":
             raise OptionTypeError(f"max_epochs must be auto or an integer >= 1, got {self.max_epochs!r}.")
         if self.max_epochs != "auto":
@@ -249,24 +263,10 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 f"{metric} is monitored, but validation_fraction=0 holds out no rows. Set "
                 "validation_fraction=0.15, or monitor train/loss."
             )
-        if self.decision in (None, "tuned"):
-            return {} if self.decision and self.validation_fraction else None
-        if not isinstance(self.decision, Mapping):
-            error = ConfigError if isinstance(self.decision, str) else OptionTypeError
-            raise error(
-                f"decision must be 'tuned', None or a mapping such as {{'metric': 'f1_macro'}}, got "
-                f"{self.decision!r}."
-            )
-        decision_options(**self.decision)
-        if not self.validation_fraction:
-            raise ConfigError(
-                f"decision={dict(self.decision)} is fitted to held-out rows, but validation_fraction=0 holds "
-                "out no rows. Set validation_fraction=0.15, or decision=None."
-            )
-        return dict(self.decision)
+        return check_decision(self.decision, self.validation_fraction)
 
     def _splits(
-        self, rows: Any, labels: np.ndarray, task: "Task", weights: Any, held_out: float, seed: int
+        self, rows: Any, labels: np.ndarray, task: "AnyTask", weights: Any, held_out: float, seed: int
     ) -> "Splits":
         """Return the splits with standardised features; rows of weight 0 are in no split."""
         import torch
@@ -285,7 +285,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         indices = {"train": used}
         if held_out:
             try:
-                split = split_rows(labels[used], {"val": held_out}, seed, task.names)
+                split = split_rows(one_hot(task, labels)[used], {"val": held_out}, seed, class_names(task))
             except ValueError:
                 raise DataError(
                     f"n_samples={len(used)} is too small to hold out validation_fraction={held_out:g} of the "
@@ -299,16 +299,17 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             "X",
             self.scaling_.transform(rows),
             labels,
-            task.names,
+            class_names(task),
             {split: torch.from_numpy(index) for split, index in indices.items()},
             self.scaling_.to_dict(),
             weights=None if weights is None else torch.from_numpy(weights).float(),
+            multitask=None if "" in task.tasks else task,  # type: ignore[arg-type]
         )
 
     def _train(
         self,
         splits: "Splits",
-        task: "Task",
+        task: "AnyTask",
         options: dict[str, Any] | None,
         seed: int,
         device: "torch.device",
@@ -374,7 +375,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.n_iter_: int = trainer.current_epoch
         module.trainer = None
         self.module_ = module.cpu().eval()
-        self.task_: Task = module.task
+        self.task_: AnyTask = module.task
 
     def _logits(self, X: Any) -> "Tensor":  # noqa: N803
         check_is_fitted(self)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lossselect.data.preprocessing.scaling import Scale
     from lossselect.data.preprocessing.table_rows import TableRows
     from lossselect.data.splits import Splits
-    from lossselect.tasks.registry import Task
+    from lossselect.tasks.registry import AnyTask
 
 LISTS = (
     "scikit-learn's scores and splits require a matrix of 0 and 1. Convert lists of labels with "
@@ -184,7 +184,7 @@ def net_name(net: Any) -> str:
     return str(net.get("name")) if isinstance(net, Mapping) else net if isinstance(net, str) else ""
 
 
-def make_net(net: Any, splits: "Splits", task: "Task") -> "nn.Module | dict[str, Any]":
+def make_net(net: Any, splits: "Splits", task: "AnyTask") -> "nn.Module | dict[str, Any]":
     """Return the spec of a named net, or call the user's function."""
     from torch import nn
 
@@ -206,6 +206,26 @@ def make_net(net: Any, splits: "Splits", task: "Task") -> "nn.Module | dict[str,
     if not isinstance(made, nn.Module):
         raise OptionTypeError(f"The function net must return a torch.nn.Module, got {type(made).__name__}.")
     return made
+
+
+def check_decision(decision: Any, validation_fraction: float) -> dict[str, Any] | None:
+    """Return the options of `fit_decision`; None if no decision is fitted."""
+    from lossselect.decision.fit import decision_options
+
+    if decision in (None, "tuned"):
+        return {} if decision and validation_fraction else None
+    if not isinstance(decision, Mapping):
+        error = ConfigError if isinstance(decision, str) else OptionTypeError
+        raise error(
+            f"decision must be 'tuned', None or a mapping such as {{'metric': 'f1_macro'}}, got {decision!r}."
+        )
+    decision_options(**decision)
+    if not validation_fraction:
+        raise ConfigError(
+            f"decision={dict(decision)} is fitted to held-out rows, but validation_fraction=0 holds out no "
+            "rows. Set validation_fraction=0.15, or decision=None."
+        )
+    return dict(decision)
 
 
 def check_trainer_settings(callbacks: Any, trainer_options: Any) -> None:

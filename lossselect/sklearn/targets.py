@@ -1,0 +1,143 @@
+"""The target of the estimator: one task, or several tasks in a mapping or a table."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.sklearn.fitting import encode_labels
+from lossselect.utils.checks import lookup, shorten
+
+if TYPE_CHECKING:
+    from lossselect.tasks.registry import AnyTask
+
+SEVERAL = "several"
+
+
+class EncodedTarget(NamedTuple):
+    """A target y.
+
+    Attributes:
+        task: The task, or the tasks with their names.
+        labels: The labels in a form that `encode_tensor` of the task accepts.
+        classes: The classes, or the column numbers of a multilabel task; a dict by task of several tasks.
+    """
+
+    task: "AnyTask"
+    labels: np.ndarray
+    classes: Any
+
+
+def check_task_name(task: Any) -> None:
+    """Raise an error unless `task` is the name of a task, "auto", "several", or a mapping of such names."""
+    from lossselect.tasks.registry import TASKS
+
+    names: dict[str, Any] = {"auto": None, **TASKS}
+    if isinstance(task, Mapping):
+        for name, part in task.items():
+            lookup(names, part, "task", f" of {name!r}")
+        return
+    lookup({**names, SEVERAL: None}, task, "task")
+
+
+def encode_target(y: Any, task: str | Mapping[str, str]) -> EncodedTarget:
+    """Return the task, the labels and the classes of y.
+
+    Raises:
+        DataError: labels that do not fit the task.
+        ConfigError: `task` names a task that y does not have.
+        OptionTypeError: several tasks are declared, but y is neither a mapping nor a table.
+    """
+    from lossselect.tasks.registry import MultiTask, make_task
+    from lossselect.tasks.task_names import naming_task
+
+    if not isinstance(y, Mapping) and not isinstance(task, Mapping) and task != SEVERAL:
+        name, labels, classes = encode_labels(y, task)
+        return EncodedTarget(_make_task(name, classes, make_task), labels, classes)
+    columns = _read_columns(y)
+    declared = task if isinstance(task, Mapping) else {}
+    if unknown := [name for name in declared if name not in columns]:
+        raise ConfigError(f"task contains {unknown[0]!r}, but y has the columns {shorten([*columns])}.")
+    tasks, targets, found = {}, {}, {}
+    for column, values in columns.items():
+        with naming_task(column):
+            kind, targets[column], found[column] = _encode_column(values, declared.get(column, "auto"))
+            tasks[column] = _make_task(kind, found[column], make_task)
+    several = MultiTask(tasks)
+    return EncodedTarget(several, several.encode_tensor(targets).numpy(), found)
+
+
+def class_names(task: "AnyTask") -> tuple[str, ...]:
+    """Return the names of the classes, of several tasks those of all outputs."""
+    if "" in task.tasks:
+        return task.tasks[""].names
+    return tuple(f"{name}: {output}" for name, part in task.tasks.items() for output in part.output_names)
+
+
+def one_hot(task: "AnyTask", labels: np.ndarray) -> np.ndarray:
+    """Return the labels by which rows are stratified: of several tasks a column for each output."""
+    import torch
+
+    if "" in task.tasks:
+        return labels
+    rows: np.ndarray = task.to_one_hot(torch.from_numpy(labels)).numpy()
+    return rows
+
+
+def mean_accuracy(predicted: Mapping[str, np.ndarray], y: Any, weight: Any = None) -> float:
+    """Return the mean over the tasks of the fraction of known labels that are predicted.
+
+    For a multilabel task, all labels of a row must be right, as in scikit-learn.
+    """
+    accuracies = []
+    for name, values in _read_columns(y).items():
+        array, found = np.asarray(values), predicted[name]
+        known = array == array  # False for NaN
+        right = array == found
+        if array.dtype == object:
+            known &= np.array([value is not None for value in array])
+        if array.ndim == 2:
+            right, known = (right | ~known).all(1), known.any(1)
+        weights = np.ones(len(array)) if weight is None else np.asarray(weight, float)
+        accuracies.append(float(np.average(right[known], weights=weights[known])))
+    return float(np.mean(accuracies))
+
+
+def _make_task(name: str, classes: np.ndarray, make_task: Any) -> Any:
+    from lossselect.tasks.registry import TASKS
+
+    width = len(classes) if TASKS[name].is_sized() else None
+    return make_task(name, num_outputs=width, class_names=[*map(str, classes.tolist())])
+
+
+def _read_columns(y: Any) -> dict[str, Any]:
+    """Return the columns of a mapping or of a table of pandas or Polars, by name."""
+    names = y.keys() if isinstance(y, Mapping) else getattr(y, "columns", None)
+    if names is None:
+        raise OptionTypeError(
+            "For several tasks, y must be a mapping such as {'species': labels, 'sick': labels}, or a table, "
+            f"got {type(y).__name__}."
+        )
+    columns = {str(name): y[name] for name in names}
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len({*lengths.values()}) > 1:
+        raise DataError(f"The columns of y must have the same number of rows, got {lengths}.")
+    return columns
+
+
+def _encode_column(values: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
+    """Return the result of `encode_labels` for the labels of a task, of which some may be missing."""
+    array = np.asarray(values)
+    if array.ndim == 2:
+        return encode_labels(array, "multilabel" if task == "auto" else task)
+    known = array == array  # False for NaN
+    if array.dtype == object:
+        known &= np.array([value is not None for value in array])
+    if not known.any():
+        raise DataError("All labels are missing. Pass some labels of this task, or leave it out.")
+    # without the missing ones, integers are integers again
+    name, indices, classes = encode_labels(np.array(array[known].tolist()), task)
+    labels = np.full(len(array), np.nan)
+    labels[known] = indices
+    return name, labels, classes

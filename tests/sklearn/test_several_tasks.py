@@ -1,0 +1,94 @@
+"""The estimator with several tasks: a mapping or a table of labels."""
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.base import clone
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import KFold, cross_val_score
+
+from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.sklearn import TaskClassifier
+
+OPTIONS = {"net": {"name": "mlp", "hidden": [32]}, "max_epochs": 20, "random_state": 0, "learning_rate": 0.01}
+
+
+def make_rows(rows=300):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(rows, 4))
+    labels = {
+        "species": np.array(["cat", "dog", "owl"], dtype=object)[x[:, :3].argmax(1)],
+        "tags": (x[:, :2] > 0).astype(float),
+        "sick": (x[:, 3] > 0).astype(int),
+    }
+    return x, labels
+
+
+def test_fit_and_predict():
+    x, y = make_rows()
+    model = TaskClassifier(**OPTIONS).fit(x, y)
+    assert list(model.task_.tasks) == ["species", "tags", "sick"]
+    assert model.classes_["species"].tolist() == ["cat", "dog", "owl"]
+    predicted, probabilities = model.predict(x), model.predict_proba(x)
+    assert (predicted["species"] == y["species"]).mean() > 0.85
+    assert (predicted["sick"] == y["sick"]).mean() > 0.85
+    assert (predicted["tags"] == y["tags"]).mean() > 0.85
+    assert {name: values.shape for name, values in probabilities.items()} == {
+        "species": (300, 3), "tags": (300, 2), "sick": (300, 2),
+    }  # fmt: skip
+    np.testing.assert_allclose(probabilities["species"].sum(1), 1, atol=1e-6)
+    each = [accuracy_score(y[name], predicted[name]) for name in y]
+    assert model.score(x, y) == pytest.approx(np.mean(each))
+
+
+def test_a_table_with_missing_labels():
+    x, y = make_rows()
+    y = {"species": y["species"].copy(), "sick": y["sick"].astype(float)}
+    y["species"][::3], y["sick"][1::3] = None, np.nan
+    columns = {name: values.tolist() for name, values in y.items()}
+    model = TaskClassifier("several", **OPTIONS).fit(x, pl.DataFrame(columns))
+    assert model.module_._label_counts["species"].missing > 60
+    assert model.classes_["sick"].tolist() == [0, 1]
+    known = np.arange(300) % 3 != 0
+    assert (model.predict(x)["species"][known] == y["species"][known]).mean() > 0.85
+    assert 0.8 < model.score(x, pl.DataFrame(columns)) <= 1
+
+
+def test_declared_tasks():
+    x, y = make_rows()
+    y["tags"] = y["tags"][:, :1]
+    model = clone(TaskClassifier({"tags": "multilabel", "sick": "multiclass"}, **OPTIONS)).fit(x, y)
+    kinds = {name: task.name for name, task in model.task_.tasks.items()}
+    assert kinds == {"species": "multiclass", "tags": "multilabel", "sick": "multiclass"}
+
+
+def test_cross_validation():
+    x, y = make_rows()
+    table = pl.DataFrame({"species": y["species"], "sick": y["sick"]})
+    scores = cross_val_score(TaskClassifier("several", **OPTIONS), x, table, cv=KFold(2))
+    assert (scores > 0.75).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "error", "text"),
+    [
+        ("auto", {"sick": np.zeros(300)}, DataError, "at least two classes"),
+        ("auto", {"sick": np.full(300, np.nan)}, DataError, "All labels are missing"),
+        ("auto", {"sick": np.zeros(10)}, DataError, "same number of rows"),
+        ("auto", {"f1": np.arange(300) % 2}, ConfigError, "must not be called 'f1'"),
+        ({"other": "binary"}, {}, ConfigError, "task contains 'other'"),
+        ({"sick": "binry"}, {}, ConfigError, "Did you mean 'binary'?"),
+        ({"species": "binary"}, {}, DataError, "requires two classes"),
+    ],
+)
+def test_mistakes(task, change, error, text):
+    x, y = make_rows()
+    with pytest.raises(error) as raised:
+        TaskClassifier(task, **OPTIONS).fit(x, {**y, **change})
+    assert text in str(raised.value)
+
+
+def test_an_array_is_not_several_tasks():
+    x, y = make_rows()
+    with pytest.raises(OptionTypeError, match="y must be a mapping such as"):
+        TaskClassifier("several", **OPTIONS).fit(x, y["sick"])
