@@ -28,6 +28,7 @@ NAVIGATION = {
         choosing-results
         project
         porting
+        several-tasks
         runs
         export
         speed
