@@ -36,6 +36,12 @@ def trainer_of(ranks, **options):
 
 def user_rows(task):
     """Return random rows with some missing labels."""
+    if isinstance(task, ls.MultiTask):
+        parts = {name: user_rows(part).tensors for name, part in task.tasks.items()}
+        inputs = next(iter(parts.values()))[0]
+        return [
+            (inputs[row], {name: target[row] for name, (_, target) in parts.items()}) for row in range(ROWS)
+        ]
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(ROWS, 6, generator=generator, dtype=torch.float64)
     noisy = inputs + torch.randn(ROWS, 6, generator=generator, dtype=torch.float64)
@@ -58,11 +64,13 @@ def of_user(ranks, batch, task, **options):
     trainer = trainer_of(ranks, max_epochs=1)
     found = {"validated": trainer.validate(module, loader, verbose=False)[0]}
     tune_decision(trainer, module, loader)
-    found["threshold"] = getattr(module.task, "threshold", None)
-    found["temperature"] = module.task.temperature
     found["tested"] = trainer.test(module, loader, verbose=False)[0]
-    found["per_class"] = module._epochs["test"].first.per_class
-    found["confusion"] = module._epochs["test"].first.confusion_counts
+    for name, epoch in module._epochs["test"].first.by_task.items():
+        part = module.task.tasks[name]
+        found[f"{name}threshold"] = getattr(part, "threshold", None)
+        found[f"{name}temperature"] = part.temperature
+        found[f"{name}per_class"] = epoch.per_class
+        found[f"{name}confusion"] = epoch.confusion_counts
     counting = trainer_of(ranks, max_epochs=1)
     counted = ls.TaskModule(task, nn.Linear(6, task.num_outputs), bias_init="prior")
     counting.fit(counted, loader, loader)
@@ -169,6 +177,7 @@ def evaluate(ranks, batch, file):
         "multiclass": of_user(ranks, batch, multiclass, metrics=chosen["multiclass"]),
         "multilabel": of_user(ranks, batch, multilabel, metrics=chosen["multilabel"]),
         "binary": of_user(ranks, batch, ls.Binary()),
+        "several": of_user(ranks, batch, ls.MultiTask({"kind": multiclass, "tags": multilabel})),
         "built-in": of_built_in(ranks, batch),
         "one labelled": of_one_labelled(ranks),
         "others": of_other_loaders(ranks, str(file)),

@@ -62,7 +62,8 @@ def found(folder):
 def test_results_equal_those_of_one_process(found, ranks):
     one, several = found[1], found[ranks]
     assert one.keys() == several.keys()
-    for name in ("/multilabel/validated/val/auroc", "/multiclass/confusion", "/binary/temperature"):
+    names = ("/multilabel/validated/val/auroc", "/multiclass/confusion", "/binary/temperature")
+    for name in (*names, "/several/tested/test/tags/auroc", "/several/kindconfusion"):
         assert name in one
     assert len([name for name in one if "/threshold" in name]) >= 6
     assert one["/multiclass/confusion"].sum() == (one["/multiclass/per_class/positives"]).sum()
@@ -87,7 +88,7 @@ def test_results_do_not_depend_on_the_loader(found, ranks):
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_validation_in_fit_equals_validation_of_the_checkpoint(found, ranks):
     """With running means, which differ between processes until DDP makes them equal."""
-    for task in ("binary", "multiclass", "multilabel"):
+    for task in ("binary", "multiclass", "multilabel", "several"):
         assert found[ranks][f"/{task}/difference after fit"] <= 1e-6
 
 
