@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
 from lossselect.cli.predict import MODEL, READING, find_trained, parse_batch_size, parse_reading
-from lossselect.decision.text import choose_decision, describe_decision, find_source, split_list
+from lossselect.decision.text import (
+    choose_decision,
+    describe_decision,
+    find_source,
+    split_by_task,
+    split_list,
+)
 from lossselect.exceptions import ConfigError
 from lossselect.utils.atomic_write import check_output, new_folder
 from lossselect.utils.checks import check_float
@@ -173,6 +179,7 @@ def _fit_decision(
 ) -> str:
     """Fit the decision of a module to the rows of `splits`, and return its description."""
     from lossselect.data.datamodule import TensorData
+    from lossselect.decision.fit import options_by_task
     from lossselect.labels.values import as_number
     from lossselect.run.trainer import trainer_on
     from lossselect.tasks.label_counts import count_labels
@@ -180,15 +187,25 @@ def _fit_decision(
     from lossselect.utils.devices import parse_device
 
     words: dict[str, Any] = {"true": True, "false": False, "null": None}
-    options: dict[str, Any] = {
-        key: words[text] if text in words else text if (number := as_number(text)) is None else number
-        for key, text in settings.items()
-    }
+
+    def parse(text: str) -> Any:
+        if (by_task := split_by_task(text)) is not None:
+            return {name: parse(value) for name, value in by_task.items()}
+        number = as_number(text)
+        return words.get(text, text if number is None else number)
+
+    options = {key: parse(text) for key, text in settings.items()}
     splits = replace(splits, rows={"val": splits.rows["test"]})
     counts = {"val": count_labels(module.task, splits.labels)}
     data = TensorData(splits, module.task, batch_size, counts)
-    if options["metric"] is None:  # keeps the decision of the checkpoint, not the default one
-        module.set_decision(module.task, compare=False)
+    # the metric null keeps the decision of the checkpoint, not the default one
+    base, tasks = module._base_task or module.task, module.task.tasks
+    kept = {
+        n: tasks[n]
+        for n, decision in options_by_task(options, module.task).items()
+        if decision.metric is None
+    }
+    module.set_decision(base.with_tasks({**base.tasks, **kept}), compare=False)
     tuned = tune_on_validation(trainer_on(parse_device(device)), module, options, datamodule=data)
     return describe_decision(
         module.task, f"fitted to the {max(tuned.rows.values())} labelled rows of {splits.name}"

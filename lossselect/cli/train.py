@@ -331,7 +331,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
         log_results(loggers, numbers, trainer.global_step)
         predictions = save_predictions(trainer, module, data, best, folder)
         source = "the nets together" if nets else f"epoch {read_checkpoint(best)['epoch'] + 1}"
-        _print_results(module.task, source, results, tuned, decision)
+        _print_results(module.task, source, results, tuned)
         if report and writes:
             from lossselect.cli.report import report_run
 
@@ -366,17 +366,15 @@ def _print_counted(module: Any, has_loss: bool) -> None:
     print_renderable(Plan("From the training labels", lines))
 
 
-def _print_results(
-    task: Any, source: str, results: Mapping[str, float], tuned: Any, decision: Mapping[str, Any] | None
-) -> None:
+def _print_results(task: Any, source: str, results: Mapping[str, float], tuned: Any) -> None:
     """Print the fitted decision, the metrics, and advice about the decision."""
     from lossselect.reporting.explain import decision_lines
     from lossselect.reporting.plan import compare_decisions, print_metrics, print_table
 
-    if tuned is not None and decision is not None:
+    if tuned is not None:
         for name, part in task.tasks.items():
             title = f"Decision of {name}" if name else "Decision"
-            lines = decision_lines(part, tuned.rows[name], decision["calibration"] != "none")
+            lines = decision_lines(part, tuned.rows[name], tuned.options[name].calibration != "none")
             print_table(title, lines)
     print_metrics(f"Results of {source}", results)
     if worse := compare_decisions(results):

@@ -1,6 +1,6 @@
 """`fit_decision`: thresholds, calibration and class factors, fitted to validation rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -25,8 +25,9 @@ from lossselect.labels.targets import flatten_positions
 from lossselect.losses.class_weights import class_prior
 from lossselect.losses.loss import Loss
 from lossselect.tasks.label_counts import LabelCounts, to_canonical
-from lossselect.tasks.registry import Task, as_task
-from lossselect.utils.checks import check_choice, check_float, check_options, shorten
+from lossselect.tasks.registry import AnyTask, Task, as_task
+from lossselect.tasks.task_names import naming_task
+from lossselect.utils.checks import check_choice, check_float, check_options, lookup, shorten
 from lossselect.utils.warnings import warn
 
 RECALL = 0.9
@@ -240,6 +241,27 @@ def decision_options(**options: Any) -> DecisionOptions:
     """Return the options as a checked `DecisionOptions`."""
     check_options(options, [field.name for field in fields(DecisionOptions)], "decision")
     return DecisionOptions(**options)
+
+
+def options_by_task(options: Mapping[str, Any], task: AnyTask) -> dict[str, DecisionOptions]:
+    """Return the options of each of several tasks: an option is one value for all, or values by task.
+
+    Tasks that the values by task leave out have the default.
+
+    Raises:
+        ConfigError: an unknown task or option.
+    """
+    names = [*task.tasks]
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key, value in options.items():
+        values = value if isinstance(value, Mapping) and len(names) > 1 else dict.fromkeys(names, value)
+        for name, of_task in values.items():
+            lookup(found, name, "task", f" in decision.{key}")[key] = of_task
+    checked = {}
+    for name, of_task in found.items():
+        with naming_task(name):
+            checked[name] = decision_options(**of_task)
+    return checked
 
 
 def _warn_untuned(names: Sequence[str], count: int) -> None:

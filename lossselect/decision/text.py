@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 ENTRY = re.compile(r"""\s*(?:(['"])((?:\\.|(?!\1)[^\\])*)\1([^,]*)|([^,]*))(?:,|$)""", re.DOTALL)
 """An entry of a list: in quotes, perhaps with more text after them, or up to the next comma."""
+OF_TASK = re.compile(r"""\s*([^{}\[\]]+?)\s*:\s*(\{[^}]*\}|\[[^\]]*\]|[^{}\[\]:,]+?)\s*(?:,|$)""")
+"""An entry of a mapping by task: a name, and a list or mapping in brackets, or text up to the next comma."""
 
 
 def split_list(text: str) -> list[str]:
@@ -37,23 +39,40 @@ def choose_decision(task: "AnyTask", source: str, threshold: str | None) -> "tup
 def change_threshold(task: "AnyTask", text: str) -> "AnyTask":
     """Return the task with a threshold from the command line: one number, a list, or {name: number}.
 
-    For several tasks, the names in {name: number} are those of tasks.
+    For several tasks, it is a mapping of such values by task.
 
     Raises:
         ConfigError: the task has no thresholds, or the text is not a threshold for it.
     """
+    from lossselect.tasks.task_names import naming_task  # imports torch, which a help text does not need
+
     tasks = dict(task.tasks)
     if "" in tasks:
         return task.with_tasks({"": _change_threshold(tasks[""], text)})
-    if not text.startswith("{"):
+    if (entries := split_by_task(text)) is None:
         raise ConfigError(
             f"For several tasks, threshold must be a mapping by task such as {{{next(iter(tasks))}: 0.3}}, "
             f"got {text!r}."
         )
-    for entry in split_list(text.removeprefix("{").removesuffix("}")):
-        name, _, number = (part.strip() for part in entry.rpartition(":"))
-        tasks[name] = _change_threshold(lookup(tasks, name, "task", " in threshold"), number)
+    for name, value in entries.items():
+        part = lookup(tasks, name, "task", " in threshold")
+        with naming_task(name):
+            tasks[name] = _change_threshold(part, value)
     return task.with_tasks(tasks)
+
+
+def split_by_task(text: str) -> dict[str, str] | None:
+    """Return the values of a mapping by task such as {sick: 0.3, tags: [0.2, 0.4]}; None for another text."""
+    inner = text.strip()
+    if not (inner.startswith("{") and inner.endswith("}")):
+        return None
+    entries, end = {}, 0
+    inner = inner[1:-1]
+    while end < len(inner):
+        if (match := OF_TASK.match(inner, end)) is None:
+            return None
+        entries[match[1]], end = match[2], match.end()
+    return entries
 
 
 def _change_threshold(task: "Task", text: str) -> "Task":

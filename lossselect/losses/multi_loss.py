@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossselect.exceptions import ConfigError
 from lossselect.losses.auto import AutoLoss
 from lossselect.losses.batch_loss import BatchLoss, compute_loss
 from lossselect.losses.loss import Loss, safe_divide, select_loss
@@ -14,7 +13,7 @@ from lossselect.tasks.label_counts import MultiCounts
 from lossselect.tasks.multitask import MultiTask
 from lossselect.tasks.registry import AnyTask, Task
 from lossselect.tasks.task_names import naming_task
-from lossselect.utils.checks import shorten
+from lossselect.utils.checks import lookup
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -163,10 +162,8 @@ def select_losses(task: MultiTask, loss: Any, make: Callable[[Any, Task], LossFu
     """
     each = dict.fromkeys(task.tasks, loss)
     if isinstance(loss, Mapping) and "name" not in loss:
-        if unknown := [name for name in loss if name not in task.tasks]:
-            raise ConfigError(
-                f"loss contains the unknown task {unknown[0]!r}. The tasks are {shorten([*task.tasks])}."
-            )
+        for name in loss:
+            lookup(task.tasks, name, "task", " in loss")
         each = {name: loss.get(name, "cross_entropy") for name in task.tasks}
     losses = {}
     for name, part in task.tasks.items():

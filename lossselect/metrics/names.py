@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.utils.checks import check_float, check_options, shorten, suggestion
+from lossselect.utils.checks import check_float, check_options, lookup, shorten, suggestion
 
 if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
@@ -283,8 +283,6 @@ def metrics_by_task(metrics: Any, task: Any) -> Mapping[str, Any]:
     """
     if not isinstance(metrics, Mapping) or not any(name in task.tasks for name in metrics):
         return dict.fromkeys(task.tasks, metrics)
-    if unknown := [name for name in metrics if name not in task.tasks]:
-        raise ConfigError(
-            f"metrics contains the unknown task {unknown[0]!r}. The tasks are {', '.join(task.tasks)}."
-        )
+    for name in metrics:
+        lookup(task.tasks, name, "task", " in metrics")
     return {name: metrics.get(name) for name in task.tasks}

@@ -20,6 +20,7 @@ from lossselect.utils.checks import SPLIT_NAMES, shorten, split_name
 
 if TYPE_CHECKING:
     from lossselect.data.splits import Splits
+    from lossselect.decision.fit import DecisionOptions
 
 MANY_OUTPUTS = 1000  # from this number on, the plan suggests a chunked head
 MAX_CLASSES = 30  # rows of a table
@@ -74,9 +75,17 @@ def plan(
     lines = [Line("task", str(task), reason, "task=...")]
     losses, metrics = losses_by_task(module.criterion), metrics_by_task(module._metrics_spec, task)
     targets = {} if splits is None else _first_targets(task, splits)
+    decisions = _decisions_by_task(decision, task)
     for name, part in task.tasks.items():
         example = _format_example(part, splits, *targets[name], module._chunked) if splits else ""
-        described = (losses[name], module._head_spec, splits is not None, decision, example, metrics[name])
+        described = (
+            losses[name],
+            module._head_spec,
+            splits is not None,
+            decisions[name],
+            example,
+            metrics[name],
+        )
         lines += _prefix(name, _task_lines(part, *described))
     if len(task.tasks) > 1:
         lines.append(_task_weights_line(task))
@@ -267,19 +276,26 @@ def _format_example(task: Task, splits: "Splits", labels: Any, encoded: Any, chu
     return f"row {splits.rows_in_file('train')[0]}: {label} is encoded as {form}"
 
 
-def _format_decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) -> str:
+def _decisions_by_task(decision: Mapping[str, Any] | None, task: AnyTask) -> Mapping[str, Any]:
+    """Return the options of the decision of each of several tasks; None where it is not fitted."""
+    if not decision:
+        return dict.fromkeys(task.tasks)
+    from lossselect.decision.fit import options_by_task
+
+    return options_by_task(decision, task)
+
+
+def _format_decision(task: Task, decision: "DecisionOptions | None", criterion: Any) -> str:
     """Return the decision rule in words, with the parts that are fitted on the validation split."""
     metric, weights = None, _find_weights(task, criterion)
     if decision:
-        from lossselect.decision.fit import decision_options
-
-        metric = decision_options(**decision).goal(task, criterion if isinstance(criterion, Loss) else None)
-    rule = task.decision_rule(metric, each=bool(decision and decision["per_label"]))
-    if decision and decision["calibration"] != "none":
-        if weights and not metric and decision["metric"] == "auto" and task.threshold in (None, 0.5):
+        metric = decision.goal(task, criterion if isinstance(criterion, Loss) else None)
+    rule = task.decision_rule(metric, each=bool(decision and decision.per_label))
+    if decision and decision.calibration != "none":
+        if weights and not metric and decision.metric == "auto" and task.threshold in (None, 0.5):
             rule = f"{task.untuned_rule}, which {weights} implies"
         rule += "; calibrated by a temperature"
-        rule += " per label" if decision["calibration"] == "per_label" else ""
+        rule += " per label" if decision.calibration == "per_label" else ""
         rule += f", after the shift of the logits by {weights} is removed" if weights else ""
     elif weights and task.shift == 0:
         rule += f"; probabilities are not calibrated, as {weights} shifts the logits"

@@ -107,7 +107,12 @@ def decision_settings(config: DictConfig, module: Any, data: Any) -> dict[str, A
     if "_target_" in config.data and not has_loader(data, "val"):
         return None
     if config.task.get("threshold") is not None:
-        options = {**options, "metric": None}
+        options["metric"] = None
+    targets = config.data.get("targets") or {}
+    if chosen := [name for name in targets if (targets[name] or {}).get("threshold") is not None]:
+        metric = options["metric"]
+        by_task = metric if isinstance(metric, dict) else dict.fromkeys(module.task.tasks, metric)
+        options["metric"] = {**by_task, **dict.fromkeys(chosen)}
     is_empty = options["metric"] is None and options["calibration"] == "none"
     return None if is_empty else options
 

@@ -14,7 +14,7 @@ from lossselect.losses.registry import row_options
 from lossselect.models.auto import EPOCHS
 from lossselect.models.nets import MEMBER_NETS, head_options
 from lossselect.run.allowed_classes import public_name
-from lossselect.utils.checks import as_list, check_options, check_positive, shorten
+from lossselect.utils.checks import as_list, check_options, check_positive, lookup
 
 if TYPE_CHECKING:
     from lossselect.reporting.plan import Monitor
@@ -87,10 +87,8 @@ def loss_by_task(config: Mapping[str, Any], task: "AnyTask") -> dict[str, Any]:
     own = config["task"].get("losses") or {}
     if not isinstance(own, Mapping):
         raise OptionTypeError(f"task.losses must be a mapping such as {{species: focal}}, got {own!r}.")
-    if unknown := [name for name in own if name not in task.tasks]:
-        raise ConfigError(
-            f"task.losses contains the unknown task {unknown[0]!r}. The tasks are {shorten([*task.tasks])}."
-        )
+    for name in own:
+        lookup(task.tasks, name, "task", " in task.losses")
     return {name: own.get(name, shared) for name in task.tasks}
 
 

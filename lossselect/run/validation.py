@@ -204,8 +204,8 @@ def check_task_settings(
         threshold = config["task"].get("threshold")
         ensure(
             threshold is None or decision["metric"] in ("auto", None),
-            f"task.threshold={threshold} cannot be combined with decision.metric={decision['metric']}, which "
-            "tunes the threshold. Remove one of them.",
+            f"The threshold {threshold} cannot be combined with decision.metric={decision['metric']}, which "
+            "tunes it. Remove one of them.",
         )
     if configured_head(config)["name"] == "chunked":
         check_topk_task(task)
@@ -218,16 +218,20 @@ def _check_tasks_settings(
     config: Mapping[str, Any], task: "MultiTask", counts: Any, shape: Sequence[int]
 ) -> None:
     """Check the settings of loss, decision and metrics of each of several tasks."""
+    from lossselect.decision.fit import options_by_task
     from lossselect.tasks.task_names import naming_task
 
     if configured_head(config)["name"] == "chunked":
         check_topk_task(task)
     losses = loss_by_task(config, task)
+    targets = config["data"].get("targets") or {}
+    decisions = options_by_task(config.get("decision") or {}, task)
     for name, part in task.tasks.items():
         spec = losses[name]
         own = {**config, "loss": {"name": spec} if isinstance(spec, str) else spec, "monitor": None}
         own |= {"metrics": metrics_by_task(config.get("metrics"), task).get(name), "scheduler": None}
-        own |= {"callbacks": None, "task": {"threshold": None}}
+        own |= {"callbacks": None, "task": targets.get(name) or {}}
+        own |= {"decision": config.get("decision") and vars(decisions[name])}
         with naming_task(name):
             check_task_settings(own, part, counts and counts[name], shape)
     _check_monitors(config, task, is_final=counts is not None)

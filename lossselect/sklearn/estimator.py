@@ -19,6 +19,7 @@ from lossselect.labels.values import IGNORE_INDEX
 from lossselect.models.auto import default_epochs
 from lossselect.sklearn.fitting import (
     check_decision,
+    check_goals,
     check_trainer_settings,
     find_val_monitor,
     fit_scaling,
@@ -167,6 +168,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             )
         rows = merge_entries(validate_data(self, X, dtype=[np.float64, np.float32], accept_sparse="csr"))
         task, labels, self.classes_ = encode_target(y, self.task)
+        check_goals(options, task)
         check_consistent_length(rows, labels)
         if sample_weight is not None:
             sample_weight = np.array(sample_weight, dtype=np.float64)
@@ -204,7 +206,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         found: dict[str, np.ndarray] = {}
         outputs = self._logits(X)
         classes: Any = self.classes_ if isinstance(self.classes_, dict) else {"": self.classes_}
-        for name, logits in self.task_.split_logits(outputs).items():
+        for name, logits in outputs.items():
             task = self.task_.tasks[name]
             predicted = task.predict(logits).numpy()
             missing = (predicted == IGNORE_INDEX).reshape(len(predicted), -1).any(1)
@@ -220,8 +222,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     def predict_proba(self, X: Any) -> Any:  # noqa: N803
         """Return float32 probabilities of the classes, (N, C); for a multilabel task of labels, (N, L)."""
         found: dict[str, np.ndarray] = {}
-        outputs = self._logits(X)
-        for name, logits in self.task_.split_logits(outputs).items():
+        for name, logits in self._logits(X).items():
             task = self.task_.tasks[name]
             found[name] = task.probabilities(logits).numpy()
             if task.positive_name:
@@ -377,7 +378,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.module_ = module.cpu().eval()
         self.task_: AnyTask = module.task
 
-    def _logits(self, X: Any) -> "Tensor":  # noqa: N803
+    def _logits(self, X: Any) -> "dict[str, Tensor]":  # noqa: N803
         check_is_fitted(self)
         rows = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], accept_sparse="csr")
         import torch
@@ -390,11 +391,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         module = self.module_.to(device).eval()
         try:
             with torch.inference_mode():
-                return torch.cat(
-                    [
-                        module(features[part].to(device)).cpu()
-                        for part in torch.arange(len(features)).split(size)
-                    ]
-                )
+                parts = torch.arange(len(features)).split(size)
+                logits = torch.cat([module(features[part].to(device)).cpu() for part in parts])
+                return self.task_.split_logits(logits)
         finally:
             module.cpu()

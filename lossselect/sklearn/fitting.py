@@ -208,6 +208,16 @@ def make_net(net: Any, splits: "Splits", task: "AnyTask") -> "nn.Module | dict[s
     return made
 
 
+def check_goals(decision: Mapping[str, Any] | None, task: "AnyTask") -> None:
+    """Raise ConfigError for options of the decision that do not fit the task, before training."""
+    from lossselect.decision.fit import options_by_task
+    from lossselect.tasks.task_names import naming_task
+
+    for name, options in options_by_task(decision or {}, task).items():
+        with naming_task(name):
+            options.goal(task.tasks[name])
+
+
 def check_decision(decision: Any, validation_fraction: float) -> dict[str, Any] | None:
     """Return the options of `fit_decision`; None if no decision is fitted."""
     from lossselect.decision.fit import decision_options
@@ -219,7 +229,8 @@ def check_decision(decision: Any, validation_fraction: float) -> dict[str, Any] 
         raise error(
             f"decision must be 'tuned', None or a mapping such as {{'metric': 'f1_macro'}}, got {decision!r}."
         )
-    decision_options(**decision)
+    if not any(isinstance(value, Mapping) for value in decision.values()):  # by task, which are not known yet
+        decision_options(**decision)
     if not validation_fraction:
         raise ConfigError(
             f"decision={dict(decision)} is fitted to held-out rows, but validation_fraction=0 holds out no "

@@ -7,7 +7,7 @@ from typing import Any
 
 from lossselect.exceptions import ConfigError, LossSelectError, OptionTypeError
 from lossselect.tasks.base import Task
-from lossselect.utils.checks import check_float, shorten
+from lossselect.utils.checks import check_float, lookup
 
 RESERVED = ("name", "loss", "default_decision", "row", "fold")
 """Names that mean something else in a loss, the name of a metric or a table of predictions."""
@@ -83,10 +83,8 @@ def check_weights(weights: Any, tasks: Mapping[str, Task]) -> dict[str, float] |
             f'The weights of tasks must be a mapping such as {{"{next(iter(tasks))}": 2}}, or "uncertainty", '
             f"got {weights!r}."
         )
-    if unknown := [name for name in weights if name not in tasks]:
-        raise ConfigError(
-            f"weights contains the unknown task {unknown[0]!r}. The tasks are {shorten([*tasks])}."
-        )
+    for name in weights:
+        lookup(tasks, name, "task", " in weights")
     checked = {name: check_float(f"weights[{name!r}]", weights.get(name, 1.0), 0) for name in tasks}
     if not any(checked.values()):
         raise ConfigError(

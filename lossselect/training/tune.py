@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lossselect.decision.advice import Advice, suggest_threshold
-from lossselect.decision.fit import decision_options, fit_decision
+from lossselect.decision.fit import DecisionOptions, fit_decision, options_by_task
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.targets import flatten_positions
 from lossselect.losses.multi_loss import losses_by_task
@@ -26,11 +26,13 @@ class Tuned(NamedTuple):
         metrics: The metrics of the validation split with the default decision.
         advice: Advice about the threshold, by task, for tasks of which no threshold was tuned.
         rows: The number of labelled rows by task.
+        options: The options of the decision by task.
     """
 
     metrics: Mapping[str, float]
     advice: dict[str, Advice]
     rows: dict[str, int]
+    options: dict[str, DecisionOptions]
 
 
 def tune_decision(
@@ -52,7 +54,8 @@ def tune_decision(
         dataloaders: A loader of the validation rows; of several loaders, the first one is used.
         datamodule: A data module with a validation split, instead of a loader.
         ckpt_path: The checkpoint to validate, as for `Trainer.validate`; None uses the module's weights.
-        options: Options of `fit_decision`: `metric`, `per_label`, `recall`, `calibration`, `shrinkage`.
+        options: Options of `fit_decision`: `metric`, `per_label`, `recall`, `calibration`, `shrinkage`;
+            for a `MultiTask` each is one value for all tasks, or values by task.
 
     Returns:
         The metrics of the validation split with the default decision.
@@ -76,11 +79,11 @@ def tune_on_validation(
             f"{type(trainer).__name__} and {type(module).__name__}. "
             "Call tune_decision(trainer, module, loaders)."
         )
-    losses, decision = losses_by_task(module.criterion), decision_options(**options)
+    losses, by_task = losses_by_task(module.criterion), options_by_task(options, module.task)
     goals = {}  # raises for invalid options before the pass over the rows
     for name, part in module.task.tasks.items():
         with naming_task(name):
-            goals[name] = decision.goal(part, losses[name])
+            goals[name] = by_task[name].goal(part, losses[name])
     if module._chunked:
         raise ConfigError(
             "tune_decision does not support head=chunked: it requires all logits of the validation rows. Set "
@@ -100,7 +103,7 @@ def tune_on_validation(
         for name, part in start.tasks.items():
             with naming_task(name):
                 fitted[name] = fit_decision(
-                    part, *rows[name], loss=losses[name], counts=counts.get(name), **options
+                    part, *rows[name], loss=losses[name], counts=counts.get(name), **vars(by_task[name])
                 )
     except BaseException:
         module._base_task, module.task = base_task, task
@@ -113,10 +116,10 @@ def tune_on_validation(
     advice, labelled = {}, {}
     for name, part in module.task.tasks.items():
         labelled[name] = int((~flatten_positions(part.to_one_hot(rows[name][1])).isnan()).any(1).sum())
-        advised = goals[name] is None and decision.metric == "auto"
+        advised = goals[name] is None and by_task[name].metric == "auto"
         if advised and (found := suggest_threshold(part, *rows[name])) is not None:
             advice[name] = found
-    return Tuned(results[0], advice, labelled)
+    return Tuned(results[0], advice, labelled, by_task)
 
 
 def _take_rows(buffer: OutputBuffer) -> tuple[Tensor, Tensor]:

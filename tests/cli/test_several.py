@@ -51,7 +51,7 @@ def trained(tmp_path_factory):
     """The folder of a run of three tasks."""
     folder = tmp_path_factory.mktemp("several")
     write_table(folder)
-    train_in(folder, *TABLE, TARGETS, *SHORT, "report.importance=true", "report.learning_curve=true")
+    train_in(folder, *TABLE, TARGETS, *SHORT, "report.importance=true")
     return folder
 
 
@@ -79,8 +79,6 @@ def test_files_of_a_run(trained):
     importance = dict(pl.read_csv(run / "importance.csv").select("column", "mean").iter_rows())
     assert importance.keys() == {"a", "b", "c"}
     assert min(importance.values()) > 0.1
-    curve = pl.read_csv(run / "figures" / "learning_curve.csv")
-    assert curve["val/loss"][-1] == pytest.approx(metrics["val/loss"])
     content = read_best_checkpoint(run)
     assert list(content["task"]["tasks"]) == ["species", "tags", "sick"]
     assert content["task"]["tasks"]["sick"]["class_names"] == ["no", "yes"]
@@ -126,6 +124,59 @@ def test_evaluate(trained, call, monkeypatch, tmp_path):
     assert code == 0, err
     assert "sick: Threshold (set by threshold): yes: 0.99" in printed
     assert json.loads((changed / "metrics.json").read_text())["test/sick/f1"] < 0.9
+
+
+def test_the_decision_of_each_task(trained, command, call, tmp_path):
+    """Options by task, and a threshold in data.targets, which is not tuned."""
+    write_table(tmp_path)
+    targets = TARGETS.replace("empty: negative", "empty: negative, threshold: 0.3")
+    settings = ("decision.metric={sick: f1_macro, species: f1_macro}", "decision.calibration={sick: none}")
+    code, out, err = command(*TABLE, targets, *SHORT, *settings, "report=false")
+    assert code == 0, err
+    task = read_best_checkpoint(tmp_path / "run")["task"]["tasks"]
+    assert task["tags"]["threshold"] == 0.3
+    assert task["tags"]["temperature"] != 1
+    assert task["sick"]["threshold"] != 0.5
+    assert task["sick"]["temperature"] == 1
+    assert len(task["species"]["prior_correction"]) == 3
+
+    arguments = ("evaluate", f"checkpoint={trained}/run", f"input={trained}/a.csv")
+    changes = ("decision.metric={sick: f1, tags: null}", "decision.calibration=none")
+    code, out, err = call(
+        evaluate.main, *arguments, f"output={tmp_path}/b", *changes, f"save={tmp_path}/b.ckpt"
+    )
+    assert code == 0, err
+    before, after = (
+        read_best_checkpoint(path)["task"]["tasks"] for path in (trained / "run", tmp_path / "b.ckpt")
+    )
+    assert after["tags"]["threshold"] == before["tags"]["threshold"]
+    assert after["sick"]["threshold"] not in (0.5, before["sick"]["threshold"])
+
+    threshold = "threshold={tags: {wild: 0.9}, sick: 0.2}"
+    code, out, err = call(evaluate.main, *arguments, f"output={tmp_path}/c", threshold)
+    assert code == 0, err
+    assert "wild: 0.9" in out
+    assert "yes: 0.2" in out
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("threshold=0.3", "must be a mapping by task such as {species: 0.3}"),
+        ("threshold={sick: {yes: x}}", "threshold must be a number from 0 to 1"),
+        ("threshold={sic: 0.3}", "Unknown task 'sic' in threshold. Did you mean 'sick'?"),
+        ("threshold={species: 0.3}", "threshold=0.3 has no effect"),
+        ("decision.metric={sic: f1}", "Unknown task 'sic' in decision.metric. Did you mean 'sick'?"),
+        ("decision.metric={sick: f3}", "decision.metric='f3' is not valid for task=binary"),
+        ("decision.metric=f1", "decision.metric='f1' is not valid for task=multiclass"),
+    ],
+)
+def test_invalid_decisions(setting, text, trained, call, tmp_path):
+    arguments = ("evaluate", f"checkpoint={trained}/run", f"input={trained}/a.csv")
+    code, _, err = call(evaluate.main, *arguments, f"output={tmp_path}/out", setting)
+    assert code == 1
+    assert text in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_folds_and_their_comparison(call, monkeypatch, tmp_path):
@@ -227,13 +278,20 @@ def test_data_overview(call, monkeypatch, tmp_path):
         (["data.target=species"], "at least two tasks"),
         (["data.target=[species,tags]", TARGETS], "both set"),
         ([], "A target is required"),
-        ([TARGETS, "task.weights={other: 2}"], "unknown task 'other'"),
-        ([TARGETS, "task.losses={other: focal}"], "unknown task 'other'"),
+        ([TARGETS, "task.weights={other: 2}"], "Unknown task 'other'"),
+        ([TARGETS, "task.losses={other: focal}"], "Unknown task 'other'"),
         ([TARGETS, "task.losses={sick: fcal}"], "Did you mean 'focal'?"),
         ([TARGETS, "loss.pos_weight=2"], "pos_weight is not supported under softmax"),
         ([TARGETS, "monitor=val/species/acuracy"], "Did you mean 'val/species/accuracy'?"),
-        ([TARGETS, "metrics={sick: [f1], other: [accuracy]}"], "unknown task 'other'"),
+        ([TARGETS, "metrics={sick: [f1], other: [accuracy]}"], "Unknown task 'other'"),
         ([TARGETS, "head=chunked"], "does not support several tasks"),
+        ([TARGETS, "decision.metric={sic: f1}"], "Did you mean 'sick'?"),
+        ([TARGETS, "decision.metric=f1"], "is not valid for task=multiclass"),
+        ([TARGETS, "decision.recall={sick: 0.8}"], "recall=0.8 has no effect"),
+        (
+            [TARGETS.replace("positive: yes", "positive: yes, threshold: 0.3"), "decision.metric={sick: f1}"],
+            "The threshold 0.3 cannot be combined with decision.metric=f1",
+        ),
     ],
 )
 def test_mistakes(settings, text, command, tmp_path):

@@ -268,7 +268,7 @@ def test_errors_of_a_multiclass_task(grades, command, arguments, message):
     [
         (["task.threshold=1.5"], "threshold must be a number from 0 to 1, got 1.5"),
         (["task.threshold=[0.5,0.5]"], "threshold requires one number per output (1), got 2"),
-        (["task.threshold=0.3", "decision.metric=f1"], "task.threshold=0.3 cannot be combined with decision.metric=f1"),
+        (["task.threshold=0.3", "decision.metric=f1"], "The threshold 0.3 cannot be combined with decision.metric=f1"),
         (["loss.weight=balanced"], "Set pos_weight=auto to weight"),
         (["loss.pos_weight=-2"], "pos_weight must be finite and >= 0, got -2 for 'yes'"),
         (["loss=zlpr", "loss.pos_weight=auto"], "Loss 'zlpr' does not support pos_weight"),

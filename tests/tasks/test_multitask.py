@@ -132,7 +132,7 @@ def test_counts():
         ({"a": SICK}, None, ConfigError, "at least two"),
         ({"a": SICK, "b": "binary"}, None, OptionTypeError, "mapping of tasks"),
         ([SICK, TAGS], None, OptionTypeError, "mapping of tasks"),
-        ({"a": SICK, "b": TAGS}, {"c": 1}, ConfigError, "unknown task 'c'"),
+        ({"a": SICK, "b": TAGS}, {"c": 1}, ConfigError, "Unknown task 'c'"),
         ({"a": SICK, "b": TAGS}, {"a": -1}, ConfigError, "weights['a']"),
         ({"a": SICK, "b": TAGS}, {"a": 0, "b": 0}, ConfigError, "nothing would be trained"),
         ({"a": SICK, "b": TAGS}, "equal", ConfigError, "'uncertainty'"),

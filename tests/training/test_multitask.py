@@ -279,11 +279,11 @@ def test_metrics_by_task():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"loss": {"other": "focal"}}, "unknown task 'other'"),
+        ({"loss": {"other": "focal"}}, "Unknown task 'other'"),
         ({"loss": {"name": "cross_entropy", "pos_weight": 2}}, "pos_weight is not supported under softmax"),
         ({"loss": {"species": {"name": "cross_entropy", "pos_weight": 2}}}, "(Task 'species'.)"),
         ({"loss": {"tags": nn.CrossEntropyLoss()}}, "(Task 'tags'.)"),
-        ({"metrics": {"tags": ["accuracy"], "other": ["accuracy"]}}, "unknown task 'other'"),
+        ({"metrics": {"tags": ["accuracy"], "other": ["accuracy"]}}, "Unknown task 'other'"),
         ({"metrics": ["exact_match"]}, "exact_match"),
         ({"head": "chunked"}, "does not support several tasks"),
     ],
