@@ -22,7 +22,7 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class TestRows:
-    """What runs predict for their test rows, by the name of the run.
+    """Predictions of runs for their test rows, and what follows from them, by the name of the run.
 
     Args:
         intervals: The metrics of each run on its own test rows, by name, with 95 % intervals.

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lossselect.decision.fit import DecisionOptions
 
 MANY_OUTPUTS = 1000  # from this number on, the plan suggests a chunked head
-MAX_CLASSES = 30  # rows of a table
 SCALING_FORMULAS = {
     "": ("division by the largest absolute value", "of each column in the training rows; zeros stay zeros"),
     "standard": ("standard", "(x - mean) / standard deviation of the training rows"),
@@ -392,15 +391,3 @@ def decision_lines(task: Task, rows: int, calibrates: bool) -> Iterator[tuple[st
     if factors := task.prior_correction:  # only their ratios change predictions
         yield "class factors", _format_by_output(task, [factor / min(factors) for factor in factors])
         yield "", "A factor multiplies the probability of its class before the prediction; the smallest is 1."
-
-
-def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> list[tuple[str, ...]]:
-    """Return the number of rows of each class by split; of many classes only the most and least frequent."""
-    splits = counts.values()
-    order = sorted(range(len(task.names)), key=lambda i: -counts["train"].positives[i])
-    rows = [(task.names[i], *(str(split.positives[i]) for split in splits)) for i in order]
-    if len(rows) > MAX_CLASSES:
-        half = MAX_CLASSES // 2
-        rows[half:-half] = [("...",)]
-    missing = ("(missing)", *(str(split.missing) for split in splits))
-    return [*rows, missing, ("(rows)", *(str(split.rows) for split in splits))]

@@ -1,5 +1,6 @@
 """`explain=true` and `check_only=true`: the plan and checks of a run, mostly without Lightning."""
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,13 +10,16 @@ from omegaconf import DictConfig
 from lossselect.data.batches import TensorBatches
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.reporting.explain import label_table, plan
+from lossselect.reporting.explain import plan
 from lossselect.reporting.plan import Monitor, print_renderable, print_table
 from lossselect.run.build import build_module, decision_settings, describe_training, load_data, prepare
 from lossselect.tasks.infer import encode_checked
-from lossselect.tasks.label_counts import warn_no_positives
+from lossselect.tasks.label_counts import LabelCounts, warn_no_positives
+from lossselect.tasks.registry import Task
 from lossselect.training.classifier import Classifier
 from lossselect.training.diagnostics.outputs import check_end
+
+MAX_ROWS = 30  # of the table of label counts
 
 
 def check_only(config: DictConfig) -> None:
@@ -34,7 +38,7 @@ def check_only(config: DictConfig) -> None:
         for name, task in classifier.task.tasks.items():
             counts = {split: count.by_task[name] for split, count in data.counts.items()}
             title = f"Labels of {name}" if name else "Labels"
-            print_table(title, label_table(task, counts), header=("class", *counts))
+            print_table(title, _label_table(task, counts), header=("class", *counts))
             # a chunked head computes no macro averages, for which each label needs positives
             for split in () if classifier._chunked else ("val", "test"):  # as in a run after evaluation
                 warn_no_positives(counts[split].positives, task, split)
@@ -78,3 +82,15 @@ def _prepare_custom(config: DictConfig) -> tuple[Classifier, Any, Monitor]:
     if module._needs_counts and (counts := count_loader(module, data.train_dataloader())):
         module.set_label_counts(counts)
     return module, data, monitor
+
+
+def _label_table(task: Task, counts: Mapping[str, LabelCounts]) -> list[tuple[str, ...]]:
+    """Return the number of rows of each class by split; of many classes only the most and least frequent."""
+    splits = counts.values()
+    order = sorted(range(len(task.names)), key=lambda i: -counts["train"].positives[i])
+    rows = [(task.names[i], *(str(split.positives[i]) for split in splits)) for i in order]
+    if len(rows) > MAX_ROWS:
+        half = MAX_ROWS // 2
+        rows[half:-half] = [("...",)]
+    missing = ("(missing)", *(str(split.missing) for split in splits))
+    return [*rows, missing, ("(rows)", *(str(split.rows) for split in splits))]

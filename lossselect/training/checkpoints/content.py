@@ -156,7 +156,7 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
 
 def _class_and_arguments(task: AnyTask) -> dict[str, Any]:
     """Return a task in the form in which LightningCLI reads an object from the hparams of a checkpoint."""
-    values = {f.name: getattr(task, f.name) for f in fields(task)}
+    values = vars(task)
     changed = {f.name: to_plain(values[f.name]) for f in fields(task) if values[f.name] != f.default}
     if "tasks" in changed:
         changed["tasks"] = {name: _class_and_arguments(part) for name, part in task.tasks.items()}
