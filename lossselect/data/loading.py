@@ -84,8 +84,8 @@ def _load_several(options: dict[str, Any], settings: dict[str, Any]) -> LoadedDa
     from lossselect.tasks.task_names import naming_task
 
     splits = load(**options) if options["name"] in DATASETS else load_own_data(**options, task=settings)
-    task = splits.multitask
-    if task is None:
+    task = splits.known_task
+    if not isinstance(task, MultiTask):
         raise ConfigError(
             f"{splits.name} has the labels of one task. Set task=auto, or "
             "data=digits_questions for sample data of several tasks."

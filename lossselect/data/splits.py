@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-import torch
 from torch import Tensor
 
 from lossselect.data.preprocessing.table_rows import TableRows
 from lossselect.data.stratification import divide_rows
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.tasks.multitask import MultiTask
+from lossselect.tasks.registry import AnyTask
 from lossselect.utils.checks import SPLIT_NAMES, shorten
 from lossselect.utils.warnings import warn
 
@@ -63,8 +62,8 @@ class Splits:
         scaling: How numbers are scaled, a name in `SCALINGS`; "" for a sparse matrix.
         in_chunks: Whether the training rows are shuffled in chunks, because they may not fit into memory.
         groups: The group of each row (N,), or None.
-        multitask: The tasks with their classes, if there are several; labels are then those of
-            `MultiTask.encode_tensor`.
+        known_task: The task with its classes, if that is known. It is for several tasks, whose labels are
+            those of `MultiTask.encode_tensor`.
     """
 
     name: str
@@ -83,15 +82,12 @@ class Splits:
     scaling: str = "standard"
     in_chunks: bool = False
     groups: np.ndarray | None = None
-    multitask: MultiTask | None = None
+    known_task: AnyTask | None = None
 
     @property
     def strata(self) -> np.ndarray | SparseLabels:
         """The labels by which rows are stratified: those of one task, or one-hot labels of several tasks."""
-        if self.multitask is None:
-            return self.labels
-        labels: np.ndarray = self.multitask.to_one_hot(torch.from_numpy(self.labels)).numpy()
-        return labels
+        return self.labels if self.known_task is None else self.known_task.strata(self.labels)
 
     def rows_in_file(self, split: str) -> np.ndarray:
         """Return the indices of the split's rows in their file, counted from 0."""

@@ -129,7 +129,7 @@ def ask_questions(splits: "Splits") -> "Splits":
         labels=labels.values,
         class_names=labels.class_names,
         preparation=preparation,
-        multitask=labels.multitask,
+        known_task=labels.multitask,
     )
 
 

@@ -107,7 +107,7 @@ def set_head_bias(module: nn.Module, task: AnyTask, logits: Tensor) -> nn.Parame
                 member_bias.copy_(logits)
         return net.head_biases()[0]
     head = _find_head(module, task, with_bias=True)
-    if head is None and len(task.tasks) > 1 and _set_biases(module, task, logits):
+    if head is None and _set_biases(module, task, logits):
         return None
     if head is None:
         warn(

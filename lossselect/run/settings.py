@@ -11,6 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from lossselect.chunked.options import check_topk_task, chunkable, top_metric_names, topk_monitor
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.losses.registry import row_options
+from lossselect.metrics.names import metrics_by_task
 from lossselect.models.auto import EPOCHS
 from lossselect.models.nets import MEMBER_NETS, head_options
 from lossselect.run.allowed_classes import public_name
@@ -81,15 +82,33 @@ def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
 
 def loss_by_task(config: Mapping[str, Any], task: "AnyTask") -> dict[str, Any]:
     """Return the loss of a task, or of each of several tasks, as `TaskModule` accepts it."""
-    shared = loss_options(config["loss"])
-    if "" in task.tasks:
-        return shared
-    own = config["task"].get("losses") or {}
+    shared, own = loss_options(config["loss"]), config["task"].get("losses") or {}
     if not isinstance(own, Mapping):
         raise OptionTypeError(f"task.losses must be a mapping such as {{species: focal}}, got {own!r}.")
     for name in own:
         lookup(task.tasks, name, "task", " in task.losses")
-    return {name: own.get(name, shared) for name in task.tasks}
+    return dict(task.join_values({name: own.get(name, shared) for name in task.tasks}))
+
+
+def settings_by_task(config: Mapping[str, Any], task: "AnyTask") -> dict[str, Mapping[str, Any]]:
+    """Return the settings of each of several tasks, as they would be for a single task."""
+    if "" in task.tasks:
+        return {"": config}
+    from lossselect.decision.fit import options_by_task
+
+    losses, metrics = loss_by_task(config, task), metrics_by_task(config.get("metrics"), task)
+    decision, targets = config.get("decision") or {}, config["data"].get("targets") or {}
+    decisions = options_by_task(decision, task)
+    return {
+        name: {
+            **config,
+            "loss": {"name": losses[name]} if isinstance(losses[name], str) else losses[name],
+            "metrics": metrics[name],
+            "decision": vars(decisions[name]) if decision else None,
+            "task": targets.get(name) or {},
+        }
+        for name in task.tasks
+    }
 
 
 def report_options(report: Any) -> dict[str, Any] | None:

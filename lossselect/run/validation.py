@@ -23,11 +23,11 @@ from lossselect.run.settings import (
     find_chunked_conflict,
     is_sharded,
     list_variants,
-    loss_by_task,
     loss_options,
     monitored_metrics,
     packaged_config,
     resolve_head,
+    settings_by_task,
 )
 from lossselect.utils.checks import (
     as_list,
@@ -42,7 +42,7 @@ from lossselect.utils.warnings import ON_NONFINITE, WARNINGS
 
 if TYPE_CHECKING:
     from lossselect.losses.loss import Loss
-    from lossselect.tasks.multitask import MultiTask
+    from lossselect.tasks.label_counts import LabelCounts
     from lossselect.tasks.registry import AnyTask, Task
 
 PARTS = ("task", "loss", "data", "model", "optimizer", "trainer")
@@ -182,13 +182,23 @@ def check_task_settings(
 
     Without `counts` of the training labels, the data have not been read, and `task` is a placeholder.
     """
+    from lossselect.tasks.task_names import naming_task
+
+    if configured_head(config)["name"] == "chunked":
+        check_topk_task(task)
+    for name, own in settings_by_task(config, task).items():
+        with naming_task(name):
+            _check_one_task(own, task.tasks[name], counts and counts.by_task[name], shape)
+    _check_monitors(config, task, is_final=counts is not None)
+
+
+def _check_one_task(
+    config: Mapping[str, Any], task: "Task", counts: "LabelCounts | None", shape: Sequence[int]
+) -> None:
+    """Check the options of the loss and the decision of a task."""
     from lossselect.decision.fit import decision_options
     from lossselect.losses.auto import loss_by_name
-    from lossselect.tasks.multitask import MultiTask
 
-    if isinstance(task, MultiTask):
-        _check_tasks_settings(config, task, counts, shape)
-        return
     options = loss_options(config["loss"])
     if counts is None:  # the class names, which messages should contain, are not known yet
         later = Mapping if "_target_" in config["data"] else Mapping | list
@@ -207,34 +217,8 @@ def check_task_settings(
             f"The threshold {threshold} cannot be combined with decision.metric={decision['metric']}, which "
             "tunes it. Remove one of them.",
         )
-    if configured_head(config)["name"] == "chunked":
-        check_topk_task(task)
-        if name != "auto":
-            check_chunkable(loss)
-    _check_monitors(config, task, is_final=counts is not None)
-
-
-def _check_tasks_settings(
-    config: Mapping[str, Any], task: "MultiTask", counts: Any, shape: Sequence[int]
-) -> None:
-    """Check the settings of loss, decision and metrics of each of several tasks."""
-    from lossselect.decision.fit import options_by_task
-    from lossselect.tasks.task_names import naming_task
-
-    if configured_head(config)["name"] == "chunked":
-        check_topk_task(task)
-    losses = loss_by_task(config, task)
-    targets = config["data"].get("targets") or {}
-    decisions = options_by_task(config.get("decision") or {}, task)
-    for name, part in task.tasks.items():
-        spec = losses[name]
-        own = {**config, "loss": {"name": spec} if isinstance(spec, str) else spec, "monitor": None}
-        own |= {"metrics": metrics_by_task(config.get("metrics"), task).get(name), "scheduler": None}
-        own |= {"callbacks": None, "task": targets.get(name) or {}}
-        own |= {"decision": config.get("decision") and vars(decisions[name])}
-        with naming_task(name):
-            check_task_settings(own, part, counts and counts[name], shape)
-    _check_monitors(config, task, is_final=counts is not None)
+    if configured_head(config)["name"] == "chunked" and name != "auto":
+        check_chunkable(loss)
 
 
 def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
@@ -338,7 +322,7 @@ def _list_values(spec: Any, task: "AnyTask", is_final: bool) -> Iterator[str]:
         for task_name, part in task.tasks.items():
             prefix = f"{stage}/{task_name}/" if task_name else f"{stage}/"
             yield from [f"{prefix}loss"] * bool(task_name)
-            chosen = metrics_by_task(spec, task)[task_name] if task_name else spec
+            chosen = metrics_by_task(spec, task)[task_name]
             for name, entry in choose_metrics(part, chosen, stage=stage).items():
                 if not isinstance(entry, MetricName):  # the values of a user's metric are not known
                     yield from (f"{prefix}{name}", f"{prefix}{name}/...")

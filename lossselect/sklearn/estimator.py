@@ -29,7 +29,7 @@ from lossselect.sklearn.fitting import (
     net_name,
     restore_random_state,
 )
-from lossselect.sklearn.targets import check_task_name, class_names, encode_target, mean_accuracy, one_hot
+from lossselect.sklearn.targets import check_task_name, encode_target, mean_accuracy
 from lossselect.utils.checks import check_float, check_int, check_positive
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         """
         found: dict[str, np.ndarray] = {}
         outputs = self._logits(X)
-        classes: Any = self.classes_ if isinstance(self.classes_, dict) else {"": self.classes_}
+        classes = self.task_.by_task(self.classes_)
         for name, logits in outputs.items():
             task = self.task_.tasks[name]
             predicted = task.predict(logits).numpy()
@@ -217,7 +217,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 )
             is_matrix = task.several_labels
             found[name] = predicted if is_matrix else classes[name][predicted.reshape(len(predicted))]
-        return found.get("", found)
+        return self.task_.join_values(found)
 
     def predict_proba(self, X: Any) -> Any:  # noqa: N803
         """Return float32 probabilities of the classes, (N, C); for a multilabel task of labels, (N, L)."""
@@ -229,7 +229,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 # not 1 - p, which would be 0 where p rounds to 1
                 negative = (-task.log_odds(logits)).sigmoid()
                 found[name] = np.hstack([negative.numpy(), found[name]])
-        return found.get("", found)
+        return self.task_.join_values(found)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
         """Return the accuracy of the predictions, of several tasks the mean of those of known labels."""
@@ -286,7 +286,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         indices = {"train": used}
         if held_out:
             try:
-                split = split_rows(one_hot(task, labels)[used], {"val": held_out}, seed, class_names(task))
+                split = split_rows(task.strata(labels)[used], {"val": held_out}, seed, task.names)
             except ValueError:
                 raise DataError(
                     f"n_samples={len(used)} is too small to hold out validation_fraction={held_out:g} of the "
@@ -300,11 +300,11 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             "X",
             self.scaling_.transform(rows),
             labels,
-            class_names(task),
+            task.names,
             {split: torch.from_numpy(index) for split, index in indices.items()},
             self.scaling_.to_dict(),
             weights=None if weights is None else torch.from_numpy(weights).float(),
-            multitask=None if "" in task.tasks else task,  # type: ignore[arg-type]
+            known_task=task,
         )
 
     def _train(

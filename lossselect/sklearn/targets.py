@@ -68,23 +68,6 @@ def encode_target(y: Any, task: str | Mapping[str, str]) -> EncodedTarget:
     return EncodedTarget(several, several.encode_tensor(targets).numpy(), found)
 
 
-def class_names(task: "AnyTask") -> tuple[str, ...]:
-    """Return the names of the classes, of several tasks those of all outputs."""
-    if "" in task.tasks:
-        return task.tasks[""].names
-    return tuple(f"{name}: {output}" for name, part in task.tasks.items() for output in part.output_names)
-
-
-def one_hot(task: "AnyTask", labels: np.ndarray) -> np.ndarray:
-    """Return the labels by which rows are stratified: of several tasks a column for each output."""
-    import torch
-
-    if "" in task.tasks:
-        return labels
-    rows: np.ndarray = task.to_one_hot(torch.from_numpy(labels)).numpy()
-    return rows
-
-
 def mean_accuracy(predicted: Mapping[str, np.ndarray], y: Any, weight: Any = None) -> float:
     """Return the mean over the tasks of the fraction of known labels that are predicted.
 

@@ -74,12 +74,21 @@ class MultiTask:
         return sum(task.num_probabilities for task in self.tasks.values())
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each probability of all tasks, such as "species: cat"."""
+        return tuple(f"{name}: {output}" for name, task in self.tasks.items() for output in task.output_names)
+
+    @property
     def primary_metric(self) -> str:
         """Metric shown next to the loss during training: that of the first task."""
         name, task = next(iter(self.tasks.items()))
         return f"{name}/{task.primary_metric}"
 
     def by_task(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return values by task unchanged."""
+        return values
+
+    def join_values(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return values by task unchanged."""
         return values
 
@@ -289,6 +298,15 @@ class MultiTask:
     def to_hard_labels(self, target: Tensor) -> Tensor:
         """Return a target of `encode_tensor` without soft labels; `IGNORE_INDEX` where missing."""
         return self._join_targets(self.split_target(target), is_soft=False)
+
+    def has_columns(self, target: Tensor) -> bool:
+        """Return True: a target of `encode_tensor` has columns for each task."""
+        return True
+
+    def strata(self, labels: Any) -> np.ndarray:
+        """Return labels of `encode_tensor` as `to_one_hot` does, for splits that are stratified by them."""
+        one_hot: np.ndarray = self.to_one_hot(torch.from_numpy(labels)).numpy()
+        return one_hot
 
     # --- probabilities and decisions
 

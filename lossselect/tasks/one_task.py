@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 if TYPE_CHECKING:
     from lossselect.tasks.base import Task
 
@@ -31,6 +33,18 @@ class OneTask:
         """Return values of the task under the name ""."""
         return {"": values}
 
+    def join_values(self, values: "Mapping[str, Any]") -> Any:
+        """Return the value under the name ""; reverses `by_task`."""
+        return values[""]
+
     def split_target(self, target: Any) -> dict[str, Any]:
         """Return the canonical target under the name ""."""
         return {"": target}
+
+    def has_columns(self, target: Tensor) -> bool:
+        """Return whether a canonical target has a dimension of classes: all do but class indices."""
+        return target.is_floating_point()
+
+    def strata(self, labels: Any) -> Any:
+        """Return the labels by which rows are stratified: the labels unchanged."""
+        return labels

@@ -8,11 +8,12 @@ from torch import Tensor
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.losses.auto import AutoLoss, loss_by_name
 from lossselect.losses.loss import Loss
-from lossselect.losses.multi_loss import MultiLoss, select_losses
+from lossselect.losses.multi_loss import MultiLoss, losses_by_task, select_losses
 from lossselect.losses.torch_compat import check_torch_loss
 from lossselect.tasks.multitask import MultiTask
-from lossselect.tasks.registry import AnyTask
-from lossselect.utils.checks import split_name
+from lossselect.tasks.registry import AnyTask, Task
+from lossselect.tasks.task_names import naming_task
+from lossselect.utils.checks import shorten, split_name
 
 
 def make_criterion(loss: Any, task: AnyTask) -> Callable[[Tensor, Tensor], Tensor]:
@@ -37,14 +38,21 @@ def make_criterion(loss: Any, task: AnyTask) -> Callable[[Tensor, Tensor], Tenso
 
 def check_fits(loss: Any, task: AnyTask) -> None:
     """Raise ConfigError for a loss of another task, or a torch loss with other outputs or targets."""
-    if isinstance(task, MultiTask):
-        if not isinstance(loss, MultiLoss) or loss.losses.keys() != task.tasks.keys():
-            raise ConfigError(
-                f"The loss is not one of the tasks {', '.join(task.tasks)}. Pass a loss by task."
-            )
-        for name, part in loss.losses.items():
-            check_fits(part, task.tasks[name])
-        return
+    losses = losses_by_task(loss)
+    if losses.keys() != task.tasks.keys():
+        raise ConfigError(
+            f"The loss is for {_list_tasks(losses)}, but the task is {task}. Pass a loss of the same tasks."
+        )
+    for name, part in task.tasks.items():
+        with naming_task(name):
+            _check_fits(losses[name], part)
+
+
+def _list_tasks(losses: Mapping[str, Any]) -> str:
+    return "one task" if "" in losses else f"the tasks {shorten([*losses])}"
+
+
+def _check_fits(loss: Any, task: Task) -> None:
     if isinstance(loss, Loss | AutoLoss):
         expected, got = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
         if expected != got:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lossselect.losses.batch_loss import BatchLoss
-from lossselect.tasks.registry import MultiTask
 from lossselect.utils.warnings import warn
 
 
@@ -31,8 +30,7 @@ class StepOutput(dict[str, Any]):
 
 def make_output(task: Any, loss: Tensor, logits: Any, target: Any, weight: Tensor | None) -> StepOutput:
     """Return the output of a step; for several tasks with logits and targets by task."""
-    if isinstance(task, MultiTask):
-        logits, target = task.split_logits(logits), task.split_target(target)
+    logits, target = task.join_values(task.split_logits(logits)), task.join_values(task.split_target(target))
     return StepOutput(loss=loss, logits=logits, target=target, weight=weight)
 
 

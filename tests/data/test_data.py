@@ -155,7 +155,7 @@ class TestTensorData:
 def test_the_three_questions_about_digits():
     options = {"seed": 0, "val_fraction": 0.2, "test_fraction": 0.2}
     splits, digits = (load(name, **options) for name in ("digits_questions", "digits"))
-    task = splits.multitask
+    task = splits.known_task
     assert list(task.tasks) == ["digit", "even", "segments"]
     targets = task.split_target(torch.from_numpy(splits.labels))
     assert targets["digit"].tolist() == digits.labels.tolist()

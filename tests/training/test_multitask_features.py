@@ -292,3 +292,15 @@ def test_lightning_cli_tests_a_checkpoint(tmp_path):
     assert tested.model.task == ls.MultiTask(TASKS, {"sick": 2})
     assert "test/tags/accuracy" in tested.trainer.callback_metrics
     assert ForCLI.load_from_checkpoint(path).task == tested.model.task
+
+
+def test_a_loss_of_other_tasks():
+    loss = ls.TaskModule(task=TASK, net=nn.Linear(8, TASK.num_outputs)).criterion
+    with pytest.raises(ConfigError, match="for the tasks species, tags, sick, but the task is binary"):
+        ls.TaskModule(task=ls.Binary(), net=nn.Linear(8, 1), loss=loss)
+    with pytest.raises(
+        ConfigError, match="for the tasks species, tags, sick, but the task is several tasks: a "
+    ):
+        ls.TaskModule(task=ls.MultiTask({"a": ls.Binary(), "b": ls.Binary()}), net=nn.Linear(8, 2), loss=loss)
+    with pytest.raises(ConfigError, match=r"loss is for binary, but the task is .*\(Task 'species'\.\)"):
+        ls.TaskModule(task=TASK, net=nn.Linear(8, TASK.num_outputs), loss=ls.select_loss(ls.Binary()))

@@ -14,7 +14,6 @@ from lossselect.data.files.source import Source
 from lossselect.data.files.table_source import read_table
 from lossselect.data.label_parsing.long_format import count_ids
 from lossselect.data.label_parsing.settings import LabelSettings, MultiLabelSettings
-from lossselect.data.label_parsing.several import flat_names
 from lossselect.data.large_tables.cache import Cache
 from lossselect.data.large_tables.features import transform_files
 from lossselect.data.preprocessing.preparation import Preparation
@@ -23,7 +22,7 @@ from lossselect.data.readers.sparse_matrices import check_same_width
 from lossselect.data.readers.tables import TableOptions
 from lossselect.data.splits import Splits
 from lossselect.exceptions import CheckpointError, ConfigError, DataError
-from lossselect.tasks.registry import AnyTask, MultiTask
+from lossselect.tasks.registry import AnyTask
 from lossselect.utils.checks import shorten
 
 
@@ -73,9 +72,7 @@ def load_labelled(
     warn_unseen_cells({path: unseen[0]})
     rows = {"test": torch.arange(len(features))}
     weights = None if source.weights is None else torch.tensor(source.weights).float()
-    several = task if isinstance(task, MultiTask) else None
-    names = flat_names(several) if several else task.tasks[""].names
-    return Splits(path, features, values, names, rows, {}, weights=weights, multitask=several)
+    return Splits(path, features, values, task.names, rows, {}, weights=weights, known_task=task)
 
 
 def _read_arrays(

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from lossselect.data.label_parsing.options import LabelOptions, Labels
 from lossselect.exceptions import ConfigError, OptionTypeError
@@ -62,7 +61,7 @@ class MultiLabels:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of all outputs, such as "species: cat"."""
-        return flat_names(self.multitask)
+        return self.multitask.names
 
     @property
     def reason(self) -> str:
@@ -72,7 +71,7 @@ class MultiLabels:
     @property
     def strata(self) -> np.ndarray:
         """0/1 (N, outputs), by which rows are stratified; NaN where missing."""
-        return one_hot(self.multitask, self.values)
+        return self.multitask.strata(self.values)
 
 
 @dataclass(frozen=True)
@@ -134,23 +133,12 @@ def dense(values: Any) -> Any:
     return values.to_dense() if isinstance(values, SparseLabels) else values
 
 
-def flat_names(task: MultiTask) -> tuple[str, ...]:
-    """Return a name of each probability of several tasks, such as "species: cat"."""
-    return tuple(f"{name}: {output}" for name, part in task.tasks.items() for output in part.output_names)
-
-
-def one_hot(task: MultiTask, values: np.ndarray) -> np.ndarray:
-    """Return labels of several tasks as floats (N, num_probabilities), NaN where missing."""
-    found: np.ndarray = task.to_one_hot(torch.from_numpy(values)).numpy()
-    return found
-
-
 def join(parts: Sequence[MultiLabels]) -> np.ndarray:
     """Return the values of several files in one array."""
     arrays = [part.values for part in parts]
     if len({array.dtype.kind for array in arrays}) > 1:  # some files have soft labels
         arrays = [
-            one_hot(p.multitask, a) if a.dtype.kind == "i" else a for p, a in zip(parts, arrays, strict=True)
+            p.multitask.strata(a) if a.dtype.kind == "i" else a for p, a in zip(parts, arrays, strict=True)
         ]
     return np.concatenate(arrays)
 

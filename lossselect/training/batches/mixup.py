@@ -75,8 +75,7 @@ def cutmix(batch: EncodedBatch, task: AnyTask, alpha: float = 1.0) -> EncodedBat
         box.append(slice(start, end))
         pasted *= (end - start) / size
     inputs = _paste(inputs, order, box)
-    has_columns = target.is_floating_point() or len(task.tasks) > 1
-    if target.ndim == (2 if has_columns else 1):
+    if target.ndim == (2 if task.has_columns(target) else 1):
         return _mix_labels(inputs, batch, order, 1 - pasted, task)
     if target.shape[-len(sizes) :] != sizes:
         raise ConfigError(
