@@ -144,7 +144,9 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
     from hydra import compose, initialize_config_module
 
     message = f"Unknown setting {key!r}."
-    if answer := guess(key, find_value(key, arguments := [*arguments]) or "VALUE", arguments):
+    arguments = [*arguments]
+    value = find_value(key, arguments) or "VALUE"
+    if answer := guess(key, value, arguments):
         return f"{message} {answer}"
     if key.startswith("hydra."):
         return message + suggestion(key, HYDRA_SETTINGS)
@@ -169,7 +171,9 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
             variants = list_variants(place) if node is None and place in list_variants() else []
             choices = "".join(f" {place}={variant}," for variant in variants)
             hint = f" Choose a variant first:{choices[:-1]}." if choices else ""
-            return f"{place} is not set.{hint}" if hint else f"{place} is {node} and has no settings."
+            if hint or node is not None or "." not in place:
+                return f"{place} is not set.{hint}" if hint else f"{place} is {node} and has no settings."
+            return f"{message} To add it to {place}, write plus signs: ++{key}={value}"
         available = sorted(node or ())
     else:
         return f"{key} must be the name of a variant; --help lists them."

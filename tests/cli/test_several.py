@@ -232,6 +232,14 @@ def test_inferred_tasks(command, tmp_path):
     assert "; is sick: column 'is sick' contains " in plan
 
 
+def test_settings_of_some_inferred_tasks(command, tmp_path):
+    write_table(tmp_path)
+    own = ["++data.targets.tags.delimiter='|'", "++data.targets.tags.empty=negative"]
+    code, out, err = command(*TABLE, "data.target=[species,tags]", *own, "explain=true")
+    assert code == 0, err
+    assert "species (multiclass with 3 classes), tags (multilabel with 2 labels)" in " ".join(out.split())
+
+
 def test_sample_data(command, tmp_path):
     settings = ("task.weights=uncertainty", "task.losses={digit: focal}", "monitor=val/digit/accuracy")
     code, _, err = command(
@@ -276,7 +284,27 @@ def test_data_overview(call, monkeypatch, tmp_path):
         (["data.targets={species: {delimeter: x}, sick: {column: is sick}}"], "delimeter"),
         (["data.targets={species: {column: kind}, sick: {column: is sick}}"], "'kind'"),
         (["data.target=species"], "at least two tasks"),
-        (["data.target=[species,tags]", TARGETS], "both set"),
+        (["data.target=[species,tags]", TARGETS], "data.target=species, tags does not contain it"),
+        ([TARGETS, "data.empty=negative"], "set ++data.targets.NAME.empty=negative."),
+        ([TARGETS, "data.positive=yes"], "set ++data.targets.NAME.positive=yes."),
+        ([TARGETS, "data.id=a"], "data.id requires the labels of one task"),
+        ([TARGETS.replace(", empty: negative", "")], "Set ++data.targets.tags.empty=negative if rows"),
+        (["data.target=[species,tags]"], 'set ++data.targets.tags.task=multilabel "++data.targets.tags.'),
+        ([TARGETS, "data.targets.tags.id=a"], "write plus signs: ++data.targets.tags.id=a"),
+        ([TARGETS, "++data.targets.tags.id=a"], "data.targets.tags has no option 'id'"),
+        (
+            [TARGETS, "task.losses.sick=focal"],
+            "To add it to task.losses, write plus signs: ++task.losses.sick=focal",
+        ),
+        (
+            [
+                "data.target=[species,is sick]",
+                "++data.targets.species.delimiter=x",
+                "++data.targets.species.task=binary",
+            ],
+            "data.targets.species.delimiter cannot be combined with data.targets.species.task=binary. Remove it, "
+            "or set ++data.targets.species.task=multilabel.",
+        ),
         ([], "A target is required"),
         ([TARGETS, "task.weights={other: 2}"], "Unknown task 'other'"),
         ([TARGETS, "task.losses={other: focal}"], "Unknown task 'other'"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from lossselect.data.files.columns import NamedColumns, as_names
 from lossselect.data.label_parsing.options import LabelOptions
-from lossselect.data.label_parsing.several import AnyOptions, MultiOptions, read_targets
+from lossselect.data.label_parsing.several import AnyOptions, MultiOptions, check_shared, read_targets
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.readers.tables import TableOptions
 from lossselect.exceptions import ConfigError
@@ -80,6 +80,7 @@ class FileSettings:
                 raise ConfigError(
                     "task=several requires data=table. Write the features and labels to a table."
                 )
+            check_shared(LabelOptions("auto", **values))
             targets = read_targets(data.get("targets"), data.get("target"), make)
             labels = MultiOptions(targets)
             columns = columns.with_targets([target.columns for target in targets.values()])

@@ -83,7 +83,7 @@ class LabelOptions:
             if getattr(self, name) == "":
                 raise ConfigError(f"data.{name} must be a non-empty string such as '|', got ''.")
         forms: dict[str, str] = {}
-        for name in filter(self._is_set, APPLIES_TO):
+        for name in filter(self.is_set, APPLIES_TO):
             form, kinds = APPLIES_TO[name]
             if self.kind not in (*kinds, "auto"):
                 fix = f"Remove it, or set task={' or task='.join(kinds)}."
@@ -96,7 +96,8 @@ class LabelOptions:
             )
         self._check_words()
 
-    def _is_set(self, name: str) -> bool:
+    def is_set(self, name: str) -> bool:
+        """Return whether a setting differs from its default."""
         value = getattr(self, name)
         return bool(value) if name in ("counts", "no_label") else value is not None
 
@@ -134,7 +135,7 @@ class LabelOptions:
     def check_unused(self, names: Sequence[str], form: str) -> None:
         """Raise ConfigError if one of these settings is set, although the target has another form."""
         for name in names:
-            if self._is_set(name):
+            if self.is_set(name):
                 value = getattr(self, name)
                 needed = (
                     "lists of labels or several label columns" if name == "empty" else APPLIES_TO[name][0]

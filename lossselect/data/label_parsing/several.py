@@ -1,23 +1,27 @@
 """The labels of several tasks: their settings, and their values in one array."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from lossselect.data.label_parsing.options import LabelOptions, Labels
-from lossselect.exceptions import ConfigError, OptionTypeError
+from lossselect.exceptions import ConfigError, LossSelectError, OptionTypeError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.multitask import MultiTask
 from lossselect.tasks.registry import TASKS, Task, make_task
 from lossselect.tasks.task_names import naming_task
-from lossselect.utils.checks import as_list, check_options
+from lossselect.utils.checks import as_list, check_options, format_setting, shorten
 
 OPTIONS = tuple(
     f.name for f in fields(LabelOptions) if f.name not in ("task", "fitted", "id", "handle_unknown")
 )
 """Settings of the labels of one task, as in `LabelOptions`."""
+SINGLE = tuple(name for name in OPTIONS if name not in ("class_names", "missing"))
+"""Those that have no meaning for all tasks together."""
 TASK_OPTIONS = ("threshold", "min_labels", "top_k", "ordinal")
 """Settings of one task, as of `make_task`."""
 
@@ -109,10 +113,32 @@ class MultiOptions:
         """Return the labels of all tasks; `parse` returns those of one."""
         parts, tasks = {}, {}
         for name, target in self.targets.items():
-            with naming_task(name):
+            with _naming_settings(name):
                 parts[name] = labels = parse(target)
                 tasks[name] = make_fitted_task(labels, target.task)
         return MultiLabels(parts, MultiTask(tasks))
+
+
+@contextmanager
+def _naming_settings(name: str) -> Iterator[None]:
+    """In the message of an error about the labels of a task, name the settings of that task."""
+    try:
+        with naming_task(name):
+            yield
+    except LossSelectError as error:
+        if re.fullmatch(r"[^\W\d]\w*", name):  # other names cannot be part of a key on the command line
+            error.args = (_rename_settings(error.args[0], name), *error.args[1:])
+        raise
+
+
+def _rename_settings(text: str, name: str) -> str:
+    """Replace settings of a single task, such as data.empty=missing, by ++data.targets.NAME.empty=missing."""
+    own = f"data.targets.{name}."
+    text = re.sub(rf"\bdata\.({'|'.join(OPTIONS)})\b", rf"{own}\1", text)
+    text = re.sub(r"\bdata\.target\b", f"{own}column", text)
+    text = re.sub(rf"\btask=({'|'.join(TASKS)})\b", rf"{own}task=\1", text)
+    # the plus signs add keys that data.targets lacks; a setting to be removed is written without them
+    return re.sub(rf'((?:[Ss]et|or|and) "?| ")({re.escape(own)}\w+=)', r"\1++\2", text)
 
 
 AnyOptions = LabelOptions | MultiOptions
@@ -143,6 +169,20 @@ def join(parts: Sequence[MultiLabels]) -> np.ndarray:
     return np.concatenate(arrays)
 
 
+def check_shared(options: LabelOptions) -> None:
+    """Raise ConfigError for a setting of the labels of all tasks that belongs to those of one."""
+    if options.id is not None:
+        raise ConfigError(
+            "data.id requires the labels of one task. Write the table with one row for each sample."
+        )
+    for name in SINGLE:
+        if options.is_set(name):
+            value = format_setting(f"++data.targets.NAME.{name}", getattr(options, name))
+            raise ConfigError(
+                f"data.{name} is a setting of one task. For each task that needs it, set {value}."
+            )
+
+
 def read_targets(
     targets: Any, target: Any, make: Callable[[Mapping[str, Any], str], LabelOptions]
 ) -> dict[str, Target]:
@@ -151,26 +191,29 @@ def read_targets(
     Args:
         targets: The settings of the labels of each task by its name: `task`, `column` (by default the name),
             settings of the labels such as `delimiter`, and of the task such as `ordinal`.
-        target: Names of columns, each with the labels of a task that is inferred.
+        target: Names of columns, each with the labels of a task, which is inferred unless `targets` has it.
         make: Makes the options of labels from settings and the name of the task.
 
     Raises:
-        ConfigError: no targets, both kinds of settings, or an unknown setting.
+        ConfigError: fewer than two tasks, a task whose column is not in `target`, or an unknown setting.
         OptionTypeError: a setting of the wrong type.
     """
-    if targets is not None and target is not None:
-        raise ConfigError("data.targets and data.target are both set. Remove one of them.")
-    if targets is None:
-        names = [str(name) for name in as_list(target)]
-        if len(names) < 2:
-            raise ConfigError(
-                "task=several requires the columns of at least two tasks. Set data.target=[species,sick], or "
-                "data.targets={species: {task: multiclass}, sick: {task: binary}}."
-            )
-        targets = dict.fromkeys(names)
-    if not isinstance(targets, Mapping):
+    if not isinstance(targets, Mapping | None):
         raise OptionTypeError(
             f"data.targets must be a mapping such as {{species: {{task: multiclass}}}}, got {targets!r}."
+        )
+    if target is not None:
+        names = [str(name) for name in as_list(target)]
+        if other := next((str(name) for name in targets or () if str(name) not in names), ""):
+            raise ConfigError(
+                f"data.targets has settings of {other!r}, but data.target={shorten(names)} does not contain "
+                "it. Add it to data.target, or remove data.target."
+            )
+        targets = {**dict.fromkeys(names), **{str(name): entry for name, entry in (targets or {}).items()}}
+    if not targets or len(targets) < 2:
+        raise ConfigError(
+            "task=several requires the columns of at least two tasks. Set data.target=[species,sick], or "
+            "data.targets={species: {task: multiclass}, sick: {task: binary}}."
         )
     found = {}
     for name, given in targets.items():
@@ -186,7 +229,7 @@ def read_targets(
             raise ConfigError(f"data.targets.{name}.column must name a column, got {column!r}.")
         options = {key: value for key, value in entry.items() if key in OPTIONS and value is not None}
         task = {key: value for key, value in entry.items() if key in TASK_OPTIONS and value is not None}
-        with naming_task(str(name)):
+        with _naming_settings(str(name)):
             made = make(options, entry.get("task") or "auto")
         found[str(name)] = Target(columns, not isinstance(column, str), made, task)
     return found
