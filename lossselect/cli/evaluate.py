@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lossselect.cli.console import Command, run_command
 from lossselect.cli.predict import MODEL, READING, find_trained, parse_batch_size, parse_reading
 from lossselect.decision.text import (
+    Source,
     choose_decision,
     describe_decision,
     find_source,
@@ -81,7 +82,7 @@ def evaluate_file(
         changed = parse_reading(preparation, others)
         trained = _load_module(checkpoint, content, module)
         source = content.get("decision_source") or find_source(trained.task, trained._base_task)
-        task, decision = choose_decision(trained.task, source, threshold)
+        task, source = choose_decision(trained.task, source, threshold)
         if threshold is not None:
             trained.set_decision(task, compare=False)
         labels = stored_labels(stored["labels"], task, checkpoint).change(
@@ -97,10 +98,13 @@ def evaluate_file(
         splits = load_labelled(input, task, preparation, labels, names, limit, cache, **changed)
         size = size or max(stored["batch_size"], 1)
         if fitted:
-            decision = _fit_decision(trained, splits, size, device, fitted)
+            source = _fit_decision(trained, splits, size, device, fitted)
+        decision = describe_decision(trained.task, source)
+        if fitted:
+            decision += " The metrics are computed on the same rows, so they would be worse on new rows."
         _evaluate(trained, splits, size, device, folder, Path(output), checkpoint, decision)
         if save is not None:
-            content["decision_source"] = f"fitted to {input}" if fitted else "set by threshold"
+            content["decision_source"] = source
             save_decision(save, content, trained)
         if labels.sample_weight is not None and splits.weights is None:
             print_safely(
@@ -176,8 +180,8 @@ def _check_decision(
 
 def _fit_decision(
     module: "TaskModule", splits: "Splits", batch_size: int, device: str, settings: Mapping[str, str]
-) -> str:
-    """Fit the decision of a module to the rows of `splits`, and return its description."""
+) -> "Source":
+    """Fit the decision of a module to the rows of `splits`, and return its origin."""
     from lossselect.data.datamodule import TensorData
     from lossselect.decision.fit import options_by_task
     from lossselect.labels.values import as_number
@@ -207,9 +211,10 @@ def _fit_decision(
     }
     module.set_decision(base.with_tasks({**base.tasks, **kept}), compare=False)
     tuned = tune_on_validation(trainer_on(parse_device(device)), module, options, datamodule=data)
-    return describe_decision(
-        module.task, f"fitted to the {max(tuned.rows.values())} labelled rows of {splits.name}"
-    ) + (" The metrics are computed on the same rows, so they would be worse on new rows.")
+    found: Source = module.task.join_values(
+        {name: f"fitted to the {rows} labelled rows of {splits.name}" for name, rows in tuned.rows.items()}
+    )
+    return found
 
 
 def _load_module(checkpoint: str, content: dict[str, Any], module: str | None) -> "TaskModule":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
-from lossselect.decision.text import choose_decision, find_source, split_list
+from lossselect.decision.text import choose_decision, describe_decision, find_source, split_list
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.atomic_write import atomic_write, check_output
 from lossselect.utils.checks import check_int, check_options
@@ -188,7 +188,9 @@ def _load_model(
         if model.preparation is None:
             raise ConfigError(f"{checkpoint} {cannot} lossselect.load_exported(path)(features).")
 
-        task, decision = choose_decision(model.task, "stored in the model", threshold)
+        stored = model.task.join_values(dict.fromkeys(model.task.tasks, "stored in the model"))
+        task, source = choose_decision(model.task, stored, threshold)
+        decision = describe_decision(task, source)
 
         def predict_exported(rows: Any) -> dict[str, Any]:
             by_task = model.predict_tasks(rows)
@@ -220,7 +222,8 @@ def _load_model(
     preparation = Preparation.stored(prepared, checkpoint)
     classifier, torch_device = load_trained(checkpoint, content, module), parse_device(device)
     source = content.get("decision_source") or find_source(classifier.task, classifier._base_task)
-    classifier.task, decision = choose_decision(classifier.task, source, threshold)
+    classifier.task, source = choose_decision(classifier.task, source, threshold)
+    decision = describe_decision(classifier.task, source)
     if module is not None:
         from lossselect.run.results.predictions import make_predictor
 

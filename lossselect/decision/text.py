@@ -1,7 +1,7 @@
 """The decision of a trained model as text: its description, and thresholds from the command line."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ from lossselect.utils.checks import lookup, shorten
 if TYPE_CHECKING:
     from lossselect.tasks.registry import AnyTask, Task
 
+Source = str | Mapping[str, str]
+"""The origin of a decision, or of that of each of several tasks."""
 ENTRY = re.compile(r"""\s*(?:(['"])((?:\\.|(?!\1)[^\\])*)\1([^,]*)|([^,]*))(?:,|$)""", re.DOTALL)
 """An entry of a list: in quotes, perhaps with more text after them, or up to the next comma."""
 OF_TASK = re.compile(r"""\s*([^{}\[\]]+?)\s*:\s*(\{[^}]*\}|\[[^\]]*\]|[^{}\[\]:,]+?)\s*(?:,|$)""")
@@ -29,11 +31,18 @@ def split_list(text: str) -> list[str]:
     return entries
 
 
-def choose_decision(task: "AnyTask", source: str, threshold: str | None) -> "tuple[Any, str]":
-    """Return the task, with a threshold from the command line if there is one, and its decision as text."""
-    if threshold is not None:
-        task, source = change_threshold(task, threshold), "set by threshold"
-    return task, describe_decision(task, source)
+def choose_decision(task: "AnyTask", source: "Source", threshold: str | None) -> "tuple[Any, Source]":
+    """Return the task and the origin of its decision, which the command line changes by `threshold`.
+
+    For several tasks, the origin is that of each task.
+    """
+    if threshold is None:
+        return task, source
+    changed = change_threshold(task, threshold)
+    if isinstance(source, str):
+        return changed, "set by threshold"
+    named = split_by_task(threshold) or ()
+    return changed, {name: "set by threshold" if name in named else old for name, old in source.items()}
 
 
 def change_threshold(task: "AnyTask", text: str) -> "AnyTask":
@@ -115,12 +124,13 @@ def thresholds(task: "Task") -> Sequence[float]:
     return [float(values)] * len(task.output_names) if isinstance(values, int | float) else [*(values or ())]
 
 
-def describe_decision(task: "AnyTask", source: str) -> str:
+def describe_decision(task: "AnyTask", source: "Source") -> str:
     """Return the thresholds, or the rule of a task without any, in one line; `source` is their origin.
 
-    There is a line for each of several tasks.
+    There is a line for each of several tasks, which may have different origins.
     """
-    lines = {name: _describe_decision(part, source) for name, part in task.tasks.items()}
+    sources = dict.fromkeys(task.tasks, source) if isinstance(source, str) else source
+    lines = {name: _describe_decision(part, sources[name]) for name, part in task.tasks.items()}
     return "\n".join(f"{name}: {line}" if name else line for name, line in lines.items())
 
 
@@ -132,13 +142,16 @@ def _describe_decision(task: "Task", source: str) -> str:
     return f"{kind} ({source}): {shorten([f'{name}: {value:.3g}' for name, value in pairs], 6)}."
 
 
-def find_source(task: "AnyTask", base_task: "AnyTask | None") -> str:
+def find_source(task: "AnyTask", base_task: "AnyTask | None") -> "Source":
     """Return the origin of the decision of a checkpoint, whose task before tuning is `base_task`."""
     starts = (base_task or task).tasks
-    for name, part in task.tasks.items():
-        start = starts[name]
-        if (part.threshold, part.prior_correction) != (start.threshold, start.prior_correction):
-            return "tuned on the validation rows"
-    tasks = task.tasks.values()
-    is_default = all(part.threshold in (None, 0.5) and not part.top_k for part in tasks)
-    return "default" if is_default else "set by the run"
+    found: Source = task.join_values(
+        {name: _find_source(part, starts[name]) for name, part in task.tasks.items()}
+    )
+    return found
+
+
+def _find_source(task: "Task", start: "Task") -> str:
+    if (task.threshold, task.prior_correction) != (start.threshold, start.prior_correction):
+        return "tuned on the validation rows"
+    return "default" if task.threshold in (None, 0.5) and not task.top_k else "set by the run"

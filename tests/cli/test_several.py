@@ -123,6 +123,7 @@ def test_evaluate(trained, call, monkeypatch, tmp_path):
     )
     assert code == 0, err
     assert "sick: Threshold (set by threshold): yes: 0.99" in printed
+    assert "tags: Thresholds (tuned on the validation rows): " in printed
     assert json.loads((changed / "metrics.json").read_text())["test/sick/f1"] < 0.9
 
 
@@ -151,6 +152,12 @@ def test_the_decision_of_each_task(trained, command, call, tmp_path):
     )
     assert after["tags"]["threshold"] == before["tags"]["threshold"]
     assert after["sick"]["threshold"] not in (0.5, before["sick"]["threshold"])
+
+    again = (f"checkpoint={tmp_path}/b.ckpt", f"output={tmp_path}/d", "threshold={tags: {wild: 0.7}}")
+    code, out, err = call(evaluate.main, "evaluate", arguments[2], *again)
+    assert code == 0, err
+    assert "tags: Thresholds (set by threshold): small: " in out
+    assert f"labelled rows of {trained}/a.csv): yes: " in out
 
     threshold = "threshold={tags: {wild: 0.9}, sick: 0.2}"
     code, out, err = call(evaluate.main, *arguments, f"output={tmp_path}/c", threshold)

@@ -130,7 +130,8 @@ def check_content(content: Mapping[str, Any], path: Any) -> None:
         task = _make_task(content, "task")
         _check_parts(content, LOADED | (SEVERAL if len(task.tasks) > 1 else {}), "build a module")
         if "decision_source" in content:
-            check_structure(content["decision_source"], str, "decision_source")
+            source = DictOf(str) if len(task.tasks) > 1 else str
+            check_structure(content["decision_source"], source, "decision_source")
         if "TensorData" in content:
             check_structure(content["TensorData"], dict, "TensorData")
         weights = content["state_dict"]
