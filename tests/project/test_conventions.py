@@ -28,6 +28,40 @@ def test_nothing_outside_tasks_asks_which_task_it_is():
             assert not re.search(r"activation (==|!=)", text), path
 
 
+SEVERAL = re.compile(
+    r"isinstance\([^()]*MultiTask|len\(\w*\.?task\.tasks\) [=>]|\"\" in [\w.]*tasks|MultiTask\.name"
+)
+ASK_FOR_SEVERAL = {
+    # a class for one task, and one for several
+    "losses/multi_loss.py",
+    "training/criterion.py",
+    "training/epochs/multi_epoch.py",
+    "data/files/settings.py",
+    "data/label_parsing/several.py",
+    "data/label_parsing/settings.py",
+    "data/loading.py",
+    # what only one of them has
+    "chunked/options.py",
+    "decision/text.py",
+    "reporting/explain.py",
+    "run/settings.py",
+    "run/validation.py",
+    "sklearn/estimator.py",
+    "training/checkpoints/validation.py",
+    "training/forward.py",
+}
+
+
+def test_few_modules_ask_whether_there_are_several_tasks():
+    """Others ask `Task` and `MultiTask` the same questions."""
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if SEVERAL.search(path.read_text(encoding="utf-8"))
+    }
+    assert {path for path in found if not path.startswith("tasks/")} == ASK_FOR_SEVERAL
+
+
 @pytest.mark.parametrize(
     ("folder", "most"), [(PACKAGE, 400), (ROOT / "tests", 700)], ids=["modules", "tests"]
 )
