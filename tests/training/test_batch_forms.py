@@ -385,6 +385,28 @@ class TestGpu:
         assert loss == pytest.approx(nn.functional.cross_entropy(net(X), Y).item(), rel=1e-5)
 
     @pytest.mark.parametrize("evaluate", [False, True])
+    def test_names_and_targets_by_task(self, gpu, evaluate):
+        names = [*"abc"]
+        named = [names[y] for y in Y.tolist()]
+        sick = (X[:, 0] > 0).float()
+        task = ls.MultiTask({"kind": ls.Multiclass(3, class_names=names), "sick": ls.Binary()})
+        for task_, target in (
+            (task.tasks["kind"], named),
+            (task, {"kind": Y, "sick": sick}),
+            (task, {"sick": sick, "kind": named}),
+        ):
+            module = ls.TaskModule(
+                task_, nn.Linear(4, task_.num_outputs), optimizer={"name": "SGD", "lr": 0.0}
+            )
+            encoded, loss = self.fit(module, [(X, target)] * 3, evaluate)
+            assert encoded == [False] * 3
+            logits = module.net.cpu()(X)
+            expected = nn.functional.cross_entropy(logits[:, :3], Y)
+            if task_ is task:
+                expected += nn.functional.binary_cross_entropy_with_logits(logits[:, 3], sick)
+            assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+    @pytest.mark.parametrize("evaluate", [False, True])
     @pytest.mark.parametrize("change", ["a new tensor", "in place", "a view"])
     def test_a_hook_changes_the_target(self, gpu, change, evaluate):
         class Flips(ls.TaskModule):
@@ -426,6 +448,35 @@ class TestGpu:
     def test_values_are_checked_before_the_transfer(self, gpu):
         with pytest.raises(DataError, match="Row 7 of the target is 5"):
             self.fit(ls.TaskModule(TASK, nn.Linear(4, 3)), [(X, Y.clone().index_fill(0, torch.tensor(7), 5))])
+
+    def test_values_by_task_are_checked_before_the_transfer(self, gpu):
+        task = ls.MultiTask({"kind": ls.Multiclass(3), "sick": ls.Binary()})
+        target = {"kind": Y, "sick": torch.zeros(len(Y)).index_fill(0, torch.tensor(7), 2)}
+        with pytest.raises(DataError, match=r"Row 7 of the target is 2.*Task 'sick'"):
+            self.fit(ls.TaskModule(task, nn.Linear(4, 4)), [(X, target)])
+
+    @pytest.mark.parametrize("change", ["a new tensor", "in place", "another key"])
+    def test_a_hook_changes_the_target_of_a_task(self, gpu, change):
+        class Changes(ls.TaskModule):
+            def on_after_batch_transfer(self, batch, dataloader_idx):
+                inputs, target = batch
+                if change == "in place":
+                    target["sick"].neg_().add_(1)
+                elif change == "a new tensor":
+                    target = {**target, "sick": 1 - target["sick"]}
+                else:
+                    target["sick"] = 1 - target.pop("healthy")
+                return inputs, target
+
+        task = ls.MultiTask({"kind": ls.Multiclass(3), "sick": ls.Binary()})
+        module = Changes(task, nn.Linear(4, 4), optimizer={"name": "SGD", "lr": 0.0})
+        key = "healthy" if change == "another key" else "sick"
+        healthy = (torch.arange(len(Y)) % 3 == 0).float()
+        _, loss = self.fit(module, [(X, {"kind": Y, key: healthy.clone()}) for _ in range(2)])
+        logits = module.net.cpu()(X)
+        expected = nn.functional.cross_entropy(logits[:, :3], Y)
+        expected += nn.functional.binary_cross_entropy_with_logits(logits[:, 3], 1 - healthy)
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
 
     def test_a_step_with_a_part_of_the_batch(self, gpu):
         class Part(ls.TaskModule):

@@ -1,6 +1,6 @@
 """The way of a batch from the loader to its encoded form on the device."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -29,13 +29,14 @@ class TargetTransfer:
         """Forget the last batch."""
         self._raw: Any = None
         self._encoded: Any = None
-        self._transferred: Any = None
-        self._version = 0
+        self._arrived = False
+        self._leaves: list[Any] = []
+        self._versions: list[int] = []
 
     @property
     def pending(self) -> bool:
         """True if a target has been encoded, but has not arrived yet."""
-        return self._encoded is not None and self._transferred is None
+        return self._encoded is not None and not self._arrived
 
     def start(self, target: Any, encode: Callable[[Any], Any] = lambda target: target) -> None:
         """Store the canonical form of the target of a batch before the transfer."""
@@ -56,30 +57,44 @@ class TargetTransfer:
                 self.clear()
                 return
             self._encoded = transferred if is_canonical else self._encoded.to(device, non_blocking=True)
-        self._transferred, self._version = transferred, _version(transferred)
+        self._arrived, self._leaves = True, _list_leaves(transferred)
+        self._versions = _versions(self._leaves)
 
     def find(self, target: Any) -> Any:
         """Return the canonical form of a target if it is the transferred one, else None."""
-        known = self._transferred
-        if (
-            not isinstance(target, Tensor)
-            or not isinstance(known, Tensor)
-            or _version(target) != self._version
-        ):
+        leaves = _list_leaves(target)
+        are_same = len(leaves) == len(self._leaves) and all(map(_is_same, leaves, self._leaves))
+        if not are_same or _versions(leaves) != self._versions:
             return None
-        same = target is known or (
-            target.layout == known.layout == torch.strided
-            and target.data_ptr() == known.data_ptr()
-            and (target.shape, target.stride(), target.dtype) == (known.shape, known.stride(), known.dtype)
-        )
-        if same and isinstance(self._encoded, Exception):
+        if isinstance(self._encoded, Exception):
             raise self._encoded
-        return self._encoded if same else None
+        return self._encoded
 
 
-def _version(target: Any) -> int:
-    """Return a number that changes with each change in place; 0 where torch does not count changes."""
-    return target._version if isinstance(target, Tensor) and not target.is_inference() else 0
+def _list_leaves(target: Any) -> list[Any]:
+    """Return the tensors, names or numbers of a target, and the keys of a mapping by task."""
+    if isinstance(target, Mapping):
+        return [leaf for name, part in target.items() for leaf in (name, *_list_leaves(part))]
+    if isinstance(target, list | tuple):
+        return [leaf for part in target for leaf in _list_leaves(part)]
+    return [target]
+
+
+def _is_same(leaf: Any, known: Any) -> bool:
+    if leaf is known:
+        return True
+    if not isinstance(leaf, Tensor) or not isinstance(known, Tensor):
+        return isinstance(leaf, str | int | float) and leaf == known
+    return (
+        leaf.layout == known.layout == torch.strided
+        and leaf.data_ptr() == known.data_ptr()
+        and (leaf.shape, leaf.stride(), leaf.dtype) == (known.shape, known.stride(), known.dtype)
+    )
+
+
+def _versions(leaves: Iterable[Any]) -> list[int]:
+    """Return numbers that change with each change of a tensor in place; 0 where torch does not count them."""
+    return [leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0 for leaf in leaves]
 
 
 class BatchEncoding:
