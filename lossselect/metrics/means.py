@@ -117,17 +117,19 @@ class LossMean(Metric):
 
     full_state_update = False
 
+    shape: tuple[int, ...] = ()
+
     def __init__(self) -> None:
         super().__init__()
         self.sums: Tensor
-        self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(2, *self.shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, totals: Sequence[Tensor], counts: Sequence[Tensor | int]) -> None:
         """Add the numerators and denominators of one or more steps."""
         integers = sum(count for count in counts if not isinstance(count, Tensor))
         tensors = [count for count in counts if isinstance(count, Tensor)]
         total, count = (
-            torch.stack([*values]).to(self.sums.device).double().sum() if values else self.sums.new_zeros(())
+            torch.stack([*values]).to(self.sums.device).double().sum(0) if values else self.sums.new_zeros(())
             for values in (totals, tensors)
         )
         self.sums = self.sums + torch.stack([total, count + integers])
@@ -135,3 +137,26 @@ class LossMean(Metric):
     def compute(self) -> Tensor:
         """Return the mean, a scalar."""
         return self.sums[0] / self.sums[1]
+
+
+class LossTotal(LossMean):
+    """The sum over tasks of the means of their losses, each as `LossMean` computes it.
+
+    Tasks without labels, whose denominators are 0, are left out; without any label the result is NaN. The
+    numerators and denominators of a step have shape (num_tasks,).
+    """
+
+    def __init__(self, num_tasks: int) -> None:
+        self.shape = (num_tasks,)
+        super().__init__()
+
+    def compute(self) -> Tensor:
+        """Return the sum of the means, a scalar."""
+        return sum_of_means(*self.sums)
+
+
+def sum_of_means(totals: Tensor, counts: Tensor) -> Tensor:
+    """Return the sum of totals / counts (T,), without those with a count of 0; NaN if there are no others."""
+    used = counts != 0
+    means = torch.where(used, totals / counts, 0)
+    return torch.where(used.any(), means.sum(), torch.nan)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.metrics.means import sum_of_means
 from lossselect.reporting.formulas import escape_formula
 from lossselect.utils.atomic_write import atomic_write
 
@@ -124,5 +125,8 @@ def _compute_loss(module: Any, inputs: Tensor, target: Tensor, weights: Tensor |
             features, labels, weight = batch
             batches.append(module._compute_loss(module.compute_logits(features), labels, weight))
     module.train(was_training)
-    total, count = sum(loss.numerator for loss in batches), sum(loss.denominator for loss in batches)
-    return float((torch.as_tensor(total) / torch.as_tensor(count)).nansum())
+    totals, counts = (
+        torch.stack([torch.as_tensor(value).cpu().double().reshape(-1) for value in values]).sum(0)
+        for values in zip(*((loss.numerator, loss.denominator) for loss in batches), strict=True)
+    )
+    return float(sum_of_means(totals, counts))

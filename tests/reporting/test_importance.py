@@ -1,6 +1,7 @@
 """The permutation importance of columns."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,6 +69,14 @@ def test_is_the_increase_of_the_loss(columns, tmp_path):
     assert [*table] == ["city", "useful", "noise"]
     assert table["city"] == pytest.approx([np.mean(expected), np.std(expected, ddof=1)], abs=1e-6)
     assert module.training
+
+
+def test_a_loss_that_is_nan_remains_nan(columns, tmp_path):
+    splits = splits_of(tmp_path / "t.csv", columns)
+    module = ls.TaskModule(ls.Binary(), Constant(splits.features.shape[1]))
+    with torch.no_grad():
+        module.net.weight[0] = torch.nan
+    assert math.isnan(compute_importance(module, SimpleNamespace(splits=splits), 60, seed=3).loss)
 
 
 def test_stops_at_the_time_limit(columns, tmp_path):

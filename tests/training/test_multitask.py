@@ -1,5 +1,7 @@
 """Training of several tasks: the same numbers as those of the tasks by themselves."""
 
+import math
+
 import lightning.pytorch as L
 import pytest
 import torch
@@ -193,6 +195,46 @@ def test_a_task_without_labels_in_a_batch_contributes_nothing():
         torch.testing.assert_close(out.loss, expected)
         out.loss.backward()
         assert module.net.heads["tags"].weight.grad.count_nonzero() == 0
+
+
+class Diverges(Backbone):
+    """Returns NaN for one of the tasks, except for the first batch."""
+
+    calls = 0
+
+    def forward(self, x):
+        logits = super().forward(x)
+        self.calls += 1
+        return logits if self.calls == 1 else {**logits, "sick": logits["sick"] * torch.nan}
+
+
+def validate(module, labels):
+    inputs = make_rows()[0]
+    return quiet_trainer().validate(module, loader_of(inputs, labels), verbose=False)[0]
+
+
+@pytest.mark.filterwarnings("ignore:.* have no positive in the validation split")
+def test_the_total_leaves_out_only_tasks_without_labels():
+    labels = make_rows()[1]
+    labels["tags"][:] = torch.nan
+    module = ls.TaskModule(ls.MultiTask(TASKS, {"sick": 2.0}), Backbone([*TASKS], joined=True))
+    found = validate(module, labels)
+    assert math.isnan(found["val/tags/loss"])
+    others = [found[f"val/{name}/loss"] * module.task.weights[name] for name in TASKS if name != "tags"]
+    assert found["val/loss"] == pytest.approx(sum(others), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.* have no positive in the validation split")
+def test_the_total_is_nan_if_a_loss_is_nan_or_no_label_is_known():
+    labels = make_rows()[1]
+    module = ls.TaskModule(ls.MultiTask(TASKS), Diverges([*TASKS], joined=True))
+    found = validate(module, labels)
+    assert math.isnan(found["val/loss"])
+    assert not math.isnan(found["val/tags/loss"])
+    module = ls.TaskModule(ls.MultiTask(TASKS), Backbone([*TASKS], joined=True))
+    for name, values in labels.items():
+        labels[name] = torch.full_like(values, -1 if name == "species" else torch.nan)
+    assert math.isnan(validate(module, labels)["val/loss"])
 
 
 def test_a_task_without_any_label_is_an_error():

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossselect.metrics.means import LossMean
+from lossselect.metrics.means import LossTotal
 from lossselect.metrics.names import metrics_by_task
 from lossselect.tasks.registry import AnyTask, MultiTask
 from lossselect.training.epochs.epoch import DenseEpoch, Epoch
@@ -31,7 +31,7 @@ class MultiEpoch(DenseEpoch):
             name: Epoch(part, f"{prefix}{name}/", base_task and base_task.tasks[name], metrics[name], prefix)
             for name, part in task.tasks.items()
         }
-        self.weighted = [LossMean() for _ in task.tasks]  # numerators with the weights of the tasks
+        self.loss = LossTotal(len(task.tasks))  # of numerators with the weights of the tasks
 
     @property
     def by_task(self) -> Mapping[str, Epoch]:
@@ -64,19 +64,17 @@ class MultiEpoch(DenseEpoch):
                 tuple(step[name] for step in logits),
                 tuple(step[name] for step in targets),
             )
-            self.weighted[index].to(totals[0].device).update([step[0, index] for step in totals], count)
-        self.loss.to(totals[0].device).update([totals[0].new_zeros(())], [1])  # that there was a step
+        self.loss.to(totals[0].device).update([step[0] for step in totals], counts)
 
     def _compute_metrics(self) -> dict[str, Tensor]:
-        means = torch.stack([mean.compute() for mean in self.weighted])
-        values = {f"{self.prefix}loss": means.nansum()}
+        values = {f"{self.prefix}loss": self.loss.compute()}
         for part in self._by_task.values():
             values |= part._compute_metrics()
         return values
 
     def _parts(self) -> list[Any]:
         parts: Iterable[Any] = (inner for part in self._by_task.values() for inner in part._parts())
-        return [self.loss, *self.weighted, *parts]
+        return [self.loss, *parts]
 
 
 def make_epoch(task: AnyTask, prefix: str, base_task: Any, metrics: Any) -> Epoch | MultiEpoch:
