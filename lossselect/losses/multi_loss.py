@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lossselect.exceptions import ConfigError
 from lossselect.losses.auto import AutoLoss
 from lossselect.losses.batch_loss import BatchLoss, compute_loss
 from lossselect.losses.loss import Loss, safe_divide, select_loss
@@ -35,15 +36,13 @@ class MultiLoss(nn.Module):
         self._task = task
         self.losses = dict(losses)
         # modules, so that their class weights are moved to the device of the logits
-        self.parts = nn.ModuleList(loss for loss in losses.values() if isinstance(loss, nn.Module))
+        modules = {str(i): m for i, m in enumerate(losses.values()) if isinstance(m, nn.Module)}
+        self.parts = nn.ModuleDict(modules)  # by number, as a module does not accept all names of tasks
         self.log_variances: nn.Parameter | None = None
-        self.task_weights: Tensor | None
-        weights = None
-        if task.weights == "uncertainty":
+        if task.learns_weights:
             self.log_variances = nn.Parameter(torch.zeros(len(task.tasks)))
-        elif isinstance(task.weights, Mapping):
-            weights = torch.tensor([*task.weights.values()], dtype=torch.float32)
-        self.register_buffer("task_weights", weights, persistent=False)
+        self.task_weights: Tensor
+        self.register_buffer("task_weights", _list_weights(task), persistent=False)
 
     @property
     def task(self) -> MultiTask:
@@ -52,7 +51,13 @@ class MultiLoss(nn.Module):
 
     @task.setter
     def task(self, task: MultiTask) -> None:
+        if task.learns_weights != (self.log_variances is not None):
+            raise ConfigError(
+                "The weights of tasks cannot be changed to or from 'uncertainty' in a module. Create another "
+                "module."
+            )
         self._task = task
+        self.task_weights = _list_weights(task).to(self.task_weights.device)
         for name, loss in self.losses.items():
             if isinstance(loss, Loss | AutoLoss):
                 loss.task = task.tasks[name]
@@ -95,7 +100,7 @@ class MultiLoss(nn.Module):
         """Return w_t S_t + r_t D_t, whose quotient with D_t is the contribution of each task."""
         if self.log_variances is not None:
             return (-self.log_variances).exp() * total + self.log_variances / 2 * count
-        return total if self.task_weights is None else self.task_weights * total
+        return self.task_weights * total
 
     @torch.jit.unused
     def forward(self, logits: Any, target: Any, sample_weight: Tensor | None = None) -> Tensor:
@@ -109,6 +114,12 @@ class MultiLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={type(loss).__name__}" for name, loss in self.losses.items())
+
+
+def _list_weights(task: MultiTask) -> Tensor:
+    """Return the set weight of each task (T,), 1 by default."""
+    weights = task.weights if isinstance(task.weights, Mapping) else dict.fromkeys(task.tasks, 1.0)
+    return torch.tensor([*weights.values()], dtype=torch.float32)
 
 
 NamedLoss = Loss | AutoLoss | MultiLoss

@@ -1,7 +1,8 @@
 """Several tasks of one net, each with its own outputs, target, decision and metrics."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from lossselect.tasks.task_names import check_tasks, check_weights, naming_task
 from lossselect.utils.checks import shorten
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MultiTask:
     """Several tasks of one net: species (multiclass), tags (multilabel) and sick (binary), for example.
 
@@ -54,11 +55,27 @@ class MultiTask:
     monitor: ClassVar[str] = "loss"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tasks", check_tasks(self.tasks))
-        object.__setattr__(self, "weights", check_weights(self.weights, self.tasks))
+        weights = check_weights(self.weights, tasks := check_tasks(self.tasks))
+        object.__setattr__(self, "tasks", MappingProxyType(tasks))
+        object.__setattr__(
+            self, "weights", MappingProxyType(weights) if isinstance(weights, dict) else weights
+        )
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        """What equal tasks have in common; the order of the tasks is that of the outputs."""
+        weights = tuple(self.weights.items()) if isinstance(self.weights, Mapping) else self.weights
+        return (type(self), *self.tasks.items(), weights)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key == other._key if isinstance(other, MultiTask) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash((*self.tasks.items(), str(self.weights)))
+        return hash(self._key)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        weights = dict(self.weights) if isinstance(self.weights, Mapping) else self.weights
+        return type(self), (dict(self.tasks), weights)  # a proxy cannot be pickled
 
     def __str__(self) -> str:
         return "several tasks: " + ", ".join(f"{name} ({task})" for name, task in self.tasks.items())
@@ -94,7 +111,12 @@ class MultiTask:
 
     def with_tasks(self, tasks: Mapping[str, Task]) -> "MultiTask":
         """Return the same with other tasks of the same names, such as tasks with fitted thresholds."""
-        return MultiTask(tasks, self.weights)
+        return replace(self, tasks=tasks)
+
+    @property
+    def learns_weights(self) -> bool:
+        """True if the weights of the tasks in the loss are learned."""
+        return self.weights == "uncertainty"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint; `as_task(values)` recreates the tasks."""

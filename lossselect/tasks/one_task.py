@@ -17,6 +17,11 @@ class OneTask:
         """The task itself under the name "": what depends on a task is done for each of `tasks`."""
         return {"": self}  # type: ignore[dict-item]
 
+    @property
+    def learns_weights(self) -> bool:
+        """False: only several tasks have weights in the loss."""
+        return False
+
     def with_tasks(self, tasks: "Mapping[str, Task]") -> "Task":
         """Return the task that replaces this one."""
         return tasks[""]

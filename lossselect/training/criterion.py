@@ -26,6 +26,7 @@ def make_criterion(loss: Any, task: AnyTask) -> Callable[[Tensor, Tensor], Tenso
     if isinstance(task, MultiTask):
         criterion = loss if isinstance(loss, MultiLoss) else select_losses(task, loss, make_criterion)
         check_fits(criterion, task)
+        criterion.task = task  # with the weights of the tasks
         return criterion
     if isinstance(loss, str | Mapping):
         name, options = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
@@ -39,7 +40,7 @@ def make_criterion(loss: Any, task: AnyTask) -> Callable[[Tensor, Tensor], Tenso
 def check_fits(loss: Any, task: AnyTask) -> None:
     """Raise ConfigError for a loss of another task, or a torch loss with other outputs or targets."""
     losses = losses_by_task(loss)
-    if losses.keys() != task.tasks.keys():
+    if [*losses] != [*task.tasks]:  # their order is that of the outputs
         raise ConfigError(
             f"The loss is for {_list_tasks(losses)}, but the task is {task}. Pass a loss of the same tasks."
         )

@@ -1,5 +1,6 @@
 """Several tasks: their declaration, and the conversion of logits, targets and predictions."""
 
+import copy
 import pickle
 
 import pytest
@@ -192,3 +193,30 @@ def test_invalid_logits(change, text):
 def test_joined_logits_of_another_width():
     with pytest.raises(ConfigError, match=r"\(N, 6\) for several tasks \(species: 3, tags: 2, sick: 1\)"):
         TASK.predict(torch.zeros(3, 5))
+
+
+def test_equal_tasks_have_the_same_order():
+    """The order of the tasks is that of the outputs."""
+    parts = {"a": ls.Binary(), "b": ls.Multiclass(3)}
+    task, other = ls.MultiTask(parts), ls.MultiTask(dict(reversed(parts.items())))
+    assert task == ls.MultiTask(parts)
+    assert hash(task) == hash(ls.MultiTask(parts))
+    assert task != other
+    assert task != ls.MultiTask(parts, {"a": 2.0})
+    assert task != parts["a"]
+    assert ls.MultiTask(parts, {"a": 2.0}) == ls.MultiTask(parts, {"b": 1.0, "a": 2})
+
+
+def test_is_immutable_and_can_be_copied():
+    class Own(ls.MultiTask):
+        pass
+
+    task = Own({"a": ls.Binary(), "b": ls.Multiclass(3)}, {"a": 2.0})
+    with pytest.raises(TypeError):
+        task.tasks["c"] = ls.Binary()
+    with pytest.raises(TypeError):
+        task.weights["a"] = 3.0
+    assert copy.deepcopy(task) == task
+    assert isinstance(task.with_tasks({"a": ls.Binary(threshold=0.3), "b": ls.Multiclass(3)}), Own)
+    task = ls.MultiTask(task.tasks, task.weights)
+    assert pickle.loads(pickle.dumps(task)) == task

@@ -385,3 +385,59 @@ def test_a_head_needs_the_features_that_it_was_declared_with():
     for net in (None, {"name": "mlp", "num_features": 8}):
         with pytest.raises(ConfigError, match="num_features adds a head to a net"):
             ls.TaskModule(ls.Binary(), net, num_features=6)
+
+
+def test_the_weights_of_a_new_task_are_used():
+    module = ls.TaskModule(ls.MultiTask(TASKS), Backbone([*TASKS], joined=True))
+    batch = next(iter(loader_of(*make_rows())))
+    out = module.step(batch)
+    losses = {n: ls.select_loss(part)(out.logits[n], out.target[n]) for n, part in TASKS.items()}
+    module.task = ls.MultiTask(TASKS, {"sick": 5.0})
+    torch.testing.assert_close(module.step(batch).loss, sum(losses.values()) + 4 * losses["sick"])
+    module.criterion = ls.TaskModule(ls.MultiTask(TASKS, {"tags": 3.0}), nn.Identity()).criterion
+    torch.testing.assert_close(module.step(batch).loss, sum(losses.values()) + 4 * losses["sick"])
+    with pytest.raises(ConfigError, match="cannot be changed to or from 'uncertainty'"):
+        module.task = ls.MultiTask(TASKS, "uncertainty")
+    with pytest.raises(
+        ConfigError, match="loss is for the tasks species, tags, sick, but the task is several"
+    ):
+        module.task = ls.MultiTask(dict(reversed(TASKS.items())))
+
+
+@pytest.mark.parametrize("other", [{"sick": 5.0}, None, "uncertainty"])
+def test_weights_that_changed_since_the_checkpoint(other, tmp_path):
+    loader = loader_of(*make_rows())
+
+    def fit(weights, epochs, path=None):
+        module = ls.TaskModule(ls.MultiTask(TASKS, weights), Backbone([*TASKS], joined=True))
+        trainer = quiet_trainer(max_epochs=epochs, enable_checkpointing=False)
+        trainer.fit(module, loader, ckpt_path=path, weights_only=True)
+        return trainer
+
+    path = tmp_path / "a.ckpt"
+    fit({"sick": 2.0}, 1).save_checkpoint(path)
+    if other == "uncertainty":
+        with pytest.raises(
+            CheckpointError, match="weights of tasks are set, but the weights of this run are"
+        ):
+            fit(other, 2, path)
+    else:
+        with pytest.warns(ls.LossSelectWarning, match="checkpoint's: weights of tasks"):
+            fit(other, 2, path)
+
+
+class Learned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, logits, target):
+        return self.weight * logits.square().mean()
+
+
+def test_names_in_a_checkpoint_do_not_depend_on_other_losses():
+    for loss in ("cross_entropy", lambda logits, target: logits.square().mean()):
+        criterion = ls.TaskModule(
+            ls.MultiTask(TASKS), nn.Identity(), {"species": loss, "sick": Learned()}
+        ).criterion
+        assert [*criterion.state_dict()] == ["parts.2.weight"]

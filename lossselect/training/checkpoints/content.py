@@ -20,6 +20,7 @@ from lossselect.losses.loss import Loss
 from lossselect.losses.multi_loss import MultiLoss
 from lossselect.models.stored_weights import COPY, check_backed
 from lossselect.tasks.registry import AnyTask, as_any_task
+from lossselect.tasks.task_names import naming_task
 from lossselect.training.checkpoints.validation import LOAD_WEIGHTS, check_content
 from lossselect.utils.atomic_write import atomic_write, check_regular_file
 from lossselect.utils.checks import shorten, suggestion
@@ -157,9 +158,12 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
 def _class_and_arguments(task: AnyTask) -> dict[str, Any]:
     """Return a task in the form in which LightningCLI reads an object from the hparams of a checkpoint."""
     values = vars(task)
-    changed = {f.name: to_plain(values[f.name]) for f in fields(task) if values[f.name] != f.default}
-    if "tasks" in changed:
-        changed["tasks"] = {name: _class_and_arguments(part) for name, part in task.tasks.items()}
+    changed: dict[str, Any] = {}
+    for field in fields(task):
+        if field.name == "tasks":
+            changed["tasks"] = {name: _class_and_arguments(part) for name, part in task.tasks.items()}
+        elif values[field.name] != field.default:
+            changed[field.name] = to_plain(values[field.name])
     return {"class_path": f"{type(task).__module__}.{type(task).__qualname__}", "init_args": changed}
 
 
@@ -195,13 +199,20 @@ def check_same_task(checkpoint: Mapping[str, Any], task: AnyTask) -> None:
             f"The checkpoint was trained for {trained}, but the task is {task}. Use the same task and data, "
             "or another checkpoint or run folder."
         )
+    if trained.learns_weights != task.learns_weights:
+        has, learned = ("learned", "set") if trained.learns_weights else ("set", "learned")
+        raise CheckpointError(
+            f"The checkpoint's weights of tasks are {has}, but the weights of this run are {learned}. Use "
+            "the same task.weights, or another checkpoint or run folder."
+        )
     for name, part in trained.tasks.items():
         other = task.tasks[name]
         if part.class_names and other.class_names and part.class_names != other.class_names:
-            raise CheckpointError(
-                f"The checkpoint's class names are {list(part.names)}, but the task's are "
-                f"{list(other.names)}. Use the same data, or another checkpoint or run folder."
-            )
+            with naming_task(name):
+                raise CheckpointError(
+                    f"The checkpoint's class names are {list(part.names)}, but the task's are "
+                    f"{list(other.names)}. Use the same data, or another checkpoint or run folder."
+                )
 
 
 # --- plain values

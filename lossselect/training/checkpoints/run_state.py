@@ -82,7 +82,7 @@ class RunState:
             )
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         check_states(self.checkpoint, trainer.ckpt_path, trainer.optimizers, schedulers)
-        self.checkpoint = {key: self.checkpoint.get(key) for key in ("run_state", "loss")}
+        self.checkpoint = {key: self.checkpoint.get(key) for key in ("run_state", "loss", "task")}
 
     def compare_loss(self, criterion: Any) -> None:
         """Warn if the loss differs from the checkpoint's."""
@@ -93,6 +93,8 @@ class RunState:
         if not (old and new):
             return
         changed = list_changes(old, new)
+        if self.checkpoint["task"].get("weights") != criterion.task.to_dict().get("weights"):
+            changed.append("weights of tasks")
         if changed:
             warn(
                 "loss_changed_on_resume",
