@@ -82,61 +82,72 @@ def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool
     return True
 
 
-def _find_head(
-    module: nn.Module, task: AnyTask, with_bias: bool = False, within: str = ""
-) -> tuple[str, nn.Module] | None:
-    """Return name and layer of the last linear layer or convolution with `task.num_outputs` outputs.
-
-    `within` must be a part of its path, such as "tags" of heads.tags.
-    """
-    head = None
-    for name, layer in module.named_modules():
-        if within and within not in name.split("."):
-            continue
+def _list_layers(module: nn.Module, with_bias: bool = False) -> Iterator[tuple[str, nn.Module, int]]:
+    """Yield path, layer and number of outputs of the linear layers and convolutions of a module."""
+    for path, layer in module.named_modules():
         if isinstance(layer, nn.Linear | Convolution) and not (with_bias and layer.bias is None):
-            width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-            head = (name, layer) if width == task.num_outputs else head
-    return head
+            yield path, layer, layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
-def set_head_bias(module: nn.Module, task: AnyTask, logits: Tensor) -> nn.Parameter | None:
-    """Set the head's bias to `logits` (num_outputs,) and return it; warn and return None without a bias."""
+def _find_head(module: nn.Module, task: AnyTask, with_bias: bool = False) -> tuple[str, nn.Module] | None:
+    """Return path and layer of the last linear layer or convolution with `task.num_outputs` outputs."""
+    layers = [
+        (path, layer) for path, layer, width in _list_layers(module, with_bias) if width == task.num_outputs
+    ]
+    return layers[-1] if layers else None
+
+
+def _find_heads(module: nn.Module, task: AnyTask) -> dict[str, tuple[str, nn.Module]]:
+    """Return path and layer of the head of each of several tasks; of none if that of one is not found.
+
+    The head of a task is the last layer with its number of outputs and its name in the path, such as
+    heads.tags.1. If a path contains several names, the last one counts.
+    """
+    heads = {}
+    for path, layer, width in _list_layers(module, with_bias=True):
+        names = path.removeprefix("net.").split(".")
+        owner = next((name for name in reversed(names) if name in task.tasks), None)
+        if owner is not None and width == task.tasks[owner].num_outputs:
+            heads[owner] = (path, layer)
+    return heads if heads.keys() == task.tasks.keys() else {}
+
+
+def set_head_bias(module: nn.Module, task: AnyTask, logits: Tensor) -> list[nn.Parameter]:
+    """Set the bias of the head to `logits` (num_outputs,), or those of the heads of several tasks.
+
+    Returns:
+        The biases; none, with a warning, if there is no such layer.
+    """
     if isinstance(net := getattr(module, "net", None), Members):
         with torch.no_grad():
             for member_bias in net.head_biases():
                 member_bias.copy_(logits)
-        return net.head_biases()[0]
-    head = _find_head(module, task, with_bias=True)
-    if head is None and _set_biases(module, task, logits):
-        return None
-    if head is None:
+        return [*net.head_biases()]
+    parts = task.split_logits(logits[None])
+    heads = _find_heads(module, task)
+    if not heads and (head := _find_head(module, task, with_bias=True)):
+        heads, parts = {"": head}, {"": logits[None]}
+    if not heads:
+        fix = "Give the last layer a bias"
+        if len(parts) > 1:
+            fix += f", or the layer of each task, with its name in the path, such as heads.{[*parts][-1]}"
         warn(
             "no_head_bias",
             f"No linear layer or convolution with {task.num_outputs} outputs has a bias to initialise from "
-            "the class frequencies. Give the last layer a bias, or set bias_init=null.",
+            f"the class frequencies. {fix}, or set bias_init=null.",
         )
-        return None
-    bias: nn.Parameter = head[1].bias  # type: ignore[assignment]
-    if is_lazy(bias):
-        raise ConfigError(
-            f"The head {head[0]} is a lazy layer whose bias does not exist yet. Run one batch through the "
-            "net first, or set bias_init=null."
-        )
-    with torch.no_grad():
-        bias.copy_(logits)
-    return bias
-
-
-def _set_biases(module: nn.Module, task: AnyTask, logits: Tensor) -> bool:
-    """Set the bias of the head of each task, the last layer with its name in its path; False if one lacks."""
-    parts = task.split_logits(logits[None])
-    heads = {name: _find_head(module, task.tasks[name], True, within=name) for name in parts}
-    if None in heads.values():
-        return False
-    with torch.no_grad():
-        for name, head in heads.items():
-            head[1].bias.copy_(parts[name][0])  # type: ignore[index,operator]
-    return True
+    biases = []
+    for name, (path, layer) in heads.items():
+        bias: nn.Parameter = layer.bias  # type: ignore[assignment]
+        if is_lazy(bias):
+            raise ConfigError(
+                f"The head {path} is a lazy layer whose bias does not exist yet. Run one batch through the "
+                "net first, or set bias_init=null."
+            )
+        with torch.no_grad():
+            bias.copy_(parts[name][0])
+        biases.append(bias)
+    return biases
 
 
 def bias_values(nodes: list[object]) -> Iterator[Tensor]:

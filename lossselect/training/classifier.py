@@ -308,9 +308,9 @@ class Classifier(BatchEncoding, RecordsArguments, ModuleBase):
         else:
             return
         self._bias_init = None
-        bias = set_head_bias(self, self.task, logits)
-        self._output_checks.initialized_bias = None if isinstance(self.net, Members) else bias
-        self._bias_source = source if bias is not None else ""
+        biases = set_head_bias(self, self.task, logits)
+        self._output_checks.initialized_biases = () if isinstance(self.net, Members) else biases
+        self._bias_source = source if biases else ""
 
     @property
     def _needs_counts(self) -> bool:

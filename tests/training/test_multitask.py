@@ -441,3 +441,33 @@ def test_names_in_a_checkpoint_do_not_depend_on_other_losses():
             ls.MultiTask(TASKS), nn.Identity(), {"species": loss, "sick": Learned()}
         ).criterion
         assert [*criterion.state_dict()] == ["parts.2.weight"]
+
+
+class Named(nn.Module):
+    """Heads whose names are also those of other parts of the path."""
+
+    def __init__(self, task):
+        super().__init__()
+        self.net = nn.Linear(8, 16)
+        self.heads = nn.ModuleDict({name: nn.Linear(16, t.num_outputs) for name, t in task.tasks.items()})
+
+    def forward(self, x):
+        return {name: head(self.net(x)) for name, head in self.heads.items()}
+
+
+@pytest.mark.parametrize("names", [("net", "sick"), ("heads", "sick"), ("sick", "heads"), ("net", "heads")])
+def test_the_prior_of_each_task_is_set_in_its_head(names):
+    task = ls.MultiTask({name: ls.Binary() for name in names})
+    module = ls.TaskModule(task, Named(task), bias_init="prior")
+    module.set_label_counts(ls.count_labels(task, {names[0]: [0, 0, 0, 1], names[1]: [0, 1, 1, 1]}))
+    assert module.net.heads[names[0]].bias.item() == pytest.approx(-math.log(3))
+    assert module.net.heads[names[1]].bias.item() == pytest.approx(math.log(3))
+    assert module._bias_source == "the class frequencies in the training rows"
+
+
+def test_no_head_of_a_task_is_found():
+    task = ls.MultiTask({"a": ls.Binary(), "b": ls.Binary()})
+    net = nn.ModuleList([nn.Linear(8, 1), nn.Linear(8, 1)])
+    module = ls.TaskModule(task, net, bias_init="prior")
+    with pytest.warns(ls.LossSelectWarning, match=r"the layer of each task, with its name .* heads\.b"):
+        module.set_label_counts(ls.count_labels(task, {"a": [0, 1], "b": [0, 1]}))

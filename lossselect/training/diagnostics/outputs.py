@@ -1,6 +1,6 @@
 """Checks of outputs and labels for mistakes that would go unnoticed in training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -99,7 +99,7 @@ class OutputChecks:
         self.graph_checked = False
         self.evaluation_checked = False
         self.gradient_checked = False
-        self.initialized_bias: Tensor | None = None  # until the check whether the logits contain it
+        self.initialized_biases: Sequence[Tensor] = ()  # until the check whether the logits contain them
         self.ends_affine = False  # whether the net ends in a linear layer or a convolution
 
     def call(self, module: Any, inputs: Any) -> Any:
@@ -167,8 +167,9 @@ class OutputChecks:
 
     def _check_bias(self, nodes: list[Any]) -> None:
         """Warn if the layer whose bias was initialised did not compute the logits."""
-        bias, self.initialized_bias = self.initialized_bias, None
-        if bias is not None and self.ends_affine and not any(b is bias for b in bias_values(nodes)):
+        biases, self.initialized_biases = self.initialized_biases, ()
+        used = {id(bias) for bias in bias_values(nodes)} if biases else set()
+        if self.ends_affine and not all(id(bias) in used for bias in biases):
             warn(
                 "no_head_bias",
                 "bias_init=prior has set the bias of the last registered layer with as many outputs as the "
