@@ -392,7 +392,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         try:
             with torch.inference_mode():
                 parts = torch.arange(len(features)).split(size)
-                logits = torch.cat([module(features[part].to(device)).cpu() for part in parts])
+                logits = torch.cat([module.compute_logits(features[part].to(device)).cpu() for part in parts])
                 return self.task_.split_logits(logits)
         finally:
             module.cpu()

@@ -49,12 +49,12 @@ def encode_target(y: Any, task: str | Mapping[str, str]) -> EncodedTarget:
         ConfigError: `task` names a task that y does not have.
         OptionTypeError: several tasks are declared, but y is neither a mapping nor a table.
     """
-    from lossselect.tasks.registry import MultiTask, make_task
+    from lossselect.tasks.registry import MultiTask
     from lossselect.tasks.task_names import naming_task
 
     if not isinstance(y, Mapping) and not isinstance(task, Mapping) and task != SEVERAL:
         name, labels, classes = encode_labels(y, task)
-        return EncodedTarget(_make_task(name, classes, make_task), labels, classes)
+        return EncodedTarget(_make_task(name, classes), labels, classes)
     columns = _read_columns(y)
     declared = task if isinstance(task, Mapping) else {}
     if unknown := [name for name in declared if name not in columns]:
@@ -63,7 +63,7 @@ def encode_target(y: Any, task: str | Mapping[str, str]) -> EncodedTarget:
     for column, values in columns.items():
         with naming_task(column):
             kind, targets[column], found[column] = _encode_column(values, declared.get(column, "auto"))
-            tasks[column] = _make_task(kind, found[column], make_task)
+            tasks[column] = _make_task(kind, found[column])
     several = MultiTask(tasks)
     return EncodedTarget(several, several.encode_tensor(targets).numpy(), found)
 
@@ -71,24 +71,46 @@ def encode_target(y: Any, task: str | Mapping[str, str]) -> EncodedTarget:
 def mean_accuracy(predicted: Mapping[str, np.ndarray], y: Any, weight: Any = None) -> float:
     """Return the mean over the tasks of the fraction of known labels that are predicted.
 
-    For a multilabel task, all labels of a row must be right, as in scikit-learn.
+    For a multilabel task, all known labels of a row must be right. Tasks without known labels are left out.
+
+    Raises:
+        DataError: y lacks a task or has another one, has no known labels, or another number of rows.
     """
+    columns = _read_columns(y)
+    for name in (*predicted, *columns):
+        if name not in predicted or name not in columns:
+            problem = "has no" if name not in columns else "has an unknown"
+            raise DataError(f"y {problem} task {name!r}. Expected the tasks {shorten([*predicted])}.")
+    rows = len(next(iter(predicted.values())))
+    weights = np.ones(rows) if weight is None else np.asarray(weight, float)
+    for what, values in (("y", next(iter(columns.values()))), ("sample_weight", weights)):
+        if len(values) != rows:
+            raise DataError(f"{what} has {len(values)} rows, but X has {rows}.")
     accuracies = []
-    for name, values in _read_columns(y).items():
-        array, found = np.asarray(values), predicted[name]
-        known = array == array  # False for NaN
-        right = array == found
-        if array.dtype == object:
-            known &= np.array([value is not None for value in array])
+    for name, values in columns.items():
+        array = np.asarray(values)
+        known, right = _find_known(array), np.asarray(array == predicted[name])
         if array.ndim == 2:
-            right, known = (right | ~known).all(1), known.any(1)
-        weights = np.ones(len(array)) if weight is None else np.asarray(weight, float)
-        accuracies.append(float(np.average(right[known], weights=weights[known])))
+            right, known = np.all(right | ~known, axis=1), np.any(known, axis=1)
+        if weights[known].any():
+            accuracies.append(float(np.average(right[known], weights=weights[known])))
+    if not accuracies:
+        raise DataError("All labels in y are missing, or have the weight 0, so there is no accuracy.")
     return float(np.mean(accuracies))
 
 
-def _make_task(name: str, classes: np.ndarray, make_task: Any) -> Any:
-    from lossselect.tasks.registry import TASKS
+def _find_known(labels: np.ndarray) -> np.ndarray:
+    """Return a mask of the labels that are neither None nor NaN."""
+    known: np.ndarray = np.asarray(labels == labels)  # False for NaN
+    if labels.dtype == object:
+        known = known.astype(bool) & np.array([value is not None for value in labels.ravel()]).reshape(
+            labels.shape
+        )
+    return known
+
+
+def _make_task(name: str, classes: np.ndarray) -> Any:
+    from lossselect.tasks.registry import TASKS, make_task
 
     width = len(classes) if TASKS[name].is_sized() else None
     return make_task(name, num_outputs=width, class_names=[*map(str, classes.tolist())])
@@ -114,9 +136,7 @@ def _encode_column(values: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]
     array = np.asarray(values)
     if array.ndim == 2:
         return encode_labels(array, "multilabel" if task == "auto" else task)
-    known = array == array  # False for NaN
-    if array.dtype == object:
-        known &= np.array([value is not None for value in array])
+    known = _find_known(array)
     if not known.any():
         raise DataError("All labels are missing. Pass some labels of this task, or leave it out.")
     # without the missing ones, integers are integers again

@@ -1,11 +1,14 @@
 """The estimator with several tasks: a mapping or a table of labels."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import KFold, cross_val_score
+from torch import nn
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.sklearn import TaskClassifier
@@ -86,6 +89,46 @@ def test_mistakes(task, change, error, text):
     with pytest.raises(error) as raised:
         TaskClassifier(task, **OPTIONS).fit(x, {**y, **change})
     assert text in str(raised.value)
+
+
+def drop(labels, name):
+    return {key: values for key, values in labels.items() if key != name}
+
+
+def test_mistakes_of_score():
+    x, y = make_rows()
+    model = TaskClassifier(**{**OPTIONS, "max_epochs": 1}).fit(x, y)
+    for target, weight, text in (
+        ({**y, "z": y["sick"]}, None, "y has an unknown task 'z'. Expected the tasks species, tags, sick."),
+        (drop(y, "tags"), None, "y has no task 'tags'."),
+        ({name: values[:5] for name, values in y.items()}, None, "y has 5 rows, but X has 300."),
+        (y, np.ones(3), "sample_weight has 3 rows, but X has 300."),
+        (y, np.zeros(300), "or have the weight 0"),
+    ):
+        with pytest.raises(DataError, match=re.escape(text)):
+            model.score(x, target, weight)
+    y["sick"] = np.full(300, np.nan)
+    predicted = model.predict(x)
+    expected = [accuracy_score(y[name], predicted[name]) for name in ("species", "tags")]
+    assert model.score(x, y) == pytest.approx(np.mean(expected))
+
+
+class Heads(nn.Module):
+    def __init__(self, num_features, num_outputs):
+        super().__init__()
+        self.heads = nn.ModuleDict({"sick": nn.Linear(4, 1), "species": nn.Linear(4, 3)})
+
+    def forward(self, x):
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+def test_a_net_that_returns_a_mapping():
+    x, y = make_rows()
+    y = drop(y, "tags")
+    model = TaskClassifier(**{**OPTIONS, "net": Heads, "max_epochs": 5, "decision": None}).fit(x, y)
+    logits = model.module_.net(model.scaling_.transform(x))
+    expected = logits["species"].softmax(1).detach().numpy()
+    np.testing.assert_allclose(model.predict_proba(x)["species"], expected, atol=1e-6)
 
 
 def test_an_array_is_not_several_tasks():
