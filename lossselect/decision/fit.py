@@ -26,8 +26,8 @@ from lossselect.losses.class_weights import class_prior
 from lossselect.losses.loss import Loss
 from lossselect.tasks.label_counts import LabelCounts, to_canonical
 from lossselect.tasks.registry import AnyTask, Task, as_task
-from lossselect.tasks.task_names import naming_task
-from lossselect.utils.checks import check_choice, check_float, check_options, lookup, shorten
+from lossselect.tasks.task_names import naming_task, spread
+from lossselect.utils.checks import check_choice, check_float, check_options, shorten
 from lossselect.utils.warnings import warn
 
 RECALL = 0.9
@@ -251,12 +251,11 @@ def options_by_task(options: Mapping[str, Any], task: AnyTask) -> dict[str, Deci
     Raises:
         ConfigError: an unknown task or option.
     """
-    names = [*task.tasks]
-    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    defaults = vars(DecisionOptions())
+    found: dict[str, dict[str, Any]] = {name: {} for name in task.tasks}
     for key, value in options.items():
-        values = value if isinstance(value, Mapping) and len(names) > 1 else dict.fromkeys(names, value)
-        for name, of_task in values.items():
-            lookup(found, name, "task", f" in decision.{key}")[key] = of_task
+        for name, of_task in spread(task, value, f"decision.{key}", defaults.get(key)).items():
+            found[name][key] = of_task
     checked = {}
     for name, of_task in found.items():
         with naming_task(name):

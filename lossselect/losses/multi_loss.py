@@ -13,8 +13,7 @@ from lossselect.losses.loss import Loss, safe_divide, select_loss
 from lossselect.tasks.label_counts import MultiCounts
 from lossselect.tasks.multitask import MultiTask
 from lossselect.tasks.registry import AnyTask, Task
-from lossselect.tasks.task_names import naming_task
-from lossselect.utils.checks import lookup
+from lossselect.tasks.task_names import naming_task, spread
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -171,11 +170,8 @@ def select_losses(task: MultiTask, loss: Any, make: Callable[[Any, Task], LossFu
     Raises:
         ConfigError: an unknown task, or a loss that does not fit its task.
     """
-    each = dict.fromkeys(task.tasks, loss)
-    if isinstance(loss, Mapping) and "name" not in loss:
-        for name in loss:
-            lookup(task.tasks, name, "task", " in loss")
-        each = {name: loss.get(name, "cross_entropy") for name in task.tasks}
+    by_task = isinstance(loss, Mapping) and "name" not in loss
+    each = spread(task, loss, "loss", "cross_entropy") if by_task else dict.fromkeys(task.tasks, loss)
     losses = {}
     for name, part in task.tasks.items():
         with naming_task(name):

@@ -39,7 +39,7 @@ def _unwrap(loss: Any) -> tuple[Any, Mapping[str, Any]]:
 
 
 def check_mixes(mix: Any, loss: Any) -> None:
-    """Raise ConfigError if `mix` makes soft labels that the loss does not support."""
+    """Raise ConfigError if `mix` makes soft labels that a loss does not support."""
     loss, _ = _unwrap(loss)
     name = getattr(loss, "__name__", type(loss).__name__)
     if mix is not None and name in INDEX_ONLY:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.utils.checks import check_float, check_options, lookup, shorten, suggestion
+from lossselect.utils.checks import check_float, check_options, shorten, suggestion
 
 if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
@@ -281,8 +281,10 @@ def metrics_by_task(metrics: Any, task: Any) -> Mapping[str, Any]:
     Raises:
         ConfigError: metrics of an unknown task.
     """
-    if not isinstance(metrics, Mapping) or not any(name in task.tasks for name in metrics):
-        return dict.fromkeys(task.tasks, metrics)
-    for name in metrics:
-        lookup(task.tasks, name, "task", " in metrics")
-    return {name: metrics.get(name) for name in task.tasks}
+    from lossselect.tasks.task_names import spread  # imports torch
+
+    by_task = isinstance(metrics, Mapping) and any(
+        name in task.tasks or (isinstance(entry, list | tuple) and name != "exclude")
+        for name, entry in metrics.items()
+    )
+    return spread(task, metrics, "metrics") if by_task else dict.fromkeys(task.tasks, metrics)

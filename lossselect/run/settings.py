@@ -15,7 +15,7 @@ from lossselect.metrics.names import metrics_by_task
 from lossselect.models.auto import EPOCHS
 from lossselect.models.nets import MEMBER_NETS, head_options
 from lossselect.run.allowed_classes import public_name
-from lossselect.utils.checks import as_list, check_options, check_positive, lookup
+from lossselect.utils.checks import as_list, check_options, check_positive
 
 if TYPE_CHECKING:
     from lossselect.reporting.plan import Monitor
@@ -82,12 +82,13 @@ def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
 
 def loss_by_task(config: Mapping[str, Any], task: "AnyTask") -> dict[str, Any]:
     """Return the loss of a task, or of each of several tasks, as `TaskModule` accepts it."""
+    from lossselect.tasks.task_names import spread
+
     shared, own = loss_options(config["loss"]), config["task"].get("losses") or {}
     if not isinstance(own, Mapping):
         raise OptionTypeError(f"task.losses must be a mapping such as {{species: focal}}, got {own!r}.")
-    for name in own:
-        lookup(task.tasks, name, "task", " in task.losses")
-    return dict(task.join_values({name: own.get(name, shared) for name in task.tasks}))
+    losses = spread(task, own, "task.losses", shared) if own else dict.fromkeys(task.tasks, shared)
+    return dict(task.join_values(losses))
 
 
 def settings_by_task(config: Mapping[str, Any], task: "AnyTask") -> dict[str, Mapping[str, Any]]:

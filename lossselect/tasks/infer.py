@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lossselect.exceptions import DataError, LossSelectError
+from lossselect.exceptions import DataError, DataTypeError, LossSelectError
 from lossselect.labels.targets import as_tensor
 from lossselect.labels.values import as_number, label_form
 from lossselect.labels.vocabulary import Vocabulary
-from lossselect.tasks.registry import AnyTask, MultiTask, Task, as_task, make_task
+from lossselect.tasks.registry import AnyTask, MultiTask, Task, as_any_task, make_task
 from lossselect.tasks.task_names import naming_task
 from lossselect.utils.checks import shorten
 
@@ -36,6 +36,7 @@ def infer_task(target: Any) -> InferredTask:
         target: All labels of a data set, in any form that a task's `encode` accepts, names included.
 
     Raises:
+        DataTypeError: a mapping, or values that are neither numbers nor names.
         DataError: no labels, more than two dimensions, or numbers that may be a quantity, such as more than
             20 distinct integers.
 
@@ -43,6 +44,10 @@ def infer_task(target: Any) -> InferredTask:
         >>> infer_task([[1, 0, 1], [0, 0, 0]])
         InferredTask(name='multilabel', reason='row 0 has 2 ones')
     """
+    if isinstance(target, Mapping):
+        raise DataTypeError(
+            "Expected the labels of one task, got a mapping. Call infer_task for the labels of each task."
+        )
     form = label_form(target)
     if form == "lists":
         count = len(Vocabulary.fit_lists(target))
@@ -112,8 +117,8 @@ def _plural(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
-def check_task(task: Task, target: Any) -> Task:
-    """Check that a task fits all labels of a data set, and return the task.
+def check_task(task: AnyTask, target: Any) -> AnyTask:
+    """Check that a task, or each of several, fits all labels of a data set, and return it.
 
     Args:
         task: The declared task.
@@ -130,7 +135,7 @@ def check_task(task: Task, target: Any) -> Task:
         ...
         lossselect.exceptions.DataError: ... The labels look like task=multiclass: 3 distinct ...
     """
-    encode_checked(as_task(task), target)
+    encode_checked(task := as_any_task(task), target)
     return task
 
 

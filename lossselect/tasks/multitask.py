@@ -1,6 +1,6 @@
 """Several tasks of one net, each with its own outputs, target, decision and metrics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -63,7 +63,7 @@ class MultiTask:
 
     @property
     def _key(self) -> tuple[Any, ...]:
-        """What equal tasks have in common; the order of the tasks is that of the outputs."""
+        """The values that equal tasks share; the order of the tasks is that of the outputs."""
         weights = tuple(self.weights.items()) if isinstance(self.weights, Mapping) else self.weights
         return (type(self), *self.tasks.items(), weights)
 
@@ -166,17 +166,16 @@ class MultiTask:
 
     def check_logits(self, logits: Any) -> None:
         """Raise an error unless `logits` are a tensor of floats of shape (N, num_outputs, ...)."""
-        is_float = isinstance(logits, Tensor) and logits.is_floating_point()
-        if not is_float or logits.ndim < 2 or logits.shape[1] != self.num_outputs:
-            got = (
-                f"{logits.dtype} of shape {tuple(logits.shape)}"
-                if isinstance(logits, Tensor)
-                else "no tensor"
+        if not isinstance(logits, Tensor):
+            raise DataTypeError(
+                f"Expected logits as a tensor, or as a mapping by task, got {type(logits).__name__}."
             )
+        if not logits.is_floating_point() or logits.ndim < 2 or logits.shape[1] != self.num_outputs:
             widths = ", ".join(f"{name}: {task.num_outputs}" for name, task in self.tasks.items())
             raise ConfigError(
                 f"Expected float logits of shape (N, {self.num_outputs}) for several tasks ({widths}), got "
-                f"{got}. Return a mapping of logits by task, or build the last layer with task.num_outputs."
+                f"{logits.dtype} of shape {tuple(logits.shape)}. Return a mapping of logits by task, or "
+                "build the last layer with task.num_outputs."
             )
 
     def mean_logits(
@@ -212,7 +211,7 @@ class MultiTask:
             DataError: a task is missing or unknown, its labels do not fit it, or the tasks differ in rows.
         """
         if not isinstance(target, Mapping):
-            raise DataError(
+            raise DataTypeError(
                 f"The target of several tasks must be a mapping with the keys {shorten([*self.tasks])}, got "
                 f"{type(target).__name__}."
             )
@@ -333,34 +332,36 @@ class MultiTask:
     # --- probabilities and decisions
 
     def probabilities(self, logits: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the probabilities of each task; see `Task.probabilities`."""
-        return self._map(Task.probabilities, self.split_logits(logits))
+        """Return the probabilities of each task, (N, C, ...) for C classes or labels.
+
+        The errors are those of `split_logits`; see `Task.probabilities`.
+        """
+        parts = self.split_logits(logits)
+        return {name: task.probabilities(parts[name]) for name, task in self.tasks.items()}
 
     def log_odds(self, logits: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the log-odds of each task; see `Task.log_odds`."""
-        return self._map(Task.log_odds, self.split_logits(logits))
+        """Return the log-odds of each task, in the shape of its probabilities; see `Task.log_odds`."""
+        parts = self.split_logits(logits)
+        return {name: task.log_odds(parts[name]) for name, task in self.tasks.items()}
 
     def predict(self, logits: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the predictions of each task; see `Task.predict`."""
-        return self._map(Task.predict, self.split_logits(logits))
+        """Return the predictions of each task, in the shapes of `Task.predict`."""
+        parts = self.split_logits(logits)
+        return {name: task.predict(parts[name]) for name, task in self.tasks.items()}
 
     def predict_from_probabilities(self, probabilities: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the predictions of each task for its probabilities."""
+        """Return the predictions of each task for its probabilities, in the shapes of `predict`."""
         self._check_names(probabilities, "probabilities", ConfigError)
         return {n: task.predict_from_probabilities(probabilities[n]) for n, task in self.tasks.items()}
 
     def decode(self, prediction: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Return the class names of the predictions of each task; see `Task.decode`."""
+        """Return the class names of the predictions of each task, lists of N entries; see `Task.decode`."""
         self._check_names(prediction, "prediction", ConfigError)
         decoded = {}
         for name, task in self.tasks.items():
             with naming_task(name):
                 decoded[name] = task.decode(prediction[name])
         return decoded
-
-    def _map(self, method: Callable[[Any, Any], Any], values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the results of a method of `Task` by task."""
-        return {name: getattr(task, method.__name__)(values[name]) for name, task in self.tasks.items()}
 
     def _check_names(self, values: Mapping[str, Any], what: str, error: type[LossSelectError]) -> None:
         """Raise an error for a mapping that lacks a task, or has another key."""

@@ -11,7 +11,7 @@ from lossselect.tasks.binary import Binary
 from lossselect.tasks.multiclass import Multiclass
 from lossselect.tasks.multilabel import Multilabel
 from lossselect.tasks.multitask import MultiTask
-from lossselect.utils.checks import check_options, lookup
+from lossselect.utils.checks import check_options, lookup, shorten
 
 __all__ = [
     "IGNORE_INDEX",
@@ -52,6 +52,8 @@ def make_task(
         >>> make_task("multilabel", num_outputs=14).num_outputs
         14
     """
+    if name == MultiTask.name:
+        raise ConfigError('For several tasks, call lossselect.MultiTask({"species": make_task(...), ...}).')
     cls = lookup(TASKS, name, "task")
     width = cls._width_field
     check_options(options, [field.name for field in fields(cls)], f"task={name}")
@@ -76,6 +78,11 @@ def as_task(task: Task | Mapping[str, Any]) -> Task:
         return task
     if isinstance(task, Mapping) and "name" in task:
         return make_task(**task)
+    if isinstance(task, MultiTask):
+        raise OptionTypeError(
+            f"Expected one task, got several: {shorten([*task.tasks])}. Call the function for each of them, "
+            f"such as task.tasks[{next(iter(task.tasks))!r}]."
+        )
     raise OptionTypeError(
         f"task must be a task such as lossselect.Multilabel(14), got {task!r}. "
         "To create one by name, call lossselect.make_task(name, num_outputs=...)."

@@ -28,6 +28,19 @@ def naming_task(name: str) -> Iterator[None]:
         raise (error.add(f"(Task {name!r}.)") if name else error) from None
 
 
+def spread(task: Any, setting: Any, what: str, default: Any = None) -> dict[str, Any]:
+    """Return a setting by task: that of each of several tasks if it is a mapping, otherwise one for all.
+
+    Raises:
+        ConfigError: an unknown task; `what` names the setting in the message.
+    """
+    if "" in task.tasks or not isinstance(setting, Mapping):
+        return dict.fromkeys(task.tasks, setting)
+    for name in setting:
+        lookup(task.tasks, name, "task", f" in {what}")
+    return {name: setting.get(name, default) for name in task.tasks}
+
+
 def check_tasks(tasks: Any) -> dict[str, Task]:
     """Return the tasks by name; raise an error for an invalid name or type."""
     if not isinstance(tasks, Mapping) or not all(isinstance(task, Task) for task in tasks.values()):

@@ -18,7 +18,7 @@ from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedBatch
 from lossselect.losses.auto import AutoLoss
 from lossselect.losses.batch_loss import BatchLoss, compute_loss
-from lossselect.losses.multi_loss import MultiLoss, NamedLoss, first_logits
+from lossselect.losses.multi_loss import MultiLoss, NamedLoss, first_logits, losses_by_task
 from lossselect.losses.torch_compat import check_mixes
 from lossselect.models.ensemble import Members, output_rows
 from lossselect.models.head import add_head, set_head_bias, use_chunked
@@ -111,7 +111,7 @@ class Classifier(BatchEncoding, RecordsArguments, ModuleBase):
             check_topk_task(task)
         self._chunked = False  # whether the head is a `ChunkedLinear`
         self._mix = make_mix(mix)
-        check_mixes(mix, self.criterion)
+        self._check_mixes(self.criterion)
         self._class_dim = check_class_dim(class_dim)
         self._batch_keys = check_batch_keys(batch_keys)
         self._transfer = TargetTransfer()
@@ -129,12 +129,16 @@ class Classifier(BatchEncoding, RecordsArguments, ModuleBase):
         if name == "criterion" and "_task" in self.__dict__:
             # a subclass may set self.criterion to a loss that does not fit the task
             value = make_criterion(value, self.task)
-            check_mixes(self._mix, value)
+            self._check_mixes(value)
             if self._chunked:
                 self._check_chunkable(value)
             if not isinstance(value, nn.Module):  # torch does not let a function replace a submodule
                 self._modules.pop(name, None)
         super().__setattr__(name, value)
+
+    def _check_mixes(self, criterion: Any) -> None:
+        for loss in losses_by_task(criterion).values():
+            check_mixes(self._mix, loss)
 
     @property
     def task(self) -> Any:

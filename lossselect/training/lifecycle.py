@@ -127,7 +127,9 @@ class RunHooks(Callback):
         checks = pl_module._output_checks
         # manual optimization may have cleared the gradients, and a custom loss may be constant at first
         if not checks.gradient_checked and pl_module.automatic_optimization:
-            may_raise = isinstance(pl_module.criterion, NamedLoss) or trainer.is_last_batch
+            losses = losses_by_task(pl_module.criterion).values()
+            is_named = all(isinstance(loss, NamedLoss) for loss in losses)
+            may_raise = is_named or trainer.is_last_batch
             checks.check_gradient(pl_module, outputs, may_raise)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:

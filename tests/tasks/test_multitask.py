@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lossselect as ls
-from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.exceptions import ConfigError, DataError, DataTypeError, OptionTypeError
 from lossselect.tasks.registry import as_any_task
 
 SPECIES = ls.Multiclass(3, class_names=("cat", "dog", "owl"), missing=-1)
@@ -220,3 +220,20 @@ def test_is_immutable_and_can_be_copied():
     assert isinstance(task.with_tasks({"a": ls.Binary(threshold=0.3), "b": ls.Multiclass(3)}), Own)
     task = ls.MultiTask(task.tasks, task.weights)
     assert pickle.loads(pickle.dumps(task)) == task
+
+
+def test_functions_of_one_task():
+    task = ls.MultiTask({"a": ls.Binary(), "b": ls.Multiclass(3)})
+    labels = {"a": [0, 1], "b": [2, 0]}
+    assert ls.check_task(task, labels) is task
+    with pytest.raises(DataError, match=r"Row 1 of the target is 2.*Task 'a'"):
+        ls.check_task(task, {**labels, "a": [0, 2]})
+    for function in (ls.make_metrics, ls.select_loss):
+        with pytest.raises(OptionTypeError, match=r"got several: a, b. Call .* such as task.tasks\['a'\]"):
+            function(task)
+    with pytest.raises(DataError, match="Call infer_task for the labels of each task"):
+        ls.infer_task(labels)
+    with pytest.raises(ConfigError, match=r"call lossselect\.MultiTask"):
+        ls.make_task("several")
+    with pytest.raises(DataTypeError, match="or as a mapping by task, got list"):
+        task.predict([1.0, 2.0])

@@ -327,6 +327,7 @@ def test_metrics_by_task():
         ({"loss": {"tags": nn.CrossEntropyLoss()}}, "(Task 'tags'.)"),
         ({"metrics": {"tags": ["accuracy"], "other": ["accuracy"]}}, "Unknown task 'other'"),
         ({"metrics": ["exact_match"]}, "exact_match"),
+        ({"metrics": {"tag": ["accuracy"]}}, "Unknown task 'tag' in metrics. Did you mean 'tags'?"),
         ({"head": "chunked"}, "does not support several tasks"),
     ],
 )
@@ -463,6 +464,12 @@ def test_the_prior_of_each_task_is_set_in_its_head(names):
     assert module.net.heads[names[0]].bias.item() == pytest.approx(-math.log(3))
     assert module.net.heads[names[1]].bias.item() == pytest.approx(math.log(3))
     assert module._bias_source == "the class frequencies in the training rows"
+
+
+def test_mix_does_not_fit_the_loss_of_a_task():
+    loss = {"species": nn.MultiMarginLoss()}
+    with pytest.raises(ConfigError, match="MultiMarginLoss does not support"):
+        ls.TaskModule(ls.MultiTask(TASKS), nn.Identity(), loss, mix="mixup")
 
 
 def test_no_head_of_a_task_is_found():
