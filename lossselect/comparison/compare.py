@@ -21,7 +21,7 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class TestRows:
+class RowComparison:
     """Predictions of runs for their test rows, and what follows from them, by the name of the run.
 
     Args:
@@ -49,7 +49,7 @@ class Comparison:
     table: Table
     reference: Run
     notes: list[str] = field(default_factory=list)
-    test_rows: dict[str, TestRows] = field(default_factory=dict)
+    test_rows: dict[str, RowComparison] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[Run]:
@@ -64,7 +64,7 @@ class Comparison:
             with suppress(*UNREADABLE, pl.exceptions.PolarsError):
                 table = pl.read_csv(run.folder / "per_class.csv", schema_overrides={"class": pl.String})
                 names, values = table["class"].to_list(), table["f1"].cast(pl.Float64).to_list()
-                if "task" in table.columns:  # of several
+                if "task" in table.columns:  # of a run with several tasks
                     names = [f"{task}: {name}" for task, name in zip(table["task"], names, strict=True)]
                 columns[run.name] = dict(zip(names, values, strict=True))
         names = [*dict.fromkeys(name for column in columns.values() for name in column)]
@@ -158,7 +158,7 @@ def _compare(table: Table) -> Comparison:
             reasons.setdefault(f"no intervals: {error}", []).append(run.name)
             continue
         for task, values in found.items():
-            rows = comparison.test_rows.setdefault(task, TestRows())
+            rows = comparison.test_rows.setdefault(task, RowComparison())
             rows.predictions[run.name], rows.intervals[run.name] = predictions[task], values
     for task, rows in comparison.test_rows.items():
         reference = rows.predictions.get(comparison.reference.name)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from lossselect.comparison.compare import Comparison, TestRows
+from lossselect.comparison.compare import Comparison, RowComparison
 from lossselect.comparison.table import Mean, Table
 from lossselect.reporting import figures
 from lossselect.reporting.html import LONG_NAME, Numeric, figure_to_svg, inline, render
@@ -74,7 +74,7 @@ def _make_part(comparison: Comparison, name: str) -> dict[str, Any]:
     }
 
 
-def _describe(test_rows: TestRows) -> dict[str, Any]:
+def _describe(test_rows: RowComparison) -> dict[str, Any]:
     """Return the tables of a task's metrics and of their differences, None for one without rows."""
     values = [
         {"run": run}

@@ -154,7 +154,7 @@ def _describe_part(folder: Path, number: int, name: str, outcome: Outcome) -> di
     classes = {**outcome.per_class, **outcome.counts()} if outcome.per_class else {}
     return {
         "name": name,
-        "number": number,  # of which the first task's figures have no part in their ids
+        "number": number,  # part of the ids of figures, except for the first task
         "start": f"{name}: " if name else "",
         "outcome": outcome,
         "pictures": _draw_outcome(folder, name, outcome),

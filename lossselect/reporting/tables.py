@@ -14,8 +14,8 @@ from lossselect.utils.names import column_name
 def rows_without_prediction(prediction: Any) -> np.ndarray:
     """Return a mask (N,) of the rows without a prediction, because a logit was NaN.
 
-    One missing label is enough: a list of the other labels would imply that this label is absent. Of several
-    tasks, whose predictions are a mapping, one missing prediction is enough.
+    One missing label is enough: a list of the other labels would imply that this label is absent. For several
+    tasks, `prediction` is a mapping, and one missing prediction is enough.
     """
     if isinstance(prediction, Mapping):
         return np.any([*map(rows_without_prediction, prediction.values())], axis=0)

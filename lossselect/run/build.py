@@ -14,11 +14,11 @@ from lossselect.metrics.direction import best_mode
 from lossselect.models.auto import default_epochs, resolve_net
 from lossselect.run.custom_module import CustomModule
 from lossselect.run.settings import (
+    configured_losses,
     describe_repetition,
     drop_none,
     is_sharded,
     is_stopping_callback,
-    loss_by_task,
     needs_trainer,
     resolve_head,
     resolve_monitor,
@@ -176,7 +176,7 @@ def build_module(config: DictConfig, task: "AnyTask", data: Any, trains: bool) -
     arguments: dict[str, Any] = {
         "task": task,
         "net": net,
-        "loss": loss_by_task(plain, task),
+        "loss": configured_losses(plain, task),
         "bias_init": config.bias_init,
         "mix": component_spec(config, "mix"),
         "head": resolve_head(plain, task),

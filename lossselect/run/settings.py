@@ -80,7 +80,7 @@ def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in loss.items() if key not in defaults or value != defaults[key]}
 
 
-def loss_by_task(config: Mapping[str, Any], task: "AnyTask") -> dict[str, Any]:
+def configured_losses(config: Mapping[str, Any], task: "AnyTask") -> dict[str, Any]:
     """Return the loss of a task, or of each of several tasks, as `TaskModule` accepts it."""
     from lossselect.tasks.task_names import spread
 
@@ -97,7 +97,7 @@ def settings_by_task(config: Mapping[str, Any], task: "AnyTask") -> dict[str, Ma
         return {"": config}
     from lossselect.decision.fit import options_by_task
 
-    losses, metrics = loss_by_task(config, task), metrics_by_task(config.get("metrics"), task)
+    losses, metrics = configured_losses(config, task), metrics_by_task(config.get("metrics"), task)
     decision, targets = config.get("decision") or {}, config["data"].get("targets") or {}
     decisions = options_by_task(decision, task)
     return {

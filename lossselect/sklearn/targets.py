@@ -21,7 +21,7 @@ class EncodedTarget(NamedTuple):
     Attributes:
         task: The task, or the tasks with their names.
         labels: The labels in a form that `encode_tensor` of the task accepts.
-        classes: The classes, or the column numbers of a multilabel task; a dict by task of several tasks.
+        classes: The classes, or the column numbers of a multilabel task; for several tasks a dict by task.
     """
 
     task: "AnyTask"

@@ -56,7 +56,8 @@ class TaskModule(TransferHooks):
         net: A module that returns raw logits, a built-in net such as `{"name": "mlp", "num_features": 8}`,
             or None if a subclass sets `self.net` or overrides `forward`.
         loss: A name of `LOSSES`, `{"name": ..., **options}`, "auto" (see `suggest_loss`), or a callable that
-            accepts logits and the canonical target and returns a scalar.
+            accepts logits and the canonical target and returns a scalar. For several tasks, one of these for
+            all, or a mapping by task; a callable is called for each task.
         optimizer: The name of a class of torch.optim, such as "SGD", a dict such as
             `{"name": "SGD", "lr": 0.1}`, a callable that accepts the trainable parameters and returns an
             optimizer, or None for AdamW with lr=1e-3. A callable whose first argument is called
@@ -229,7 +230,8 @@ class TaskModule(TransferHooks):
         Returns:
             A dict whose entries are also attributes. `loss` is the mean over the batch, `logits`
             (N, num_outputs, ...) have their graph in training, `target` is canonical, and `weight` contains
-            the sample weights or is None. The batch also counts in the loss and metrics of the epoch.
+            the sample weights or is None. For several tasks, `logits` and `target` are dicts by task. The
+            batch also counts in the loss and metrics of the epoch.
 
         Example:
             >>> from lossselect import Binary, TaskModule

@@ -343,7 +343,8 @@ def test_a_task_without_any_label(command, tmp_path):
     write_table(tmp_path, species=np.full(COUNT, ""))
     code, _, err = command(*TABLE, TARGETS, *SHORT)
     assert code == 1
-    assert "species" in err
+    assert "All labels of column 'species' are missing." in err
+    assert "(Task 'species'.)" in err
 
 
 def test_targets_of_a_single_task(command, tmp_path):

@@ -139,9 +139,8 @@ def _list_names(epoch: Any) -> list[str]:
         metrics = part.metrics.items(keep_base=True) if part.metrics else ()
         of_part = ["loss"]
         for name, metric in metrics:
-            of_part += getattr(metric, "outputs", ()) or [
-                name
-            ]  # a value for each class, or a name with a dot
+            # a value for each class, or a name with a dot
+            of_part += getattr(metric, "outputs", ()) or [name]
         names += [f"{part.prefix}{name}" for name in of_part]
     return [*dict.fromkeys(names)]
 

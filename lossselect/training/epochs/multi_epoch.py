@@ -22,7 +22,7 @@ class MultiEpoch(DenseEpoch):
         task: The tasks.
         prefix: The prefix of the total loss; that of a task is followed by its name and "/".
         base_task: The tasks with their default decisions, as for `Epoch`.
-        metrics: The metrics of each task by name; of the tasks' own for those that are left out.
+        metrics: The choice of metrics of each task, as for `Epoch`.
     """
 
     def __init__(self, task: MultiTask, prefix: str, base_task: Any, metrics: Mapping[str, Any]) -> None:
