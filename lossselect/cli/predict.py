@@ -200,11 +200,10 @@ def _load_model(
                     by_task[name] = outputs._replace(predictions=predictions)
             if model.metadata.get("head") == "chunked":  # a chunked model has too many outputs to list
                 return topk_prediction(by_task[""])
-            probabilities = {name: outputs.probabilities for name, outputs in by_task.items()}
-            predictions = {name: outputs.predictions for name, outputs in by_task.items()}
-            if "" in by_task:
-                return {"probabilities": probabilities[""], "prediction": predictions[""]}
-            return {"probabilities": probabilities, "prediction": predictions}
+            return {
+                "probabilities": task.join_values({n: part.probabilities for n, part in by_task.items()}),
+                "prediction": task.join_values({n: part.predictions for n, part in by_task.items()}),
+            }
 
         return model.preparation, predict_exported, task, decision
     from lossselect.run.custom_module import load_trained

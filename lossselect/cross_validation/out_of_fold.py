@@ -54,7 +54,7 @@ def save_out_of_fold(
         "row": used,
         **({} if is_repeated else {"fold": nets[used]}),
         **target_columns(task, first, torch.from_numpy(used)),
-        **prediction_columns(task, by_task.get("", by_task), predicted.get("", predicted)),
+        **prediction_columns(task, task.join_values(by_task), task.join_values(predicted)),
     }
     with atomic_write(folder / NAME) as path:
         escape_formula(columns).write_csv(path)

@@ -92,8 +92,7 @@ class ExportedModel:
 
     def __call__(self, features: Any) -> Any:
         """Return the prediction for a tensor or an array of features; for several tasks a dict by task."""
-        predictions = self.predict_tasks(features)
-        return predictions.get("", predictions)
+        return self.task.join_values(self.predict_tasks(features))
 
     def predict_tasks(self, features: Any) -> dict[str, Prediction]:
         """Return the prediction of each task; the one of a single task has the name ""."""
