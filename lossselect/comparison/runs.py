@@ -26,6 +26,8 @@ NOT_COMPARED = (
     *("trust", "verbose", "seed", "fold"),
 )
 """Settings that do not change a model, and the seed and the fold, which are shown otherwise."""
+LOSS = r"loss\b|task\.(losses|weights)\b"
+"""Settings that change the scale of the loss."""
 DAMAGED = (*UNREADABLE, YAMLError, OmegaConfBaseException)
 """Errors of files that are missing or damaged, and of config files."""
 
@@ -93,8 +95,8 @@ class Run:
 
     @property
     def loss(self) -> dict[str, str]:
-        """The settings of the loss."""
-        return {key: value for key, value in self.config.items() if key.partition(".")[0] == "loss"}
+        """The settings of the loss, and for several tasks those of their losses and weights."""
+        return {key: value for key, value in self.config.items() if re.match(LOSS, key)}
 
     def setting(self, key: str) -> str:
         """Return the name of the chosen variant or the value of a setting; "" if the run lacks it."""

@@ -201,7 +201,10 @@ def _choose_metric(runs: Sequence[Run]) -> tuple[str, str]:
     for name in (f"val/{name}" for name in COMPARABLE):
         if finished and all(run.metrics.get(name) is not None for run in finished):
             return name, f"because {reason}"
-    return "", f"no run is marked as the best: {reason if finished else 'none has finished'}"
+    if not finished:
+        return "", "no run is marked as the best: none has finished"
+    advice = "Set monitor to a metric other than the loss to mark one"
+    return "", f"no run is marked as the best: {reason}. {advice}"
 
 
 def _direction(metric: str, runs: Sequence[Run]) -> str:

@@ -117,8 +117,7 @@ class MultiLoss(nn.Module):
 
 def _list_weights(task: MultiTask) -> Tensor:
     """Return the set weight of each task (T,), 1 by default."""
-    weights = task.weights if isinstance(task.weights, Mapping) else dict.fromkeys(task.tasks, 1.0)
-    return torch.tensor([*weights.values()], dtype=torch.float32)
+    return torch.tensor([*task.task_weights.values()], dtype=torch.float32)
 
 
 NamedLoss = Loss | AutoLoss | MultiLoss

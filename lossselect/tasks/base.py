@@ -18,7 +18,7 @@ from lossselect.labels.values import IGNORE_INDEX, label_form
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.fields import check_class_names, per_output
 from lossselect.tasks.one_task import OneTask
-from lossselect.tasks.tensors import as_constant, softmax
+from lossselect.tasks.tensors import as_constant, check_device, softmax
 from lossselect.utils.checks import check_float
 
 
@@ -370,11 +370,7 @@ class Task(OneTask, ABC):
                 f"For outputs of shape {tuple(outputs.shape)}, the {self.name} target must be {kind} of "
                 f"shape {tuple(shape)}, got {target.dtype} of shape {tuple(target.shape)}. {fix}"
             )
-        if target.device != outputs.device:
-            raise ConfigError(
-                f"The outputs are on {outputs.device}, but the target is on {target.device}. Pass "
-                f"target.to({str(outputs.device)!r})."
-            )
+        check_device(target, outputs)
         return target
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """Several tasks of one net, each with its own outputs, target, decision and metrics."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from lossselect.exceptions import ConfigError, DataError, DataTypeError, LossSel
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task
 from lossselect.tasks.task_names import check_tasks, check_weights, naming_task
+from lossselect.tasks.tensors import check_device, join_columns
 from lossselect.utils.checks import shorten
 
 
@@ -114,6 +116,11 @@ class MultiTask:
         return replace(self, tasks=tasks)
 
     @property
+    def task_weights(self) -> dict[str, float]:
+        """The weight of each task that is set, 1 by default."""
+        return dict(self.weights) if isinstance(self.weights, Mapping) else dict.fromkeys(self.tasks, 1.0)
+
+    @property
     def learns_weights(self) -> bool:
         """True if the weights of the tasks in the loss are learned."""
         return self.weights == "uncertainty"
@@ -135,23 +142,10 @@ class MultiTask:
         if not isinstance(logits, Mapping):
             return logits
         self._check_names(logits, "logits", ConfigError)
-        parts = []
         for name, task in self.tasks.items():
             with naming_task(name):
                 task.check_logits(logits[name])
-            parts.append(logits[name])
-        shapes = {
-            name: (part.shape[0], *part.shape[2:]) for name, part in zip(self.tasks, parts, strict=True)
-        }
-        first = next(iter(self.tasks))
-        for name, shape in shapes.items():
-            if shape != shapes[first]:
-                raise ConfigError(
-                    f"The logits of all tasks must have the same rows and positions, but those of {first!r} "
-                    f"have shape {tuple(logits[first].shape)} and those of {name!r} "
-                    f"{tuple(logits[name].shape)}. Train a module for each."
-                )
-        return torch.cat(parts, 1)
+        return join_columns({name: logits[name] for name in self.tasks}, "logits", ConfigError)
 
     def split_logits(self, logits: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the logits of each task, as views.
@@ -237,11 +231,22 @@ class MultiTask:
         """
         if isinstance(target, Tensor | np.ndarray):
             return self._check_joined(torch.as_tensor(target))
-        if trailing_dims is None and isinstance(target, Mapping):
-            # class indices (N, C) of positions would be indistinguishable from one-hot rows
-            values = [part for part in target.values() if isinstance(part, Tensor)]
-            trailing_dims = 0 if all(part.ndim <= 2 for part in values) else None
-        return self.join_target(self.encode(target, trailing_dims))
+        if trailing_dims is not None or not isinstance(target, Mapping):
+            return self.join_target(self.encode(target, trailing_dims))
+        # class indices (N, C) of positions would be indistinguishable from one-hot rows
+        sizes = {name: part.ndim for name, part in target.items() if isinstance(part, Tensor)}
+        columns = [n - 2 for name, n in sizes.items() if n > 2 and not self._is_exclusive(name)]
+        if columns or any(n > 2 for n in sizes.values()):
+            return self.join_target(self.encode(target, columns[0] if columns else None))
+        try:
+            return self.join_target(self.encode(target, 0))
+        except DataError as error:
+            with suppress(DataError):
+                return self.join_target(self.encode(target, 1))
+            raise error
+
+    def _is_exclusive(self, name: Any) -> bool:
+        return name not in self.tasks or self.tasks[name].exclusive
 
     def _check_joined(self, target: Tensor) -> Tensor:
         """Return a target of `encode_tensor`; raise a DataError for another one."""
@@ -265,11 +270,11 @@ class MultiTask:
         return self._join_targets(target, is_soft=any(map(_is_soft, target.values())))
 
     def _join_targets(self, target: Mapping[str, Tensor], is_soft: bool) -> Tensor:
-        parts = []
+        parts = {}
         for name, task in self.tasks.items():
             part = task.to_one_hot(target[name]) if is_soft else task.to_hard_labels(target[name])
-            parts.append(part.unsqueeze(1) if task.exclusive and not is_soft else part)
-        return torch.cat(parts, 1)
+            parts[name] = part.unsqueeze(1) if task.exclusive and not is_soft else part
+        return join_columns(parts, "canonical targets", DataError)
 
     def split_target(self, target: Tensor) -> dict[str, Tensor]:
         """Return the canonical target of each task, from the result of `encode_tensor`."""
@@ -283,8 +288,9 @@ class MultiTask:
         return parts
 
     def settle(self, target: Tensor, trailing_dims: int | None) -> Tensor:
-        """Return the target, which `encode_tensor` has completed."""
-        return target
+        """Return the target with the trailing dimensions of size 1 that `encode_tensor` took for columns."""
+        missing = 0 if trailing_dims is None else trailing_dims - (target.ndim - 2)
+        return target[(..., *[None] * max(missing, 0))]
 
     def check_target(self, target: Tensor, outputs: Tensor) -> Tensor:
         """Return a target of `encode_tensor` if it fits these logits.
@@ -305,11 +311,7 @@ class MultiTask:
                 f"{shape}, got {target.dtype} of shape {tuple(target.shape)}. Pass "
                 "task.encode_tensor(target)."
             )
-        if target.device != outputs.device:
-            raise ConfigError(
-                f"The outputs are on {outputs.device}, but the target is on {target.device}. Pass "
-                f"target.to({str(outputs.device)!r})."
-            )
+        check_device(target, outputs)
         return target
 
     def to_one_hot(self, target: Tensor) -> Tensor:

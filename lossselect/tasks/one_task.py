@@ -18,6 +18,11 @@ class OneTask:
         return {"": self}  # type: ignore[dict-item]
 
     @property
+    def task_weights(self) -> "dict[str, float]":
+        """The weight 1 under the name ""."""
+        return {"": 1.0}
+
+    @property
     def learns_weights(self) -> bool:
         """False: only several tasks have weights in the loss."""
         return False

@@ -1,13 +1,14 @@
 """Tensors of values per class, and a fast softmax of short rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # documented, not exported
 
+from lossselect.exceptions import ConfigError, LossSelectError
 from lossselect.labels.values import IGNORE_INDEX
 
 SHORT_ROW = 64
@@ -22,6 +23,29 @@ def softmax(scores: Tensor) -> Tensor:
     if scores.device.type == "cpu" and scores.ndim == 2 and scores.shape[1] <= SHORT_ROW:
         return scores.t().contiguous().softmax(0).t().contiguous()
     return scores.softmax(1)
+
+
+def check_device(target: Tensor, outputs: Tensor) -> None:
+    """Raise a ConfigError if a target and outputs are on different devices."""
+    if target.device != outputs.device:
+        raise ConfigError(
+            f"The outputs are on {outputs.device}, but the target is on {target.device}. Pass "
+            f"target.to({str(outputs.device)!r})."
+        )
+
+
+def join_columns(parts: Mapping[str, Tensor], what: str, error: type[LossSelectError]) -> Tensor:
+    """Return tensors (N, C, ...) by task as one with the columns of all; raise an error for other shapes."""
+    shapes = {name: (part.ndim, len(part), *part.shape[2:]) for name, part in parts.items()}
+    first = next(iter(parts))
+    for name, shape in shapes.items():
+        if shape != shapes[first]:
+            raise error(
+                f"The {what} of all tasks must have the same rows and positions, but the shape of {first!r} "
+                f"is {tuple(parts[first].shape)} and that of {name!r} {tuple(parts[name].shape)}. Train a "
+                "module for each."
+            )
+    return torch.cat([*parts.values()], 1)
 
 
 def along_classes(values: Tensor, like: Tensor) -> Tensor:

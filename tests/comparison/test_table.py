@@ -75,6 +75,14 @@ def test_losses_are_not_compared_with_each_other(tmp_path):
     }
 
 
+def test_totals_of_several_tasks_with_other_weights_are_not_compared(tmp_path):
+    for name, word in (("a", "task.weights=uncertainty"), ("b", "task.losses={sick:focal}"), ("c", "")):
+        write_run(tmp_path / name, "task=several", *[word] * bool(word), metrics={"val/loss": 1}, value=1)
+    table = table_of(tmp_path)
+    assert not any(row.is_best for row in table.rows)
+    assert "different losses. Set monitor to a metric other than the loss" in table.note
+
+
 def test_no_run_is_the_best_without_a_common_metric(tmp_path):
     write_run(tmp_path / "a", "monitor=val/f1", metrics={"val/f1": 1}, metric="val/f1", value=1)
     write_run(tmp_path / "b", "monitor=val/loss", metrics={"val/loss": 1}, value=1)

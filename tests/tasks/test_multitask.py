@@ -237,3 +237,26 @@ def test_functions_of_one_task():
         ls.make_task("several")
     with pytest.raises(DataTypeError, match="or as a mapping by task, got list"):
         task.predict([1.0, 2.0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("other", [ls.Binary(), ls.Multiclass(3), ls.Multilabel(2)])
+def test_positions_are_recognised_before_the_logits_are_known(count, other):
+    """Class indices (N, 3) of positions look like one-hot rows of 3 classes."""
+    task = ls.MultiTask({"word": ls.Multiclass(3), "other": other})
+    columns = () if other.exclusive else (other.num_outputs,)
+    target = {"word": torch.full((4, count), 2), "other": torch.ones(4, *columns, count, dtype=torch.long)}
+    expected = task.encode_tensor(target, 1)
+    found = task.settle(task.encode_tensor(target), 1)
+    assert torch.equal(found, expected)
+    assert found.shape[2:] == (count,)
+
+
+def test_targets_of_different_positions():
+    task = ls.MultiTask({"mask": ls.Multiclass(3), "sick": ls.Binary()})
+    with pytest.raises(
+        DataError, match=r"same rows and positions, but the shape of 'mask' is \(4, 1, 5, 5\)"
+    ):
+        task.encode_tensor({"mask": torch.zeros(4, 5, 5).long(), "sick": torch.zeros(4)})
+    with pytest.raises(DataError, match="same rows and positions"):
+        task.join_target({"mask": torch.zeros(4).long(), "sick": torch.zeros(4)})

@@ -122,7 +122,7 @@ class NetSelection(Callback):
             return
         shift = _find_shift(pl_module.task, pl_module.criterion)
         likelihood_of, known = _likelihood(pl_module.task, rows.target)
-        weights, count = rows.weights[:, None] * known, max(int(known.sum()), 1)
+        weights, count = rows.weights[:, None] * known, max(round(known.sum().item()), 1)
         stored = slice(None, None, -(-weights.numel() // MAX_LABELS))
         self.label_weights = weights[stored].clone().cpu()  # a view would keep all rows in the checkpoint
         for (name, net), logits in zip(pl_module.net.nets.items(), rows.logits, strict=True):
@@ -151,7 +151,8 @@ class NetSelection(Callback):
     def table(self) -> dict[str, list[Any]]:
         """Return the columns of a table of the nets and of their mixture; {} without a selection.
 
-        The log loss is the mean over the known labels of the validation rows.
+        The log loss is the mean over the known labels of the validation rows; for several tasks it is the
+        mean of the means of the tasks, with their weights.
         """
         likelihood, weights = self._labels() if self.selected else (np.empty(0), np.empty(0))
         if not len(weights):
@@ -306,14 +307,20 @@ def _find_shift(task: AnyTask, criterion: Any) -> np.ndarray | None:
 
 
 def _likelihood(task: AnyTask, target: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Return log-likelihoods of the labels of all tasks as a function of the logits, and weights."""
+    """Return log-likelihoods of the labels of all tasks as a function of the logits, and weights.
+
+    As in the loss, the sum of the weights of the labels of each task is proportional to the task's weight.
+    """
     targets = task.split_target(target)
     parts = {name: _task_likelihood(part, targets[name]) for name, part in task.tasks.items()}
+    counts = {name: weights.sum().clamp(min=1e-12) for name, (_, weights) in parts.items()}
+    share = sum(counts.values()) / sum(task.task_weights.values())
 
     def likelihood(logits: Tensor) -> Tensor:
         return torch.cat([parts[name][0](part) for name, part in task.split_logits(logits).items()], 1)
 
-    return likelihood, torch.cat([weights for _, weights in parts.values()], 1)
+    weights = {n: w * (task.task_weights[n] * share / counts[n]) for n, (_, w) in parts.items()}
+    return likelihood, torch.cat([*weights.values()], 1)
 
 
 def _task_likelihood(task: Any, target: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:

@@ -188,6 +188,25 @@ def test_a_second_fit_selects_again():
     assert {best.epoch for best in find_selection(trainer).best.values()} == {1}
 
 
+@pytest.mark.parametrize("weights", [{}, {"kind": 3.0, "tags": 0.5}, {"tags": 0.0}])
+def test_the_log_loss_of_several_tasks_is_weighted_like_their_total_loss(weights):
+    parts = {"kind": ls.Multiclass(3), "tags": ls.Multilabel(20), "sick": ls.Binary()}
+    task = ls.MultiTask(parts, weights)
+    generator = torch.Generator().manual_seed(0)
+    target = {
+        "kind": torch.randint(3, (50,), generator=generator),
+        "tags": torch.randint(2, (50, 20), generator=generator).float(),
+        "sick": torch.randint(2, (50,), generator=generator).float(),
+    }
+    target["sick"][::2] = torch.nan
+    logits = torch.randn(50, task.num_outputs, generator=generator)
+    likelihood, v = _likelihood(task, task.encode_tensor(target))
+    loss = ls.TaskModule(task, nn.Identity()).criterion(logits, task.encode(target))
+    expected = loss / sum(task.task_weights.values())
+    torch.testing.assert_close(-(likelihood(logits) * v).sum() / v.sum(), expected)
+    assert v.sum().round() == 50 + 50 * 20 + 25
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_mixture_weights_maximise_the_likelihood(weighted):
     random = np.random.default_rng(0)
