@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lossselect.exceptions import ConfigError
+from lossselect.utils.checks import check_options
 
 if TYPE_CHECKING:
     from lossselect.data.splits import Splits
@@ -55,6 +56,8 @@ def load_checked(data_json: str, task_json: str, versions: tuple[tuple[int, ...]
     has_order = names is not None
     if options["name"] in DATASETS:
         splits = load(**options)
+        if isinstance(splits.known_task, MultiTask):
+            raise ConfigError(f"{splits.name} has the labels of several tasks. Set task={MultiTask.name}.")
         if settings["name"] == "auto":
             settings["name"], reason = infer_task(splits.labels)
             splits = replace(splits, task=settings["name"], reason=f"{splits.name}: {reason}")
@@ -83,6 +86,7 @@ def _load_several(options: dict[str, Any], settings: dict[str, Any]) -> LoadedDa
     from lossselect.tasks.multitask import MultiTask
     from lossselect.tasks.task_names import naming_task
 
+    check_options(settings, ["name", "missing", "weights", "losses"], f"task={MultiTask.name}")
     splits = load(**options) if options["name"] in DATASETS else load_own_data(**options, task=settings)
     task = splits.known_task
     if not isinstance(task, MultiTask):

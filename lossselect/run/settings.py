@@ -87,6 +87,12 @@ def configured_losses(config: Mapping[str, Any], task: "AnyTask") -> dict[str, A
     shared, own = loss_options(config["loss"]), config["task"].get("losses") or {}
     if not isinstance(own, Mapping):
         raise OptionTypeError(f"task.losses must be a mapping such as {{species: focal}}, got {own!r}.")
+    for name, loss in own.items():
+        if not isinstance(loss, str) and not (isinstance(loss, Mapping) and "name" in loss):
+            raise OptionTypeError(
+                f"task.losses.{name} must be a name such as focal, or a mapping such as {{name: focal}}, got "
+                f"{loss!r}."
+            )
     losses = spread(task, own, "task.losses", shared) if own else dict.fromkeys(task.tasks, shared)
     return dict(task.join_values(losses))
 

@@ -57,7 +57,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     Args:
         task: "binary", "multiclass", "multilabel", or "auto" to use scikit-learn's `type_of_target`. For
             several tasks y is a mapping of labels by task, or with "several" a table with a column for each
-            task; a mapping such as `{"tags": "multilabel"}` declares some of them.
+            task; a mapping such as `{"tags": "multilabel"}` declares some of them. scikit-learn splits only
+            tables, with a `cv` that does not stratify, such as `KFold(5)`.
         loss: A name of `LOSSES`, a mapping with options such as `{"name": "focal", "gamma": 1.0}`, "auto", or
             a callable, as in `TaskModule`. Class weights are options, such as `"weight": "balanced"` or
             `"weight": {"cat": 2.0}`, or `"pos_weight": "auto"` in binary and multilabel tasks.

@@ -130,6 +130,11 @@ def encode_labels(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
     except ValueError:
         raise DataError(f"The rows of y are lists of different lengths. {LISTS}") from None
     _check_sortable(values)
+    if values.dtype == object and values.ndim == 2 and values.shape[1] > 1:
+        raise DataError(
+            f"y has {values.shape[1]} columns, which are not numbers. If each of them is a task, set "
+            f"task='several' and pass a table or a mapping. {LISTS}"
+        )
     if task == "auto" or TASKS[task].kind != "multilabel":
         if values.dtype.kind == "f":
             assert_all_finite(values, input_name="y")

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lossselect.exceptions import ConfigError, DataError, OptionTypeError
-from lossselect.sklearn.fitting import encode_labels
+from lossselect.exceptions import ConfigError, DataError, LossSelectError, OptionTypeError
+from lossselect.sklearn.fitting import LISTS, encode_labels
 from lossselect.utils.checks import lookup, shorten
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ def encode_target(y: Any, task: str | Mapping[str, str]) -> EncodedTarget:
     if not isinstance(y, Mapping) and not isinstance(task, Mapping) and task != SEVERAL:
         name, labels, classes = encode_labels(y, task)
         return EncodedTarget(_make_task(name, classes), labels, classes)
+    if isinstance(task, str) and task not in ("auto", SEVERAL):
+        raise ConfigError(
+            f"task={task} is one task, but y has several. Set task to 'auto', 'several' or a mapping."
+        )
     columns = _read_columns(y)
     declared = task if isinstance(task, Mapping) else {}
     if unknown := [name for name in declared if name not in columns]:
@@ -88,7 +92,7 @@ def mean_accuracy(predicted: Mapping[str, np.ndarray], y: Any, weight: Any = Non
             raise DataError(f"{what} has {len(values)} rows, but X has {rows}.")
     accuracies = []
     for name, values in columns.items():
-        array = np.asarray(values)
+        array = _as_array(values)
         known, right = _find_known(array), np.asarray(array == predicted[name])
         if array.ndim == 2:
             right, known = np.all(right | ~known, axis=1), np.any(known, axis=1)
@@ -97,6 +101,10 @@ def mean_accuracy(predicted: Mapping[str, np.ndarray], y: Any, weight: Any = Non
     if not accuracies:
         raise DataError("All labels in y are missing, or have the weight 0, so there is no accuracy.")
     return float(np.mean(accuracies))
+
+
+def _as_array(labels: Any) -> np.ndarray:
+    return np.asarray(labels.toarray() if hasattr(labels, "toarray") else labels)
 
 
 def _find_known(labels: np.ndarray) -> np.ndarray:
@@ -125,7 +133,10 @@ def _read_columns(y: Any) -> dict[str, Any]:
             f"got {type(y).__name__}."
         )
     columns = {str(name): y[name] for name in names}
-    lengths = {name: len(values) for name, values in columns.items()}
+    for name, values in columns.items():
+        if isinstance(values, str) or not (hasattr(values, "__len__") or hasattr(values, "toarray")):
+            raise OptionTypeError(f"y[{name!r}] must contain a label for each row, got {values!r}.")
+    lengths = {name: v.shape[0] if hasattr(v, "shape") else len(v) for name, v in columns.items()}
     if len({*lengths.values()}) > 1:
         raise DataError(f"The columns of y must have the same number of rows, got {lengths}.")
     return columns
@@ -133,14 +144,25 @@ def _read_columns(y: Any) -> dict[str, Any]:
 
 def _encode_column(values: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
     """Return the result of `encode_labels` for the labels of a task, of which some may be missing."""
-    array = np.asarray(values)
-    if array.ndim == 2:
-        return encode_labels(array, "multilabel" if task == "auto" else task)
-    known = _find_known(array)
-    if not known.any():
-        raise DataError("All labels are missing. Pass some labels of this task, or leave it out.")
-    # without the missing ones, integers are integers again
-    name, indices, classes = encode_labels(np.array(array[known].tolist()), task)
+    try:
+        array = _as_array(values)
+    except ValueError:
+        raise DataError(f"The rows are lists of different lengths. {LISTS}") from None
+    are_lists = array.dtype == object and any(isinstance(v, list | tuple | np.ndarray) for v in array)
+    if array.ndim > 2 or are_lists:
+        raise DataError(f"Expected a label for each row, got an array of shape {array.shape}. {LISTS}")
+    try:
+        if array.ndim == 2:
+            return encode_labels(array, "multilabel" if task == "auto" else task)
+        known = _find_known(array)
+        if not known.any():
+            raise DataError("All labels are missing. Pass some labels of this task, or leave it out.")
+        # without the missing ones, integers are integers again
+        name, indices, classes = encode_labels(np.array(array[known].tolist()), task)
+    except LossSelectError:
+        raise
+    except ValueError as error:  # of scikit-learn
+        raise DataError(str(error)) from None
     labels = np.full(len(array), np.nan)
     labels[known] = indices
     return name, labels, classes

@@ -62,9 +62,9 @@ class LabelCounts:
         """The counts under the name ""; see `Task.tasks`."""
         return {"": self}
 
-    def check_task(self, task: Task) -> None:
+    def check_task(self, task: AnyTask) -> None:
         """Raise a DataError if the counts and the task differ in the number of classes."""
-        if len(self.positives) != len(task.names):
+        if isinstance(task, MultiTask) or len(self.positives) != len(task.names):
             raise DataError(
                 f"The counts have {len(self.positives)} classes, but the task is {task}. "
                 "Call lossselect.count_labels(task, labels)."
@@ -104,7 +104,7 @@ class MultiCounts(dict[str, LabelCounts]):
         """Number of missing labels of all tasks."""
         return sum(counts.missing for counts in self.values())
 
-    def check_task(self, task: MultiTask) -> None:
+    def check_task(self, task: AnyTask) -> None:
         """Raise a DataError if the counts are of other tasks, or of other numbers of classes."""
         if self.keys() != task.tasks.keys():
             raise DataError(

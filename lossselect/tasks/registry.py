@@ -94,6 +94,7 @@ def as_any_task(task: AnyTask | Mapping[str, Any]) -> AnyTask:
     if isinstance(task, MultiTask):
         return task
     if isinstance(task, Mapping) and task.get("name") == MultiTask.name:
+        check_options(task, ["name", "tasks", "weights"], f"task={MultiTask.name}")
         parts = task.get("tasks")
         tasks = {n: as_task(part) for n, part in parts.items()} if isinstance(parts, Mapping) else parts
         return MultiTask(tasks, task.get("weights"))  # type: ignore[arg-type]

@@ -79,7 +79,8 @@ class TaskModule(TransferHooks):
             are last, None if a binary net returns logits without it, such as (N,).
         batch_keys: The keys of a batch, such as `{"inputs": "image", "target": "diagnosis"}` (also "weight"),
             or (inputs, target) or (inputs, target, weight). Several keys of inputs are positional arguments.
-            The keys of a tuple are its positions, such as (0, 1).
+            The keys of a tuple are its positions, such as (0, 1). For several tasks, the target may be a list
+            of keys, or a mapping of tasks to keys.
         loader_names: Names of several validation or test loaders, whose values are logged under `val/NAME/`;
             by default the keys of a dict of loaders, or 0, 1, ... The first loader is also logged under
             `val/`.

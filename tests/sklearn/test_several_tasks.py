@@ -5,6 +5,7 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import KFold, cross_val_score
@@ -57,6 +58,20 @@ def test_a_table_with_missing_labels():
     assert 0.8 < model.score(x, pl.DataFrame(columns)) <= 1
 
 
+def test_sparse_labels():
+    x, y = make_rows()
+    y["tags"] = csr_array(y["tags"])
+    model = TaskClassifier(**OPTIONS).fit(x, y)
+    assert model.predict(x)["tags"].shape == (300, 2)
+    assert 0.8 < model.score(x, y) <= 1
+
+
+def test_a_table_of_names_needs_several():
+    x, y = make_rows()
+    with pytest.raises(DataError, match="If each of them is a task, set task='several'"):
+        TaskClassifier(**OPTIONS).fit(x, pl.DataFrame({"species": y["species"], "sick": y["sick"]}))
+
+
 def test_declared_tasks():
     x, y = make_rows()
     y["tags"] = y["tags"][:, :1]
@@ -82,6 +97,13 @@ def test_cross_validation():
         ({"other": "binary"}, {}, ConfigError, "task contains 'other'"),
         ({"sick": "binry"}, {}, ConfigError, "Did you mean 'binary'?"),
         ({"species": "binary"}, {}, DataError, "requires two classes"),
+        ("multiclass", {}, ConfigError, "task=multiclass is one task, but y has several"),
+        ("auto", {"tags": [["a"], ["b", "c"]] * 150}, DataError, "lists of different lengths"),
+        ("auto", {"tags": [["a"]] * 300}, DataError, "0 and 1, got an array of dtype"),
+        ("auto", {"tags": pl.Series([["a"], []] * 150)}, DataError, "Expected a label for each row"),
+        ("auto", {"tags": np.zeros((300, 2, 2))}, DataError, "got an array of shape (300, 2, 2)"),
+        ("auto", {"sick": np.linspace(0, 1, 300)}, DataError, "(Task 'sick'.)"),
+        ("auto", {"sick": 3}, OptionTypeError, "y['sick'] must contain a label for each row, got 3"),
     ],
 )
 def test_mistakes(task, change, error, text):

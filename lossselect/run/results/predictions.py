@@ -28,6 +28,7 @@ from lossselect.tasks.registry import AnyTask
 from lossselect.training.forward import describe
 from lossselect.training.module import TaskModule
 from lossselect.utils.atomic_write import atomic_write
+from lossselect.utils.checks import shorten
 from lossselect.utils.distributed import all_gather
 from lossselect.utils.names import column_name
 from lossselect.utils.warnings import warn
@@ -118,6 +119,13 @@ def _check_outputs(module: TaskModule, batches: list[Any]) -> None:
                 f"{type(module).__name__}.predict_step must return a mapping with 'probabilities' and "
                 f"'prediction', got {describe(batch)}. Call super().predict_step, and change its result."
             )
+        for key in ("probabilities", "prediction"):
+            by_task = module.task.by_task(batch[key])
+            if not isinstance(by_task, Mapping) or by_task.keys() != module.task.tasks.keys():
+                raise ConfigError(
+                    f"{type(module).__name__}.predict_step must return {key!r} as a mapping with the keys "
+                    f"{shorten([*module.task.tasks])}, got {describe(batch[key])}."
+                )
 
 
 def _gather_batches(batches: list[dict[str, Tensor]], in_blocks: bool) -> list[dict[str, Tensor]]:

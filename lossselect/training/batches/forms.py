@@ -38,12 +38,17 @@ def check_batch_keys(keys: BatchKeys) -> dict[str, Any]:
             'batch_keys must be a dict such as {"inputs": "image", "target": "diagnosis"}, or the keys '
             f"(inputs, target) or (inputs, target, weight), got {keys!r}."
         )
-    parts = dict(keys if isinstance(keys, Mapping) else zip(Parts._fields, keys, strict=False))
+    given = keys if isinstance(keys, Mapping) else zip(Parts._fields, keys, strict=False)
+    parts: dict[str, Any] = dict(given)
     inputs = parts.get("inputs")
     if isinstance(inputs, list | tuple) and len(inputs) == 1:
         inputs = parts["inputs"] = inputs[0]
     named = [*(inputs if isinstance(inputs, list | tuple) else [inputs])]
-    twice = first_duplicate([*dict.fromkeys(named), parts.get("target"), parts.get("weight")])
+    target = parts.get("target")
+    if isinstance(target, list | tuple):  # several tasks, whose labels are separate entries
+        target = parts["target"] = {key: key for key in target}
+    targets = [*target.values()] if isinstance(target, Mapping) else [target]
+    twice = first_duplicate([*dict.fromkeys(named), *targets, parts.get("weight")])
     if twice is not None:
         raise ConfigError(
             f"batch_keys contains {twice!r} as two of inputs, target and weight, got {keys!r}. Name a "
@@ -92,13 +97,15 @@ def split_batch(
             )
         return entries[key] if key in entries else getattr(batch, key)
 
-    has_target = target is not None and (labelled or target in entries)
+    by_task = target if isinstance(target, Mapping) else {"": target}
+    has_target = target is not None and (labelled or all(key in entries for key in by_task.values()))
     has_weight = weight is not None and (labelled or weight in entries)
-    parts = get(target) if has_target else None, get(weight) if has_weight else None
+    labels = {name: get(key) for name, key in by_task.items()} if has_target else {"": None}
+    parts = labels.get("", labels), get(weight) if has_weight else None
     if (names := keys.get("inputs")) is not None:
         inputs = tuple(map(get, names)) if isinstance(names, tuple | list) else get(names)
         return Parts(inputs, *parts)
-    rest = {key: value for key, value in entries.items() if key not in (target, weight)}
+    rest = {key: value for key, value in entries.items() if key not in (*by_task.values(), weight)}
     return Parts(_choose_inputs(batch, rest, parameters), *parts)
 
 
@@ -155,7 +162,7 @@ def as_weight(weight: Any) -> Tensor:
     """
     try:
         weight = torch.as_tensor(weight)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise DataError(
             f"Expected numbers as sample weights, got {describe(weight)}. Correct batch_keys or unpack_batch."
         ) from None

@@ -12,7 +12,12 @@ from lossselect.chunked.linear import ChunkedLogits
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.models.head import bias_values
 from lossselect.tasks.registry import AnyTask, Task
-from lossselect.training.diagnostics.last_operation import LastOperations, find_last_nodes, find_layer
+from lossselect.training.diagnostics.last_operation import (
+    LastOperations,
+    find_last_nodes,
+    find_layer,
+    operation_name,
+)
 from lossselect.training.forward import describe
 from lossselect.utils.checks import first_line
 from lossselect.utils.distributed import is_sharded
@@ -156,6 +161,7 @@ class OutputChecks:
                 "conversion to NumPy)."
             )
         if not is_chunked:
+            _check_gradients_by_task(logits, module.task)
             nodes = [*find_last_nodes(logits.grad_fn)]
             layers = [*map(find_layer, nodes)]
             for layer in layers:
@@ -190,6 +196,19 @@ class OutputChecks:
                 f"The loss is {float(loss):.3g}, but its gradient is 0 for all weights, so nothing would be "
                 "trained. Remove operations without a gradient from forward or from a custom loss, such as "
                 "round(), sign() or a product with 0."
+            )
+
+
+def _check_gradients_by_task(logits: Tensor, task: AnyTask) -> None:
+    """Raise ConfigError if the logits of one of several tasks, joined from a mapping, have no gradient."""
+    inputs = getattr(logits.grad_fn, "next_functions", ())
+    if len(task.tasks) != len(inputs) or operation_name(logits.grad_fn) != "cat":
+        return
+    for (name, weight), (node, _) in zip(task.task_weights.items(), inputs, strict=True):
+        if name and node is None and weight:
+            raise ConfigError(
+                f"The logits of the task {name!r} have no gradient, so it would not be trained. Do not "
+                "detach them in forward, or set the weight of the task to 0."
             )
 
 
