@@ -45,7 +45,8 @@ def check_splits(task: AnyTask, splits: Splits) -> dict[str, Any]:
     for name, part in task.tasks.items():
         is_single = all(count.by_task[name].single for count in counts.values())
         if part.several_labels and part.num_outputs > 1 and is_single:
-            warn_looks_multiclass()
+            with naming_task(name):
+                warn_looks_multiclass()
     _warn_duplicates(splits)
     return counts
 

@@ -259,7 +259,11 @@ def options_by_task(options: Mapping[str, Any], task: AnyTask) -> dict[str, Deci
     checked = {}
     for name, of_task in found.items():
         with naming_task(name):
-            checked[name] = decision_options(**of_task)
+            try:
+                checked[name] = decision_options(**of_task)
+            except ConfigError as error:
+                example = "An option can be set by task, such as decision.metric={%s: f1}."
+                raise (error.add(example % name) if name else error) from None
     return checked
 
 

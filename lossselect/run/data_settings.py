@@ -74,7 +74,8 @@ def check_data(data: Mapping[str, Any]) -> None:
         return  # the reader raises an error that suggests data=arrays
     ensure(
         data["target"] is not None or data.get("targets") is not None or data["name"] != "table",
-        "A target is required. Set data.target=... to the label column, or to a list of 0/1 columns.",
+        "A target is required. Set data.target=... to the label column, or to a list of 0/1 columns. For "
+        "task=several, set data.target=[species,sick], or data.targets.",
     )
     names = ("target", "features", "missing", "no_label")
     for name in (*names, "exclude", "categorical", "text", "null_values"):

@@ -16,6 +16,7 @@ from lossselect.run.build import build_module, decision_settings, describe_train
 from lossselect.tasks.infer import encode_checked
 from lossselect.tasks.label_counts import LabelCounts, warn_no_positives
 from lossselect.tasks.registry import Task
+from lossselect.tasks.task_names import naming_task
 from lossselect.training.classifier import Classifier
 from lossselect.training.diagnostics.outputs import check_end
 
@@ -41,7 +42,8 @@ def check_only(config: DictConfig) -> None:
             print_table(title, _label_table(task, counts), header=("class", *counts))
             # a chunked head computes no macro averages, for which each label needs positives
             for split in () if classifier._chunked else ("val", "test"):  # as in a run after evaluation
-                warn_no_positives(counts[split].positives, task, split)
+                with naming_task(name):
+                    warn_no_positives(counts[split].positives, task, split)
     check_end(classifier.net, classifier.task)
     batch = next(iter(data.train_dataloader()), None)
     if batch is None:

@@ -371,8 +371,8 @@ class MultiTask:
             raise OptionTypeError(f"Expected {what} as a mapping by task, got {type(values).__name__}.")
         if missing := [name for name in self.tasks if name not in values]:
             raise error(
-                f"There is no {what} of task {missing[0]!r}. Expected the keys {shorten([*self.tasks])}, got "
-                f"{shorten([*map(str, values)])}."
+                f"The task {missing[0]!r} is missing from the {what}. Expected the keys "
+                f"{shorten([*self.tasks])}, got {shorten([*map(str, values)])}."
             )
         if unknown := [name for name in values if name not in self.tasks]:
             raise error(

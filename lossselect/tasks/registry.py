@@ -83,6 +83,8 @@ def as_task(task: Task | Mapping[str, Any]) -> Task:
             f"Expected one task, got several: {shorten([*task.tasks])}. Call the function for each of them, "
             f"such as task.tasks[{next(iter(task.tasks))!r}]."
         )
+    if isinstance(task, Mapping) and any(isinstance(part, Task) for part in task.values()):
+        raise OptionTypeError("task is a mapping of tasks. Pass lossselect.MultiTask(task).")
     raise OptionTypeError(
         f"task must be a task such as lossselect.Multilabel(14), got {task!r}. "
         "To create one by name, call lossselect.make_task(name, num_outputs=...)."

@@ -8,6 +8,7 @@ from typing import Any
 from lossselect.exceptions import ConfigError, LossSelectError, OptionTypeError
 from lossselect.tasks.base import Task
 from lossselect.utils.checks import check_float, lookup
+from lossselect.utils.warnings import CURRENT_TASK
 
 RESERVED = ("name", "loss", "default_decision", "row", "fold")
 """Names that mean something else in a loss, the name of a metric or a table of predictions."""
@@ -21,11 +22,14 @@ METRIC = re.compile(
 
 @contextmanager
 def naming_task(name: str) -> Iterator[None]:
-    """Add the name of a task, unless it is "", to the message of an error."""
+    """Add the name of a task, unless it is "", to the message of an error and to warnings."""
+    token = CURRENT_TASK.set(name)
     try:
         yield
     except LossSelectError as error:
         raise (error.add(f"(Task {name!r}.)") if name else error) from None
+    finally:
+        CURRENT_TASK.reset(token)
 
 
 def spread(task: Any, setting: Any, what: str, default: Any = None) -> dict[str, Any]:

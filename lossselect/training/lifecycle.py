@@ -35,6 +35,7 @@ from lossselect.models.encodings import MAX_FITTED_ROWS, MAX_FITTED_VALUES, fit_
 from lossselect.models.ensemble import Ensemble
 from lossselect.tasks.label_counts import count_batches, warn_no_positives
 from lossselect.tasks.registry import AnyTask
+from lossselect.tasks.task_names import naming_task
 from lossselect.training.checkpoints.content import add_module_state, check_same_task
 from lossselect.training.checkpoints.net_selection import NetSelection
 from lossselect.training.checkpoints.run_state import RunState, find_generators
@@ -341,9 +342,10 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
         warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{epoch.prefix}")
         for name, value in values.items():  # trainer.validate and trainer.test return logged values
             module.log(name, value, prog_bar=name in shown)
-        for part in epoch.by_task.values():
+        for task_name, part in epoch.by_task.items():
             if part.counts is not None:
-                warn_no_positives(part.counts[0], part.task, part.stage)
+                with naming_task(task_name):
+                    warn_no_positives(part.counts[0], part.task, part.stage)
     elif values:
         # same effect as module.log, which takes a third of a millisecond for each value
         scalars = torch.stack([value.double() for value in values.values()]).tolist()

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from contextvars import ContextVar
 from typing import Any
 
 from lossselect.utils.checks import lookup, shorten
@@ -89,9 +90,15 @@ class LossSelectWarning(UserWarning):
         return f"{self.message} [{self.name}]"
 
 
+CURRENT_TASK = ContextVar("CURRENT_TASK", default="")
+"""The name of the task, one of several, that a warning is about; see `naming_task`."""
+
+
 def warn(name: str, message: str) -> None:
     """Issue the warning `name`, which `ignore_warnings=[name]` silences."""
     lookup(WARNINGS, name, "warning")
+    if task := CURRENT_TASK.get():
+        message = f"{message} (Task {task!r}.)"
     warnings.warn(LossSelectWarning(name, message), stacklevel=2)
 
 

@@ -316,6 +316,13 @@ def test_data_overview(call, monkeypatch, tmp_path):
         ([TARGETS, "task.weights={other: 2}"], "Unknown task 'other'"),
         ([TARGETS, "task.losses={other: focal}"], "Unknown task 'other'"),
         ([TARGETS, "task.losses={sick: fcal}"], "Did you mean 'focal'?"),
+        ([TARGETS, "task.losses={sick: {gamma: 2}}"], "task.losses.sick must be a name such as focal"),
+        ([TARGETS, "task.losses={sick: null}"], "task.losses.sick must be a name such as focal"),
+        ([TARGETS, "+task.threshold=0.3"], "task=several has no option 'threshold'"),
+        (
+            [TARGETS, "decision.recall=0.8", "decision.metric={sick: precision_at_recall}"],
+            "can be set by task",
+        ),
         ([TARGETS, "loss.pos_weight=2"], "pos_weight is not supported under softmax"),
         ([TARGETS, "monitor=val/species/acuracy"], "Did you mean 'val/species/accuracy'?"),
         ([TARGETS, "metrics={sick: [f1], other: [accuracy]}"], "Unknown task 'other'"),
@@ -337,6 +344,39 @@ def test_mistakes(settings, text, command, tmp_path):
     assert text in err
     assert "Traceback" not in err
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("task", ["auto", "multiclass", "multilabel"])
+def test_data_of_several_tasks_need_the_task(task, command):
+    code, _, err = command(f"task={task}", "data=digits_questions")
+    assert (code, err) == (1, "digits_questions has the labels of several tasks. Set task=several.\n")
+    assert not Path("run").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_name_the_task(command, tmp_path):
+    write_table(
+        tmp_path, species=np.where(np.arange(COUNT) == 3, "cat", np.where(np.arange(COUNT) % 2, "dog", "owl"))
+    )
+    code, _, err = command(*TABLE, TARGETS, *SHORT[:3], "report=false")
+    assert code == 0, err
+    printed = " ".join(err.split())
+    assert "have no positive in the validation split" in printed
+    assert "exclude them: cat. (Task 'species'.)" in printed
+
+
+def test_a_file_without_a_label_column(trained, call, tmp_path):
+    pl.read_csv(trained / "a.csv").drop("is sick").write_csv(tmp_path / "b.csv")
+    code, _, err = call(
+        evaluate.main,
+        "evaluate",
+        f"checkpoint={trained}/run",
+        f"input={tmp_path}/b.csv",
+        f"output={tmp_path}/out",
+    )
+    assert code == 1
+    assert "has no column 'is sick', which contains the labels" in err
+    assert "If the labels are in another column, rename it." in err
 
 
 def test_a_task_without_any_label(command, tmp_path):

@@ -149,7 +149,7 @@ def test_invalid_declarations(tasks, weights, error, text):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"tags": None}, "There is no target of task 'tags'"),
+        ({"tags": None}, "The task 'tags' is missing from the target."),
         ({"other": [1, 2, 3]}, "unknown task 'other'"),
         ({"species": [0, 7, 1]}, "(Task 'species'.)"),
         ({"sick": [0, 1]}, "same number of rows"),
@@ -176,7 +176,7 @@ def test_a_target_must_be_a_mapping():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"tags": None}, "no logits of task 'tags'"),
+        ({"tags": None}, "The task 'tags' is missing from the logits"),
         ({"other": torch.zeros(3, 1)}, "logits of the unknown task 'other'"),
         ({"tags": torch.zeros(3, 5)}, "(N, 2) for multilabel with 2 labels, got (3, 5)"),
         ({"sick": torch.zeros(4, 1)}, "same rows and positions"),

@@ -349,7 +349,7 @@ class Returns(nn.Module):
 @pytest.mark.parametrize(
     ("output", "text"),
     [
-        (lambda z: {"species": z[:, :3], "tags": z[:, 3:5]}, "no logits of task 'sick'"),
+        (lambda z: {"species": z[:, :3], "tags": z[:, 3:5]}, "The task 'sick' is missing from the logits"),
         (
             lambda z: {"species": z[:, :3], "tags": z[:, 3:5], "sick": z[:, 5:], "age": z},
             "logits of the unknown task 'age'",
@@ -464,6 +464,62 @@ def test_the_prior_of_each_task_is_set_in_its_head(names):
     assert module.net.heads[names[0]].bias.item() == pytest.approx(-math.log(3))
     assert module.net.heads[names[1]].bias.item() == pytest.approx(math.log(3))
     assert module._bias_source == "the class frequencies in the training rows"
+
+
+class Detached(Backbone):
+    def forward(self, x):
+        logits = super().forward(x)
+        return {**logits, "sick": logits["sick"].detach()}
+
+
+def test_a_task_without_a_gradient():
+    inputs, labels = make_rows()
+    with pytest.raises(ConfigError, match="logits of the task 'sick' have no gradient"):
+        ls.TaskModule(ls.MultiTask(TASKS), Detached([*TASKS], True)).step(
+            next(iter(loader_of(inputs, labels)))
+        )
+    module = ls.TaskModule(ls.MultiTask(TASKS, {"sick": 0}), Detached([*TASKS], True))
+    assert module.step(next(iter(loader_of(inputs, labels)))).loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    "keys", [["species", "tags", "sick"], {"species": "kind", "tags": "tags", "sick": "ill"}]
+)
+def test_labels_in_separate_entries_of_a_batch(keys):
+    inputs, labels = make_rows()
+    names = keys if isinstance(keys, dict) else {name: name for name in keys}
+    flat = {
+        "image": inputs,
+        **{key: labels[name] for name, key in names.items()},
+        "path": ["x"] * len(inputs),
+    }
+    found = {}
+    for batch, options in (
+        (flat, {"batch_keys": {"inputs": "image", "target": keys}}),
+        ((inputs, labels), {}),
+    ):
+        module = ls.TaskModule(ls.MultiTask(TASKS), Backbone([*TASKS], True), **options)
+        found[len(batch)] = module.step(batch).loss
+        assert module.predict_step(batch, 0)["prediction"]["sick"].shape == (ROWS, 1)
+    assert len({loss.item() for loss in found.values()}) == 1
+    with pytest.raises(ConfigError, match="contains 'ill' as two of"):
+        ls.TaskModule(ls.MultiTask(TASKS), nn.Identity(), batch_keys=("x", {"sick": "ill", "tags": "ill"}))
+
+
+def test_sample_weights_by_task():
+    module = ls.TaskModule(ls.MultiTask(TASKS), Backbone([*TASKS], True), batch_keys=(0, 1, 2))
+    inputs, labels = make_rows()
+    with pytest.raises(DataError, match="Expected numbers as sample weights, got a dict"):
+        module.step((inputs, labels, {"sick": torch.ones(ROWS)}))
+
+
+def test_counts_of_other_tasks():
+    module = ls.TaskModule(ls.MultiTask(TASKS), Backbone([*TASKS], True))
+    with pytest.raises(DataError, match="The counts have 2 classes, but the task is several tasks"):
+        module.set_label_counts(ls.count_labels(ls.Binary(), [0, 1]))
+    single = ls.TaskModule(ls.Binary(), nn.Linear(8, 1))
+    with pytest.raises(DataError, match="counts are of the tasks species, tags, sick"):
+        single.set_label_counts(ls.count_labels(ls.MultiTask(TASKS), make_rows()[1]))
 
 
 def test_mix_does_not_fit_the_loss_of_a_task():

@@ -103,7 +103,7 @@ def _read_table(
     if missing := [name for name in names if name not in table.header]:
         raise DataError(
             f"{path} has no column {missing[0]!r}, which contains the labels. It has: "
-            f"{shorten(table.header)}. If the labels are in another column, set target=COLUMN. To predict "
+            f"{shorten(table.header)}. If the labels are in another column, {labels.fix_name}. To predict "
             "rows without labels, use lossselect predict."
         )
     if shared := [name for name in names if name in features.columns]:

@@ -57,6 +57,11 @@ class LabelSettings:
     sample_weight: str | None
     options: LabelOptions
 
+    @property
+    def fix_name(self) -> str:
+        """The advice for a file in which the target columns have other names."""
+        return "set target=COLUMN"
+
     def rename(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the target columns of a file in which they have other names, in the order of training.
 
@@ -152,6 +157,11 @@ class MultiLabelSettings:
         targets = {n: Target(part.target, part.listed, part.options) for n, part in self.parts.items()}
         known: Any = {name: part.options.fitted for name, part in self.parts.items()}
         return MultiOptions(targets, fitted=MultiLabels(known, self.task))
+
+    @property
+    def fix_name(self) -> str:
+        """The advice for a file in which the target columns have other names."""
+        return "rename it"
 
     def rename(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Raise a ConfigError: the columns of several tasks have the names of the training."""
