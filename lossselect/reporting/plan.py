@@ -143,7 +143,7 @@ def compare_decisions(metrics: Mapping[str, float | None]) -> str:
         metric = metric if direction(first) is None else name  # after the name of a task
         mode = direction(metric) if key.startswith(prefix) and "/" not in metric else None
         if mode is None or before is None or after is None or not abs(after - before) >= MIN_CHANGE:
-            continue  # NaN is no change
+            continue  # also if one of them is NaN
         change = f"{name} ({before:.4f} to {after:.4f})"
         is_better = (after > before) == (mode == "max")
         if metric in OF_PROBABILITIES:
