@@ -80,6 +80,8 @@ def evaluate_file(
         check_structure(stored, {"batch_size": COUNT}, "TensorData")
         preparation = Preparation.stored(stored, checkpoint)
         changed = parse_reading(preparation, others)
+        if missing is not None and missing.startswith("{"):
+            raise ConfigError(f"missing must be a value or a list of values, got {missing!r}.")
         trained = _load_module(checkpoint, content, module)
         source = content.get("decision_source") or find_source(trained.task, trained._base_task)
         task, source = choose_decision(trained.task, source, threshold)

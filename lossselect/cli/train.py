@@ -67,6 +67,7 @@ Train a classifier. Set the task; head, loss, target encoding, metrics and thres
   {command} task=multiclass    exactly one of several classes
   {command} task=multilabel    any number of labels
   {command} task=auto          decided from the labels
+  {command} task=several       several of these in one model
 
 With your own file:
 
@@ -292,7 +293,7 @@ def train(config: DictConfig, folder: Path, record: RunRecord) -> float | None:
     decision = decision_settings(config, module, data)
     described = plan(module, data, describe_training(config, data, monitor, trainer), monitor, decision)
     folder_lines = prepare_folder(folder, start, writes, bool(config.resume))
-    record.task = module.task.name
+    record.task = module.task.title
     described = Plan(described.title, [*described.lines, *folder_lines])
     show_plan(described, data, folder, writes, has_overview=report is not None)
     counts_labels, loss_is_open = module._needs_counts, getattr(module.criterion, "waiting", False)

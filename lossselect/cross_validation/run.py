@@ -210,7 +210,8 @@ def _save_members(
 def _print_results(means: Mapping[str, Mean], results: Mapping[str, float]) -> None:
     """Print the mean and the standard error of each metric, and the `results` of the averaged nets.
 
-    Their loss is left out: it is that of calibrated logits, and the trainings have the loss of raw logits.
+    Their losses are left out: they are those of calibrated logits, but the losses of the trainings are those
+    of raw logits.
     """
     names = dict.fromkeys(name.removeprefix("val/") for name in means if name.startswith("val/"))
     names |= dict.fromkeys(name.removeprefix("test/") for name in means if name.startswith("test/"))
@@ -218,7 +219,7 @@ def _print_results(means: Mapping[str, Mean], results: Mapping[str, float]) -> N
     for name in names:
         if not name.startswith("default_decision/"):
             value = results.get(f"test/{name}")
-            averaged = "" if value is None or name == "loss" else f"{value:.4f}"
+            averaged = "" if value is None or name.rpartition("/")[2] == "loss" else f"{value:.4f}"
             rows.append((name, _format(means, f"val/{name}"), _format(means, f"test/{name}"), averaged))
     width = 4 if any(row[3] for row in rows) else 3
     header = ("", "val", "test", "test (averaged)")[:width]

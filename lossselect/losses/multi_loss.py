@@ -150,6 +150,19 @@ def losses_by_task(criterion: Any) -> Mapping[str, Any]:
     return criterion.losses if isinstance(criterion, MultiLoss) else {"": criterion}
 
 
+def all_named(criterion: Any) -> bool:
+    """Return whether the loss, or that of each of several tasks, is chosen by name."""
+    return all(isinstance(loss, NamedLoss) for loss in losses_by_task(criterion).values())
+
+
+def learned_weights(criterion: Any) -> dict[str, Tensor]:
+    """Return the learned weight exp(-s_t) of each task as "train/species/weight"; {} if none is learned."""
+    if not isinstance(criterion, MultiLoss) or criterion.log_variances is None:
+        return {}
+    weights = (-criterion.log_variances.detach()).exp()
+    return {f"train/{name}/weight": w for name, w in zip(criterion.task.tasks, weights, strict=True)}
+
+
 def first_logits(criterion: Any, task: Task, counts: Any) -> Tensor:
     """Return the logits that training starts from; a custom loss is assumed to be cross-entropy."""
     if isinstance(criterion, MultiLoss | Loss):

@@ -13,7 +13,7 @@ from lossselect.losses.torch_compat import torch_weight
 from lossselect.metrics.direction import best_mode
 from lossselect.metrics.names import choose_metrics, metrics_by_task
 from lossselect.models.ensemble import Ensemble
-from lossselect.reporting.plan import Line, Monitor, Plan
+from lossselect.reporting.plan import Line, Monitor, Plan, lines_of_task
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import AnyTask, Task
 from lossselect.utils.checks import SPLIT_NAMES, shorten, split_name
@@ -85,10 +85,13 @@ def plan(
             example,
             metrics[name],
         )
-        lines += _prefix(name, _task_lines(part, *described))
+        lines += lines_of_task(
+            name, _task_lines(part, *described), splits is not None and bool(splits.columns)
+        )
     if len(task.tasks) > 1:
         lines.append(_task_weights_line(task))
     value, change = "the last epoch", "monitor=val/loss (keeps the best epoch)"
+    kept = "val/f1_macro" if "" in task.tasks else f"val/{task.primary_metric}"
     if monitor.metric != "last":
         directions: dict[str, str | None] = {}
         if module._metrics_spec is not None and not module._chunked:  # the others are built-in
@@ -97,7 +100,7 @@ def plan(
             for name, part in task.tasks.items():
                 directions |= make_metrics(part, names=metrics[name]).directions
         value = f"the epoch with the best {monitor.metric} ({best_mode(monitor.metric, directions)})"
-        change = "monitor=val/f1_macro, monitor=last (keeps the last epoch)"
+        change = f"monitor={kept}, monitor=last (keeps the last epoch)"
     lines.append(Line("checkpoint", value, monitor.why, change))
     if start := module._bias_source:
         reason = "the first loss is then close to the entropy of the labels"
@@ -110,12 +113,6 @@ def plan(
     lines += _data_lines(task, data, splits) if splits else [Line("data", summary)]
     lines.append(_model_line(module))
     return Plan("Plan", [*lines, *_optimizer_lines(module), *training])
-
-
-def _prefix(name: str, lines: Iterable[Line]) -> Iterator[Line]:
-    """Yield lines of one of several tasks, whose name precedes theirs."""
-    for line in lines:
-        yield line._replace(name=f"{name}: {line.name}") if name else line
 
 
 def _task_weights_line(task: Any) -> Line:
@@ -199,7 +196,7 @@ def tasks_loss_lines(criterion: Any, task: AnyTask) -> Iterator[Line]:
     """Yield the lines of `loss_lines` of each task."""
     losses = losses_by_task(criterion)
     for name, part in task.tasks.items():
-        yield from _prefix(name, loss_lines(losses[name], part))
+        yield from lines_of_task(name, loss_lines(losses[name], part))
 
 
 def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:
@@ -233,7 +230,10 @@ def _weights_line(criterion: Loss, task: Task) -> Line:
     values = [f"{name} {_format_by_output(task, w.tolist())}" for name, w in criterion.named_buffers()]
     if criterion.waiting:
         values += [f"{value or name}, counted in fit" for name, value in counted.items()]
-    change = "loss.weight=balanced" + ", loss.pos_weight=auto" * (not task.exclusive)
+    changes = ["loss.weight=balanced"] * (task.num_outputs > 1) + ["loss.pos_weight=auto"] * (
+        not task.exclusive
+    )
+    change = ", ".join(changes)
     if not values:
         reason = "the default: all classes have the same weight"
         return Line("weights", "none", reason, change)
@@ -327,7 +327,7 @@ def _data_lines(task: AnyTask, data: Any, splits: "Splits") -> Iterator[Line]:
         yield Line("splits", splits.method, "", "data.split=COLUMN, data.group=COLUMN, data.time=COLUMN")
     for name, part in task.tasks.items():
         counts = {split: count.by_task[name] for split, count in data.counts.items()}
-        yield from _prefix(name, [_labels_line(part, counts)])
+        yield from lines_of_task(name, [_labels_line(part, counts)], bool(splits.columns))
     if splits.weights is not None:
         value = "weights of the rows in the loss; metrics are unweighted"
         yield Line("sample weights", value, "", "data.sample_weight=null")

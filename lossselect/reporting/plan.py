@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +25,8 @@ SUMMARY = {
 """Names of the lines in a plan's summary, and the rows of a terminal that each may fill; None: any number."""
 
 
+MAX_TASKS = 4
+"""Maximum number of several tasks with lines of their own in a summary."""
 MIN_CHANGE = 0.0005
 """Smallest change of a metric that is reported."""
 OF_PROBABILITIES = ("brier_score", "calibration_error")
@@ -69,11 +71,16 @@ class Plan:
     def summary(self) -> "Plan":
         """Return the main choices without reasons and settings, to fit in 24 rows of 80 columns."""
         values = {line.name: line.value for line in self.lines}
-        for name, rows in SUMMARY.items():
+        shown: dict[str, int | None] = {**SUMMARY}
+        of_tasks = {name: 1 for name in values if name.endswith((": loss", ": decision"))}
+        if of_tasks:  # several tasks
+            chosen = of_tasks if len(of_tasks) <= 2 * MAX_TASKS else {}
+            shown = {"task": 3, **chosen, "weights of tasks": 2, **SUMMARY} | {"task": 3}
+        for name, rows in shown.items():
             if rows and len(values.get(name, "")) > (width := 66 * rows - 10):
                 cut = values[name][: width - 4]
                 values[name] = f"{cut.rpartition(' ')[0] or cut} ..."
-        return replace(self, lines=[Line(name, values[name]) for name in SUMMARY if name in values])
+        return replace(self, lines=[Line(name, values[name]) for name in shown if name in values])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, as in plan.json."""
@@ -111,6 +118,36 @@ class Plan:
         row = "<tr><th>{}</th><td>{}</td><td>{}</td><td><code>{}</code></td></tr>"
         rows = [row.format(*(escape(escape_controls(text)) for text in line)) for line in self.lines]
         return f"<table><caption>{escape(self.title)}</caption>{heading}{''.join(rows)}</table>"
+
+
+def lines_of_task(name: str, lines: Iterable[Line], is_table: bool = False) -> Iterator[Line]:
+    """Yield lines of one of several tasks, with its name, and settings of that task as `change`."""
+    loss = "cross_entropy"
+    for line in lines:
+        if name and line.name == "loss":
+            loss = line.value.split(" ")[0]
+        change = _settings_of(name, line.change, loss, is_table) if name else line.change
+        yield line._replace(name=f"{name}: {line.name}", change=change) if name else line
+
+
+def _settings_of(name: str, change: str, loss: str, is_table: bool) -> str:
+    """Return the settings that change a choice of one of several tasks, given those of a single task."""
+    losses, targets, found = f"++task.losses.{name}", f"++data.targets.{name}", []
+    for setting in filter(None, change.split(", ")):
+        key, _, value = setting.partition("=")
+        if key == "loss":
+            found.append(f"{losses}={value}")
+        elif key.startswith("loss."):
+            found.append(f"{losses}={{name:{loss},{key.removeprefix('loss.')}:{value}}}")
+        elif key == "metrics":
+            found.append(f"++metrics.{name}=[...]")
+        elif key.lstrip("+") in ("task.class_names", "task.threshold"):
+            found += [f"{targets}.{key.rpartition('.')[2]}={value}"] * is_table
+        elif key == "data.target":
+            found += [f"{targets}.column=..."] * is_table
+        elif key != "head":
+            found.append(setting)
+    return ", ".join(found)
 
 
 # shown instead of the stages' names if the decision was fitted

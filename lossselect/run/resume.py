@@ -157,7 +157,8 @@ def show_plan(plan: Plan, data: Any, folder: Path, writes: bool, has_overview: b
     """Print the summary of a run's plan, and write plan.json, and data.json with `has_overview`."""
     print_renderable(plan.summary())
     if inferred := getattr(getattr(data, "splits", None), "reason", None):
-        print_safely(f"task=auto: {data.task} ({inferred}).")
+        is_single = "" in data.task.tasks
+        print_safely(f"task=auto: {data.task} ({inferred})." if is_single else f"Inferred: {inferred}.")
     print("explain=true shows all choices, their reasons, and the settings that change them.")
     if writes:
         save_plan(plan, folder)

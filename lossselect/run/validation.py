@@ -80,7 +80,10 @@ FLAGS: dict[str, tuple[str, ...]] = {
 def check_config(config: Mapping[str, Any]) -> None:
     """Raise ConfigError or OptionTypeError for the first invalid setting of a config in plain values."""
     # checks that need no torch come first, so that their errors are immediate
-    ensure(config.get("task"), "A task is required. Set task=binary, task=multiclass or task=multilabel.")
+    ensure(
+        config.get("task"),
+        "A task is required. Set task=binary, task=multiclass, task=multilabel or task=several.",
+    )
     for part in PARTS:
         value = config.get(part)
         ensure(isinstance(value, Mapping), f"Expected a variant of {part}, got {value!r}. Set {part}=NAME.")

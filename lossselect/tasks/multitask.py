@@ -83,6 +83,11 @@ class MultiTask:
         return "several tasks: " + ", ".join(f"{name} ({task})" for name, task in self.tasks.items())
 
     @property
+    def title(self) -> str:
+        """The names of the tasks, by which runs are compared, such as "several (species, sick)"."""
+        return f"{self.name} ({shorten([*self.tasks])})"
+
+    @property
     def num_outputs(self) -> int:
         """Number of outputs of all tasks."""
         return sum(task.num_outputs for task in self.tasks.values())

@@ -18,6 +18,11 @@ class OneTask:
         return {"": self}  # type: ignore[dict-item]
 
     @property
+    def title(self) -> str:
+        """The name of the task."""
+        return self.name  # type: ignore[attr-defined]
+
+    @property
     def task_weights(self) -> "dict[str, float]":
         """The weight 1 under the name ""."""
         return {"": 1.0}

@@ -36,7 +36,7 @@ def check_device(target: Tensor, outputs: Tensor) -> None:
 
 def join_columns(parts: Mapping[str, Tensor], what: str, error: type[LossSelectError]) -> Tensor:
     """Return tensors (N, C, ...) by task as one with the columns of all; raise an error for other shapes."""
-    shapes = {name: (part.ndim, len(part), *part.shape[2:]) for name, part in parts.items()}
+    shapes = {name: (part.ndim, part.shape[0], *part.shape[2:]) for name, part in parts.items()}
     first = next(iter(parts))
     for name, shape in shapes.items():
         if shape != shapes[first]:

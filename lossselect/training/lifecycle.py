@@ -30,7 +30,7 @@ from lossselect.compat.lightning import (
 from lossselect.data.checks import check_all_counts
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import ConfigError
-from lossselect.losses.multi_loss import NamedLoss, losses_by_task
+from lossselect.losses.multi_loss import all_named, learned_weights, losses_by_task
 from lossselect.models.encodings import MAX_FITTED_ROWS, MAX_FITTED_VALUES, fit_layers
 from lossselect.models.ensemble import Ensemble
 from lossselect.tasks.label_counts import count_batches, warn_no_positives
@@ -128,9 +128,7 @@ class RunHooks(Callback):
         checks = pl_module._output_checks
         # manual optimization may have cleared the gradients, and a custom loss may be constant at first
         if not checks.gradient_checked and pl_module.automatic_optimization:
-            losses = losses_by_task(pl_module.criterion).values()
-            is_named = all(isinstance(loss, NamedLoss) for loss in losses)
-            may_raise = is_named or trainer.is_last_batch
+            may_raise = all_named(pl_module.criterion) or trainer.is_last_batch
             checks.check_gradient(pl_module, outputs, may_raise)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -334,6 +332,7 @@ def _has_equal_counts(trainer: Trainer, module: Any) -> bool:
 def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
     values = epoch.compute()
     epoch.reset()  # releases the outputs
+    values |= learned_weights(module.criterion) if values and epoch.prefix == "train/" else {}
     if epoch.alias is not None:
         values |= {epoch.alias + name.removeprefix(epoch.prefix): value for name, value in values.items()}
     shown = _shown_metrics(trainer, module, epoch.prefix)

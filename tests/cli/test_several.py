@@ -235,8 +235,28 @@ def test_inferred_tasks(command, tmp_path):
     assert code == 0, err
     plan = " ".join(out.split())
     assert "species (multiclass with 3 classes), is sick (binary)" in plan
-    assert "species: column 'species' contains " in plan
-    assert "; is sick: column 'is sick' contains " in plan
+    assert "species is multiclass (column 'species' contains " in plan
+    assert "; is sick is binary (column 'is sick' contains " in plan
+
+
+def test_the_plan_names_the_loss_and_the_decision_of_each_task(command, tmp_path):
+    write_table(tmp_path)
+    settings = ("task.losses={tags: focal}", "task.weights={sick: 2}", "+trainer.fast_dev_run=true")
+    code, out, err = command(*TABLE, TARGETS, *settings)
+    assert code == 0, err
+    lines = [line.split("  ") for line in out.splitlines()]
+    found = {line[1].strip(): "  ".join(line[2:]).strip() for line in lines if len(line) > 2}
+    assert found["tags: loss"] == "focal (sigmoid form)"
+    assert found["species: loss"] == "cross_entropy (softmax form)"
+    assert found["sick: decision"].startswith("1 if the probability is >= 0.5")
+    assert found["weights of tasks"] == "species: 1, tags: 1, sick: 2"
+    code, out, err = command(*TABLE, TARGETS, *settings, "explain=json", "monitor=val/loss")
+    changes = {line["name"]: line["change"] for line in json.loads(out)["lines"]}
+    assert changes["tags: loss"] == "++task.losses.tags=cross_entropy, ++task.losses.tags=auto"
+    assert changes["sick: weights"] == "++task.losses.sick={name:cross_entropy,pos_weight:auto}"
+    assert changes["tags: weights"].endswith("++task.losses.tags={name:focal,pos_weight:auto}")
+    assert changes["sick: decision"] == "++data.targets.sick.threshold=0.3, decision=none"
+    assert "monitor=val/species/accuracy" in changes["checkpoint"]
 
 
 def test_settings_of_some_inferred_tasks(command, tmp_path):

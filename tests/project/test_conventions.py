@@ -44,6 +44,7 @@ ASK_FOR_SEVERAL = {
     "chunked/options.py",
     "decision/text.py",
     "reporting/explain.py",
+    "run/resume.py",
     "run/settings.py",
     "run/validation.py",
     "sklearn/estimator.py",

@@ -177,6 +177,8 @@ def test_learned_weights_are_trained_saved_and_loaded(tmp_path):
     module, trainer = fit(ls.MultiTask(TASKS, "uncertainty"), [*TASKS], None, "cross_entropy")
     learned = module.criterion.log_variances
     assert (learned != 0).all()
+    logged = [trainer.callback_metrics[f"train/{name}/weight"] for name in TASKS]
+    torch.testing.assert_close(torch.stack(logged), (-learned.detach()).exp())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     net = Backbone([*TASKS], joined=True)
     loaded = ls.TaskModule.load_from_checkpoint(tmp_path / "last.ckpt", net=net)

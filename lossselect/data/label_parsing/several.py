@@ -70,7 +70,9 @@ class MultiLabels:
     @property
     def reason(self) -> str:
         """The reasons for inferred tasks."""
-        return "; ".join(f"{name}: {part.reason}" for name, part in self.parts.items() if part.reason)
+        return "; ".join(
+            f"{name} is {part.task} ({part.reason})" for name, part in self.parts.items() if part.reason
+        )
 
     @property
     def strata(self) -> np.ndarray:

@@ -234,7 +234,7 @@ class TestReading:
         trainer.callbacks.append(Record())
         trainer.fit_loop.max_epochs = 2
         trainer.fit(module, data.loader(8), data.loader(8), ckpt_path=last)
-        assert kept == ["run_state", "loss"]
+        assert kept == ["run_state", "loss", "task"]
 
     @pytest.mark.filterwarnings("ignore:Checkpoint directory")
     @pytest.mark.parametrize("fraction", [0, 0.3, 0.999])
