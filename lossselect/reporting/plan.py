@@ -26,7 +26,7 @@ SUMMARY = {
 
 
 MAX_TASKS = 4
-"""Maximum number of several tasks with lines of their own in a summary."""
+"""Maximum number of tasks that a summary shows one by one."""
 MIN_CHANGE = 0.0005
 """Smallest change of a metric that is reported."""
 OF_PROBABILITIES = ("brier_score", "calibration_error")
