@@ -113,9 +113,19 @@ def check_monitor_is_defined(monitor: str, counts: dict[str, Any]) -> None:
 
 
 def check_all_counts(task: AnyTask, split: str, counts: AnyCounts) -> None:
-    """Check the label counts of each task; see `check_counts`."""
+    """Check the label counts of each task; see `check_counts`.
+
+    Test rows need the labels of one of several tasks only; a warning names the others.
+    """
+    labelled = {name for name, part in counts.by_task.items() if part.known.any()}
     for name, part in counts.by_task.items():
         with naming_task(name):
+            if split == "test" and labelled and name not in labelled:
+                warn(
+                    "unlabelled_task",
+                    "All labels of the test split are missing, so this task is not evaluated. Add labels.",
+                )
+                continue
             check_counts(task.tasks[name], split, part.positives, part.negatives, part.soft)
 
 

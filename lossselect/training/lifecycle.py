@@ -342,7 +342,7 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
         for name, value in values.items():  # trainer.validate and trainer.test return logged values
             module.log(name, value, prog_bar=name in shown)
         for task_name, part in epoch.by_task.items():
-            if part.counts is not None:
+            if part.counts is not None and torch.stack(part.counts).any():
                 with naming_task(task_name):
                     warn_no_positives(part.counts[0], part.task, part.stage)
     elif values:

@@ -64,6 +64,7 @@ WARNINGS = {
     "unseen_feature": "indices of a libsvm file above those of the training file, which are left out",
     "untested_lightning": "an untested version of Lightning, for which steps_per_execution becomes 1",
     "untuned_threshold": "labels without a validation positive, whose thresholds are not tuned",
+    "unlabelled_task": "one of several tasks without any label of a test row",
     "unused_entry": "an entry of a batch that seems to be meant for forward or as sample weights",
     "unused_delimiter": "a delimiter that no label cell contains",
     "unknown_monitor": "a monitor similar to a metric, but unknown, in a project whose hooks may log it",

@@ -396,7 +396,30 @@ def test_a_file_without_a_label_column(trained, call, tmp_path):
     )
     assert code == 1
     assert "has no column 'is sick', which contains the labels" in err
-    assert "If the labels are in another column, rename it." in err
+    assert "If the labels are in another column, rename it; an empty column leaves a task out." in err
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_task_without_labels_in_the_file_is_not_evaluated(trained, call, tmp_path):
+    table = pl.read_csv(trained / "a.csv")
+    table.write_csv(tmp_path / "all.csv")
+    table.with_columns(pl.lit("").alias("is sick")).write_csv(tmp_path / "some.csv")
+    found = {}
+    for name in ("all", "some"):
+        out = tmp_path / name
+        code, _, err = call(
+            evaluate.main, "evaluate", f"checkpoint={trained}/run", f"input={out}.csv", f"output={out}"
+        )
+        assert code == 0, err
+        found[name] = json.loads((out / "metrics.json").read_text())
+    assert "All labels of the test split are missing, so this task is not evaluated" in err
+    assert "(Task 'sick'.)" in err
+    assert found["some"]["test/sick/f1"] is None
+    total = found["some"]["test/species/loss"] + found["some"]["test/tags/loss"]
+    assert found["some"]["test/loss"] == pytest.approx(total)
+    for name, value in found["all"].items():
+        if name.startswith(("test/species", "test/tags")):
+            assert found["some"][name] == value
 
 
 def test_a_task_without_any_label(command, tmp_path):

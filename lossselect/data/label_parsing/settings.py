@@ -161,7 +161,7 @@ class MultiLabelSettings:
     @property
     def fix_name(self) -> str:
         """The advice for a file in which the target columns have other names."""
-        return "rename it"
+        return "rename it; an empty column leaves a task out"
 
     def rename(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Raise a ConfigError: the columns of several tasks have the names of the training."""

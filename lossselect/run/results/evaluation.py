@@ -131,7 +131,7 @@ def _make_outcome(
         return None
     logits, target = rows
     predicted = ~logits.isnan().any(1)
-    if not predicted.any():
+    if not predicted.any() or bool(target.isnan().all()):
         return None
     names: Any = None
     describe: Any = None
