@@ -4,7 +4,7 @@ import pytest
 from train_cases import SHORT
 
 MISTAKES = [
-    (["seed=1"], "A task is required. Set task=binary, task=multiclass or task=multilabel."),
+    (["seed=1"], "A task is required. Set task=binary, task=multiclass, task=multilabel or task=several."),
     (["task=multilable"], "Unknown task 'multilable'. Did you mean 'multilabel'?"),
     (["tsk=binary"], "Unknown setting 'tsk'. Did you mean 'task'?"),
     (["task=binary", "lerning=1"], "Unknown setting 'lerning'."),
