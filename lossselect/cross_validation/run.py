@@ -141,7 +141,9 @@ def _finish(
     save_metrics(add_intervals({**results, **tested, **errors}, outcomes), folder)
     _print_results(means, tested)
     if averaged is not None:
-        print_safely(describe_decision(averaged[0].task, "mean of the trainings"))
+        task = averaged[0].task
+        source = task.join_values(dict.fromkeys(task.tasks, "mean of the trainings"))
+        print_safely(describe_decision(task, source))
     if worse := compare_decisions(tested):
         print(worse)
     if options := report_options(config.report):

@@ -62,8 +62,8 @@ class Splits:
         scaling: How numbers are scaled, a name in `SCALINGS`; "" for a sparse matrix.
         in_chunks: Whether the training rows are shuffled in chunks, because they may not fit into memory.
         groups: The group of each row (N,), or None.
-        known_task: The task with its classes, if that is known. It is for several tasks, whose labels are
-            those of `MultiTask.encode_tensor`.
+        known_task: The task with its classes, if the labels have been parsed for it. For several tasks it is
+            always set, and the labels are those of `MultiTask.encode_tensor`.
     """
 
     name: str

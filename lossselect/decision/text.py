@@ -38,11 +38,12 @@ def choose_decision(task: "AnyTask", source: "Source", threshold: str | None) ->
     """
     if threshold is None:
         return task, source
-    changed = change_threshold(task, threshold)
-    if isinstance(source, str):
-        return changed, "set by threshold"
-    named = split_by_task(threshold) or ()
-    return changed, {name: "set by threshold" if name in named else old for name, old in source.items()}
+    changed, sources = change_threshold(task, threshold), task.by_task(source)
+    parts = changed.tasks
+    found = {
+        name: old if parts[name] is task.tasks[name] else "set by threshold" for name, old in sources.items()
+    }
+    return changed, task.join_values(found)
 
 
 def change_threshold(task: "AnyTask", text: str) -> "AnyTask":
@@ -129,7 +130,7 @@ def describe_decision(task: "AnyTask", source: "Source") -> str:
 
     There is a line for each of several tasks, which may have different origins.
     """
-    sources = dict.fromkeys(task.tasks, source) if isinstance(source, str) else source
+    sources = task.by_task(source)
     lines = {name: _describe_decision(part, sources[name]) for name, part in task.tasks.items()}
     return "\n".join(f"{name}: {line}" if name else line for name, line in lines.items())
 

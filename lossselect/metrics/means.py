@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lossselect.labels.targets import flatten_positions
+from lossselect.losses.loss import safe_divide
 from lossselect.metrics.task_metric import MetricInput, SumMetric
 from lossselect.tasks.registry import IGNORE_INDEX
 
@@ -156,7 +157,5 @@ class LossTotal(LossMean):
 
 
 def sum_of_means(totals: Tensor, counts: Tensor) -> Tensor:
-    """Return the sum of totals / counts (T,), without those with a count of 0; NaN if there are no others."""
-    used = counts != 0
-    means = torch.where(used, totals / counts, 0)
-    return torch.where(used.any(), means.sum(), torch.nan)
+    """Return the sum of totals / counts (T,), without those with a count of 0; NaN if all counts are 0."""
+    return torch.where(counts.any(), safe_divide(totals, counts).sum(), torch.nan)

@@ -116,7 +116,7 @@ def set_head_bias(module: nn.Module, task: AnyTask, logits: Tensor) -> list[nn.P
     """Set the bias of the head to `logits` (num_outputs,), or those of the heads of several tasks.
 
     Returns:
-        The biases; none, with a warning, if there is no such layer.
+        The biases; an empty list, with a warning, if there is no such layer.
     """
     if isinstance(net := getattr(module, "net", None), Members):
         with torch.no_grad():

@@ -85,9 +85,8 @@ def plan(
             example,
             metrics[name],
         )
-        lines += lines_of_task(
-            name, _task_lines(part, *described), splits is not None and bool(splits.columns)
-        )
+        found = _task_lines(part, *described)
+        lines += lines_of_task(name, found, losses[name], splits is not None and bool(splits.columns))
     if len(task.tasks) > 1:
         lines.append(_task_weights_line(task))
     value, change = "the last epoch", "monitor=val/loss (keeps the best epoch)"
@@ -196,7 +195,7 @@ def tasks_loss_lines(criterion: Any, task: AnyTask) -> Iterator[Line]:
     """Yield the lines of `loss_lines` of each task."""
     losses = losses_by_task(criterion)
     for name, part in task.tasks.items():
-        yield from lines_of_task(name, loss_lines(losses[name], part))
+        yield from lines_of_task(name, loss_lines(losses[name], part), losses[name])
 
 
 def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:
@@ -230,10 +229,8 @@ def _weights_line(criterion: Loss, task: Task) -> Line:
     values = [f"{name} {_format_by_output(task, w.tolist())}" for name, w in criterion.named_buffers()]
     if criterion.waiting:
         values += [f"{value or name}, counted in fit" for name, value in counted.items()]
-    changes = ["loss.weight=balanced"] * (task.num_outputs > 1) + ["loss.pos_weight=auto"] * (
-        not task.exclusive
-    )
-    change = ", ".join(changes)
+    several, counts_negatives = task.num_outputs > 1, not task.exclusive
+    change = ", ".join(["loss.weight=balanced"] * several + ["loss.pos_weight=auto"] * counts_negatives)
     if not values:
         reason = "the default: all classes have the same weight"
         return Line("weights", "none", reason, change)
@@ -327,7 +324,7 @@ def _data_lines(task: AnyTask, data: Any, splits: "Splits") -> Iterator[Line]:
         yield Line("splits", splits.method, "", "data.split=COLUMN, data.group=COLUMN, data.time=COLUMN")
     for name, part in task.tasks.items():
         counts = {split: count.by_task[name] for split, count in data.counts.items()}
-        yield from lines_of_task(name, [_labels_line(part, counts)], bool(splits.columns))
+        yield from lines_of_task(name, [_labels_line(part, counts)], None, bool(splits.columns))
     if splits.weights is not None:
         value = "weights of the rows in the loss; metrics are unweighted"
         yield Line("sample weights", value, "", "data.sample_weight=null")

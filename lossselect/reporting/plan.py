@@ -120,13 +120,18 @@ class Plan:
         return f"<table><caption>{escape(self.title)}</caption>{heading}{''.join(rows)}</table>"
 
 
-def lines_of_task(name: str, lines: Iterable[Line], is_table: bool = False) -> Iterator[Line]:
-    """Yield lines of one of several tasks, with its name, and settings of that task as `change`."""
-    loss = "cross_entropy"
+def lines_of_task(name: str, lines: Iterable[Line], loss: Any, is_table: bool = False) -> Iterator[Line]:
+    """Yield lines of one of several tasks, with its name, and settings of that task as `change`.
+
+    Args:
+        name: The name of the task; "" for a single task, whose lines do not change.
+        lines: The lines of a single task.
+        loss: The loss of the task.
+        is_table: Whether its labels are columns of a table, with settings in data.targets.
+    """
     for line in lines:
-        if name and line.name == "loss":
-            loss = line.value.split(" ")[0]
-        change = _settings_of(name, line.change, loss, is_table) if name else line.change
+        used = getattr(loss, "name", "cross_entropy")  # a custom loss has no name
+        change = _settings_of(name, line.change, used, is_table) if name else line.change
         yield line._replace(name=f"{name}: {line.name}", change=change) if name else line
 
 

@@ -108,7 +108,7 @@ class MultiTask:
         name, task = next(iter(self.tasks.items()))
         return f"{name}/{task.primary_metric}"
 
-    def by_task(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    def by_task(self, values: Any) -> Any:
         """Return values by task unchanged."""
         return values
 

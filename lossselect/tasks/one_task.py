@@ -1,21 +1,18 @@
 """A task as one of several: what `MultiTask` answers by task, for code that handles both."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from lossselect.tasks.base import Task
 
 
 class OneTask:
     """The methods of a single task that return or accept values by task, under the name ""."""
 
     @property
-    def tasks(self) -> "dict[str, Task]":
+    def tasks(self) -> dict[str, Self]:
         """The task itself under the name "": what depends on a task is done for each of `tasks`."""
-        return {"": self}  # type: ignore[dict-item]
+        return {"": self}
 
     @property
     def title(self) -> str:
@@ -23,7 +20,7 @@ class OneTask:
         return self.name  # type: ignore[attr-defined]
 
     @property
-    def task_weights(self) -> "dict[str, float]":
+    def task_weights(self) -> dict[str, float]:
         """The weight 1 under the name ""."""
         return {"": 1.0}
 
@@ -32,7 +29,7 @@ class OneTask:
         """False: only several tasks have weights in the loss."""
         return False
 
-    def with_tasks(self, tasks: "Mapping[str, Task]") -> "Task":
+    def with_tasks(self, tasks: Mapping[str, Self]) -> Self:
         """Return the task that replaces this one."""
         return tasks[""]
 
@@ -48,7 +45,7 @@ class OneTask:
         """Return values of the task under the name ""."""
         return {"": values}
 
-    def join_values(self, values: "Mapping[str, Any]") -> Any:
+    def join_values(self, values: Mapping[str, Any]) -> Any:
         """Return the value under the name ""; reverses `by_task`."""
         return values[""]
 

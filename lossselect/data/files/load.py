@@ -132,7 +132,7 @@ def load_own_data(name: str, *, task: Mapping[str, Any], **data: Any) -> Splits:
         in_chunks=table.is_mapped and not stays_in_memory(table.nbytes),
         overview=overview,
         groups=group_of,
-        known_task=getattr(labels, "multitask", None),
+        known_task=labels.multitask,
     )
 
 

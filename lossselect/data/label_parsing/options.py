@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -196,6 +196,7 @@ class Labels:
     class_names: tuple[str, ...]
     vocabulary: Vocabulary | None
     notation: str = ""
+    multitask: ClassVar[None] = None
 
     @property
     def strata(self) -> Any:

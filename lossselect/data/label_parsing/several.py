@@ -21,7 +21,7 @@ OPTIONS = tuple(
 )
 """Settings of the labels of one task, as in `LabelOptions`."""
 SINGLE = tuple(name for name in OPTIONS if name not in ("class_names", "missing"))
-"""Those that have no meaning for all tasks together."""
+"""Settings of the labels that make sense for one task only."""
 TASK_OPTIONS = ("threshold", "min_labels", "top_k", "ordinal")
 """Settings of one task, as of `make_task`."""
 
@@ -123,7 +123,7 @@ class MultiOptions:
 
 @contextmanager
 def _naming_settings(name: str) -> Iterator[None]:
-    """In the message of an error about the labels of a task, name the settings of that task."""
+    """Rewrite the message of an error about the labels of a task, so that it names settings of this task."""
     try:
         with naming_task(name):
             yield
